@@ -1,0 +1,61 @@
+//! One thing that is wrong with a configuration file, told so that it can be put right.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::wire::names::shown;
+
+/// `FILE:LINE: what, got what, want what`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, where one is at fault. A setting that the file lacks points to the `service` line.
+    pub line: Option<usize>,
+    /// What is wrong, most often the key.
+    pub what: String,
+    /// What was found.
+    pub got: String,
+    /// What would be right.
+    pub want: String,
+}
+
+impl Fault {
+    pub(super) fn new(
+        file: &Path,
+        line: impl Into<Option<usize>>,
+        what: impl fmt::Display,
+        got: impl fmt::Display,
+        want: impl fmt::Display,
+    ) -> Fault {
+        Fault {
+            file: file.to_owned(),
+            line: line.into(),
+            what: what.to_string(),
+            got: got.to_string(),
+            want: want.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(out, "{line}:")?;
+        }
+        write!(out, " {}, got {}, want {}", self.what, self.got, self.want)
+    }
+}
+
+/// So that `?` on one fault ends a function that collects several.
+impl From<Fault> for Vec<Fault> {
+    fn from(fault: Fault) -> Vec<Fault> {
+        vec![fault]
+    }
+}
+
+/// A text in quotes, shortened and without control characters.
+pub(super) fn quoted(text: &str) -> String {
+    format!("'{}'", shown(text.as_bytes()))
+}

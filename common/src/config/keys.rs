@@ -1,0 +1,281 @@
+//! The one table of keys: what each is called, which servers have it, its form, its default and its
+//! meaning. The parser, the typed look-ups, the shipped files and the documentation all come from
+//! here.
+
+use super::kinds::*;
+use super::part::Part;
+use crate::wire::names::{AppId, GroupName, UserId};
+
+/// A key, and with its kind the type of its value.
+pub struct Key<K> {
+    name: &'static str,
+    parts: &'static [Part],
+    pub(super) kind: K,
+    /// `{port}` stands for the default port of the server.
+    default: &'static str,
+    /// Shipped as a comment with this value, where there is one, instead of set to the default.
+    example: Option<&'static str>,
+    doc: &'static str,
+}
+
+/// A key of any kind.
+pub trait AnyKey: Sync {
+    /// What it is called in the files.
+    fn name(&self) -> &'static str;
+    /// The servers that have it.
+    fn parts(&self) -> &'static [Part];
+    /// What it stands at where nothing else is said; empty means that it is not set.
+    fn default(&self, part: Part) -> String;
+    /// A value to show in a comment, where setting it to the default would say nothing.
+    fn example(&self) -> Option<&'static str>;
+    /// What it means: one paragraph.
+    fn doc(&self) -> String;
+    /// The form of its value, in words.
+    fn form(&self) -> String;
+    /// What is wrong with a value, if anything.
+    fn check(&self, value: &str) -> Result<(), String>;
+}
+
+impl<K: Kind> AnyKey for Key<K> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn parts(&self) -> &'static [Part] {
+        self.parts
+    }
+
+    fn default(&self, part: Part) -> String {
+        self.default.replace("{port}", &part.default_port().to_string())
+    }
+
+    fn example(&self) -> Option<&'static str> {
+        self.example
+    }
+
+    fn doc(&self) -> String {
+        self.doc.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    fn form(&self) -> String {
+        self.kind.form()
+    }
+
+    fn check(&self, value: &str) -> Result<(), String> {
+        self.kind.parse(value).map(drop)
+    }
+}
+
+/// Makes each key a static of its own, and the list of all.
+macro_rules! keys {
+    ($($(#[doc = $doc:literal])+ $key:ident: $kind:ty = $make:expr, $name:literal, $parts:expr, $default:literal, $example:expr;)+) => {
+        $(
+            $(#[doc = $doc])+
+            pub static $key: Key<$kind> = Key {
+                name: $name,
+                parts: $parts,
+                kind: $make,
+                default: $default,
+                example: $example,
+                doc: concat!($($doc, "\n"),+),
+            };
+        )+
+
+        /// Every key, in the order of the documentation.
+        pub static ALL: &[&dyn AnyKey] = &[$(&$key),+];
+    };
+}
+
+const SERVERS: &[Part] = &Part::ALL;
+const TRACKER: &[Part] = &[Part::Tracker];
+const ID: &[Part] = &[Part::IdServer];
+const STORAGE: &[Part] = &[Part::Storage];
+const HTTPD: &[Part] = &[Part::Httpd];
+const CALLERS: &[Part] = &[Part::Storage, Part::Httpd];
+const CACHES: &[Part] = &[Part::Tracker, Part::Storage];
+const DATABASES: &[Part] = &[Part::Tracker, Part::IdServer, Part::Storage];
+
+/// Generous: it is there to catch milliseconds and typing mistakes.
+const DAY: u64 = 86_400;
+
+keys! {
+    /// The address to listen on. Without a port it is the server's default one. A storage also
+    /// calls its trackers from this address, since they take its address from the connection.
+    TNV_BIND: Listen = Listen, "tnv_bind", SERVERS, "127.0.0.1:{port}", None;
+
+    /// The applications that this tracker serves.
+    TNV_APPS_ID: Names<AppId> = Names::<AppId>::KIND, "tnv_apps_id", TRACKER, "tnvideo", None;
+
+    /// Groups that exist from the start. Those that the database lacks are added to it; none is
+    /// ever removed. A storage may only join a group that exists.
+    TNV_GROUPS: Names<GroupName> = Names::<GroupName>::KIND, "tnv_groups", TRACKER, "group001", None;
+
+    /// A storage is taken for dead when it has not been heard of for three of its heartbeat
+    /// intervals, and at the latest after this time.
+    CHECK_ACTIVE_INTERVAL: Seconds = Seconds(1, DAY), "check_active_interval", TRACKER, "120", None;
+
+    /// How many numbers the server takes from the database at once. It counts in memory, and the
+    /// database learns of every step; a restart skips at most two steps.
+    IDINC_MAX_STEP: Count = Count(1, 1_000_000), "idinc_max_step", ID, "100", None;
+
+    /// The group that this storage belongs to. All storages of a group keep the same files.
+    TNV_GROUP_NAME: Name<GroupName> = Name::<GroupName>::KIND, "tnv_group_name", STORAGE, "group001", None;
+
+    /// The directories that files are kept in; the one with the most free space takes the next
+    /// file. All storages of a group must have the very same texts here, and see the same files
+    /// under them: the path stands in the database as it is written here.
+    TNV_STORE_PATHS: StorePaths = StorePaths, "tnv_store_paths", STORAGE, "../data", None;
+
+    /// Space that is kept free on the file system of each store path, as a number of bytes or as a
+    /// percentage of its size. A store path with less than this is passed over.
+    TNV_STORE_RESERVE: Size = Size, "tnv_store_reserve", STORAGE, "64M", None;
+
+    /// The trackers. A storage joins each of them; the HTTP server asks one at random, and the next
+    /// one when that fails. The port is 21000 where none is given.
+    TNV_TRACKER_ADDRS: Addresses<1> = Addresses, "tnv_tracker_addrs", CALLERS, "127.0.0.1:21000", None;
+
+    /// The ID servers: one is asked at random, and the next one when that fails. The port is 22000
+    /// where none is given.
+    TNV_IDS_ADDRS: Addresses<1> = Addresses, "tnv_ids_addrs", STORAGE, "127.0.0.1:22000", None;
+
+    /// The port to listen on. Where it is given it wins over the port of `tnv_bind`; where it is
+    /// not, that one counts.
+    TNV_STORAGE_PORT: Count = Count(1, 65_535), "tnv_storage_port", STORAGE, "23000", Some("23000");
+
+    /// The time between two heartbeats to a tracker.
+    TNV_HEART_BEAT_INTERVAL: Seconds = Seconds(1, DAY), "tnv_heart_beat_interval", STORAGE, "10", None;
+
+    /// The application that `/files/FILEID` stands for; any other is asked for by
+    /// `/files/APPID/USERID/FILEID`.
+    TNV_HTTP_APPID: Name<AppId> = Name::<AppId>::KIND, "tnv_http_appid", HTTPD, "tnvideo", None;
+
+    /// The user that `/files/FILEID` stands for.
+    TNV_HTTP_USERID: Name<UserId> = Name::<UserId>::KIND, "tnv_http_userid", HTTPD, "tnv001", None;
+
+    /// The directory of the embedded database, made when it is missing. It is used where
+    /// `mysql_addrs` is not set. Several servers of one host may share it.
+    TNV_DB_PATH: FilePath = FilePath, "tnv_db_path", DATABASES, "../db", None;
+
+    /// The MySQL or MariaDB servers, tried in turn; the port is 3306 where none is given. All of
+    /// them must have the same data. Where this is not set the embedded database is used.
+    MYSQL_ADDRS: Addresses<0> = Addresses, "mysql_addrs", DATABASES, "", Some("127.0.0.1:3306");
+
+    /// The MySQL user. It needs the right to create the databases and tables that are missing.
+    MYSQL_USER: Text = Text, "mysql_user", DATABASES, "root", Some("root");
+
+    /// The MySQL password. Blanks at its ends are not part of it, and nobody but the server should
+    /// be able to read this file; `mysql_pass_file` is better.
+    MYSQL_PASS: Secret = Secret, "mysql_pass", DATABASES, "", Some("secret");
+
+    /// A file with the MySQL password as its first line, instead of `mysql_pass`.
+    MYSQL_PASS_FILE: OptionalPath = OptionalPath, "mysql_pass_file", DATABASES, "", Some("/etc/tnv/mysql.pass");
+
+    /// The longest wait for MySQL to answer a statement.
+    MYSQL_RW_TIMEOUT: Seconds = Seconds(1, DAY), "mysql_rw_timeout", DATABASES, "30", None;
+
+    /// How long an entry of the cache is good for. The cache is in the server's memory; the key has
+    /// its name from the Redis that existing servers need. 0 turns the cache off.
+    REDIS_KEY_TIMEOUT: Seconds = Seconds(0, 365 * DAY), "redis_key_timeout", CACHES, "60", Some("60");
+
+    /// The most requests that are worked on at once. Threads come on demand; idle connections
+    /// hold none.
+    TNV_THREADS: Count = Count(1, 65_536), "tnv_threads", SERVERS, "1024", None;
+
+    /// The most connections at once; those beyond it are refused. Not set, it is 20000, or less
+    /// where the limit of open files (`ulimit -Hn`) does not allow that many.
+    TNV_MAX_CONNS: Count = Count(1, 1_000_000), "tnv_max_conns", SERVERS, "20000", Some("20000");
+
+    /// What is under way when the server is told to stop may take this long to finish.
+    TNV_STOP_TIMEOUT: Seconds = Seconds(0, DAY), "tnv_stop_timeout", SERVERS, "30", None;
+
+    /// The file that the log is appended to; SIGHUP opens it anew, after it was renamed. Not set,
+    /// the log goes to standard error. RUST_LOG sets how much is logged: `info` by default.
+    TNV_LOG_FILE: OptionalPath = OptionalPath, "tnv_log_file", SERVERS, "", Some("/var/log/tnv.log");
+}
+
+/// What became of a key of the existing servers that ours do without.
+pub(super) fn replacement(name: &str) -> Option<&'static str> {
+    match name {
+        "redis_key_timeout" => Some("this server has no cache, so it sets nothing here"),
+        "redis_addrs" => Some("the cache is in the server's memory and needs no Redis"),
+        "redis_max_conn_num" | "redis_conn_timeout" | "redis_rw_timeout" => {
+            Some("the cache is in the server's memory and makes no connections")
+        }
+        "use_redis_session" => Some("the HTTP server keeps no sessions"),
+        "ioctl_max_threads" => Some("tnv_threads replaces it"),
+        "ioctl_use_limit" => Some("tnv_max_conns bounds the connections, and a server need not restart"),
+        "ioctl_idle_timeout" | "ioctl_rw_timeout" => Some("the deadlines are fixed"),
+        _ if name.starts_with("redis_") => {
+            Some("there is no Redis; redis_key_timeout sets the cache's lifetime")
+        }
+        _ if name.starts_with("ioctl_") => {
+            Some("tnv_threads, tnv_max_conns and tnv_stop_timeout are what can be set")
+        }
+        _ => None,
+    }
+}
+
+/// What an unknown key should have been: the words after "want".
+pub(super) fn suggestion(part: Part, name: &str) -> String {
+    if let Some(key) = ALL.iter().find(|key| key.name() == name) {
+        let owners: Vec<_> = key.parts().iter().map(|part| part.binary()).collect();
+        return format!("a key of {part}; this one belongs to {}", owners.join(", "));
+    }
+    let own = ALL.iter().filter(|key| key.parts().contains(&part)).map(|key| key.name());
+    let nearest = own.map(|known| (distance(name, known), known)).min().unwrap_or_default();
+    format!("'{}'", nearest.1)
+}
+
+/// A name longer than this is nobody's typing mistake, and the distance costs its length squared.
+const NAME_BYTES_MAX: usize = 64;
+
+/// How many bytes must be put in, left out or changed to make `b` of `a` (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let a = &a.as_bytes()[..a.len().min(NAME_BYTES_MAX)];
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (above, byte) in a.iter().enumerate() {
+        let mut diagonal = above;
+        row[0] = above + 1;
+        for (column, other) in b.bytes().enumerate() {
+            let changed = diagonal + usize::from(*byte != other);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sound() {
+        for (index, key) in ALL.iter().enumerate() {
+            assert!(ALL[..index].iter().all(|other| other.name() != key.name()), "{} twice", key.name());
+            for part in key.parts() {
+                assert_eq!(key.check(&key.default(*part)), Ok(()), "default of {}", key.name());
+            }
+            assert_eq!(key.example().map_or(Ok(()), |example| key.check(example)), Ok(()), "{}", key.name());
+            assert!(key.default(Part::Tracker) != "" || key.example().is_some(), "{}", key.name());
+            assert!(key.doc().ends_with('.'), "{}", key.name());
+        }
+    }
+
+    #[test]
+    fn the_distance_counts_edits() {
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("same", "same"), 0);
+    }
+
+    #[test]
+    fn a_typing_mistake_gets_the_key_that_was_meant() {
+        assert_eq!(suggestion(Part::Tracker, "tnv_app_id"), "'tnv_apps_id'");
+        assert_eq!(suggestion(Part::Storage, "tnv_heartbeat_interval"), "'tnv_heart_beat_interval'");
+        assert_eq!(
+            suggestion(Part::Tracker, "tnv_store_paths"),
+            "a key of tnv-tracker; this one belongs to tnv-storage"
+        );
+    }
+}

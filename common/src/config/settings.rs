@@ -1,0 +1,141 @@
+//! The settings that every server has, and those of the database, made of several keys each.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::keys::{self, AnyKey};
+use super::{Config, Fault, Part, read};
+use crate::db::{DbSettings, Password};
+use crate::limits::RESERVED_FDS;
+use crate::net;
+use crate::server::ServerSettings;
+
+/// Longer than any password; a longer file is the wrong one.
+const PASSWORD_FILE_BYTES_MAX: usize = 4096;
+
+/// What every server needs to know.
+#[derive(Clone, Debug)]
+pub struct CommonSettings {
+    /// The address to listen on.
+    pub bind: SocketAddr,
+    /// Most requests worked on at once.
+    pub threads: usize,
+    /// Most connections, no more than the descriptors allow.
+    pub max_conns: usize,
+    /// How long what is under way may take when the server is told to stop.
+    pub stop_timeout: Duration,
+    /// Where the log goes; standard error otherwise.
+    pub log_file: Option<PathBuf>,
+}
+
+impl CommonSettings {
+    /// What of it the server loop needs.
+    pub fn server(&self, part: Part) -> ServerSettings {
+        ServerSettings {
+            name: part.binary(),
+            threads: self.threads,
+            max_conns: self.max_conns,
+            stop_timeout: self.stop_timeout,
+        }
+    }
+}
+
+impl Config {
+    /// The settings of every server. Host names are resolved here.
+    pub fn common(&self) -> Result<CommonSettings, Vec<Fault>> {
+        let threads = self.get(&keys::TNV_THREADS)?;
+        let max_conns = self.get(&keys::TNV_MAX_CONNS)?.min(self.conns_allowed(threads));
+        Ok(CommonSettings {
+            bind: self.bind()?,
+            threads: threads as usize,
+            max_conns: max_conns as usize,
+            stop_timeout: self.get(&keys::TNV_STOP_TIMEOUT)?,
+            log_file: self.get(&keys::TNV_LOG_FILE)?,
+        })
+    }
+
+    /// The settings of the database.
+    pub fn database(&self) -> Result<DbSettings, Vec<Fault>> {
+        Ok(DbSettings {
+            addresses: self.get(&keys::MYSQL_ADDRS)?,
+            user: self.get(&keys::MYSQL_USER)?,
+            password: self.password()?,
+            rw_timeout: self.get(&keys::MYSQL_RW_TIMEOUT)?,
+            directory: self.get(&keys::TNV_DB_PATH)?,
+        })
+    }
+
+    fn bind(&self) -> Result<SocketAddr, Fault> {
+        let mut address = self.get(&keys::TNV_BIND)?;
+        if self.is_port_set() {
+            address.port = Some(self.get(&keys::TNV_STORAGE_PORT)? as u16);
+        }
+        let found = net::resolve(&address.to_string(), self.part.default_port())
+            .map_err(|error| self.fault(&keys::TNV_BIND, error, "a host that can be resolved"))?;
+        // A name may stand for both; the protocol's clients know IPv4.
+        let ipv4 = found.iter().find(|address| address.is_ipv4());
+        let chosen = ipv4.or(found.first()).copied();
+        chosen.ok_or_else(|| self.fault(&keys::TNV_BIND, "a host without an address", "one that has one"))
+    }
+
+    fn is_port_set(&self) -> bool {
+        self.part == Part::Storage && self.is_set(&keys::TNV_STORAGE_PORT)
+    }
+
+    /// The connections that the descriptor limit has room for, each of them with what its request
+    /// may open beside it, as far as threads can work on requests at once.
+    fn conns_allowed(&self, threads: u64) -> u64 {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let free = limit.saturating_sub(RESERVED_FDS);
+        let extra = self.part.descriptors_per_request();
+        let all_busy = free / (extra + 1);
+        if all_busy <= threads { all_busy.max(1) } else { free - threads * extra }
+    }
+
+    fn password(&self) -> Result<Password, Fault> {
+        let Some(file) = self.get(&keys::MYSQL_PASS_FILE)? else {
+            return self.get(&keys::MYSQL_PASS);
+        };
+        if self.is_set(&keys::MYSQL_PASS) {
+            let got = format!("it beside mysql_pass on line {}", self.line(&keys::MYSQL_PASS));
+            return Err(self.fault(&keys::MYSQL_PASS_FILE, got, "one of the two"));
+        }
+        password_of(&file).map(Password::new).map_err(|error| {
+            let got = format!("{}: {error}", file.display());
+            self.fault(&keys::MYSQL_PASS_FILE, got, "a file with the password as its first line")
+        })
+    }
+
+    /// Settings that others overrule, each with the reason.
+    pub(super) fn overruled(&self) -> Vec<(&'static dyn AnyKey, String)> {
+        let mut overruled: Vec<(&'static dyn AnyKey, String)> = Vec::new();
+        if let (true, Ok(bind), Ok(port)) =
+            (self.is_port_set(), self.get(&keys::TNV_BIND), self.get(&keys::TNV_STORAGE_PORT))
+            && self.is_set(&keys::TNV_BIND)
+            && bind.port.is_some_and(|bound| u64::from(bound) != port)
+        {
+            overruled.push((&keys::TNV_BIND, format!("tnv_storage_port sets the port to {port}")));
+        }
+        if let (true, Ok(conns), Ok(threads)) =
+            (self.is_set(&keys::TNV_MAX_CONNS), self.get(&keys::TNV_MAX_CONNS), self.get(&keys::TNV_THREADS))
+            && conns > self.conns_allowed(threads)
+        {
+            let text = format!("the limit of open files (ulimit -Hn) allows {}", self.conns_allowed(threads));
+            overruled.push((&keys::TNV_MAX_CONNS, text));
+        }
+        overruled
+    }
+}
+
+/// The first line of a file, or what is wrong with it.
+fn password_of(file: &Path) -> Result<String, String> {
+    let bytes = read(file, PASSWORD_FILE_BYTES_MAX).map_err(|error| error.to_string())?;
+    if bytes.len() > PASSWORD_FILE_BYTES_MAX {
+        return Err(format!("over {PASSWORD_FILE_BYTES_MAX} bytes"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}

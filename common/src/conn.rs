@@ -1,0 +1,214 @@
+//! The client's end of a framed connection: one request at a time, every wait bounded. It knows
+//! the framing and no command.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::fail;
+use crate::limits::{CONNECT_TIMEOUT, MESSAGE_TIMEOUT, PROGRESS_TIMEOUT, REPLY_TIMEOUT};
+use crate::net::Stream;
+use crate::wire::tnv::{FAILURE_BYTES_MAX, decode_failure};
+use crate::wire::{FAILURE, HEADER_BYTES, Header};
+
+/// How long a refusal may take to arrive after a write has failed.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection to one server. After any failure it is broken and must be dropped: existing
+/// servers close theirs after a failure reply.
+pub struct Conn {
+    stream: Stream,
+    peer: SocketAddr,
+    /// Bytes of the present reply that are still to be read.
+    unread: u64,
+    broken: bool,
+    replied: bool,
+}
+
+impl Conn {
+    /// Connects, from the local address `from` where one is given.
+    pub fn connect(address: SocketAddr, from: Option<IpAddr>) -> Result<Conn> {
+        let stream = Stream::connect(address, from, CONNECT_TIMEOUT)?;
+        Ok(Conn { stream, peer: address, unread: 0, broken: false, replied: false })
+    }
+
+    /// The server's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The socket, for those who wait on it between requests.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Whether it must not be used again.
+    pub fn is_broken(&self) -> bool {
+        self.broken || self.unread > 0
+    }
+
+    /// Whether the server has answered the present request, be it with a failure. What the server
+    /// itself refused, another try there will not mend; what was lost on the way, it may.
+    pub fn replied(&self) -> bool {
+        self.replied
+    }
+
+    /// Whether an idle connection has been closed by the server, or has bytes nobody asked for.
+    pub fn is_stale(&self) -> bool {
+        self.is_broken() || self.stream.readable_now()
+    }
+
+    /// Sends a whole request.
+    pub fn send(&mut self, command: u8, body: &[u8]) -> Result<()> {
+        self.send_head(command, body, 0)
+    }
+
+    /// Sends the start of a request whose body is `head` and `content_bytes` more.
+    pub fn send_head(&mut self, command: u8, head: &[u8], content_bytes: u64) -> Result<()> {
+        assert!(!self.is_broken(), "a request on a broken connection");
+        self.replied = false;
+        let header = Header::new(command, head.len() as u64 + content_bytes).encode();
+        let sent = self.stream.write_two(&header, head, MESSAGE_TIMEOUT);
+        self.check(sent, "send a request")
+    }
+
+    /// Sends content. Where the server has refused meanwhile, that refusal is the error.
+    pub fn send_content(&mut self, bytes: &[u8]) -> Result<()> {
+        match self.stream.write_full(bytes, PROGRESS_TIMEOUT) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let error = self.failed(error, "send content");
+                match self.reply_within(0, REFUSAL_TIMEOUT) {
+                    Err(refusal) if self.replied => Err(refusal),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Whether the server says something while content is still being sent: a refusal.
+    pub fn early_reply(&self) -> bool {
+        self.stream.readable_now()
+    }
+
+    /// Waits for the reply and reads its header: the body's length, or the server's failure.
+    pub fn reply(&mut self, command: u8, body_bytes_max: u64) -> Result<u64> {
+        let bytes = self.reply_within(command, REPLY_TIMEOUT)?;
+        if bytes > body_bytes_max {
+            self.broken = true;
+            return fail!(
+                Protocol,
+                "{} sent a reply of {bytes} bytes, want at most {body_bytes_max}",
+                self.peer
+            );
+        }
+        Ok(bytes)
+    }
+
+    /// `command` 0 stands for any.
+    fn reply_within(&mut self, command: u8, timeout: Duration) -> Result<u64> {
+        let mut header = [0; HEADER_BYTES];
+        let read = self.stream.read_full(&mut header, Instant::now() + timeout);
+        self.check(read, "read the reply")?;
+        let header = Header::decode(&header).inspect_err(|_| self.broken = true)?;
+        self.unread = header.body_bytes;
+        if header.status != 0 {
+            return Err(self.failure(header));
+        }
+        if command != 0 && header.command != command {
+            self.broken = true;
+            return fail!(Protocol, "{} sent reply {}, want {command}", self.peer, header.command);
+        }
+        self.replied = true;
+        Ok(header.body_bytes)
+    }
+
+    /// Reads a failure reply's body.
+    fn failure(&mut self, header: Header) -> Error {
+        self.broken = true;
+        let bytes = usize::try_from(header.body_bytes).unwrap_or(usize::MAX);
+        if header.status != FAILURE || bytes > FAILURE_BYTES_MAX {
+            let text = format!("{} sent status {} with {bytes} bytes", self.peer, header.status);
+            return Error::new(ErrorKind::Protocol, text);
+        }
+        let mut body = vec![0; bytes];
+        match self.stream.read_full(&mut body, Instant::now() + MESSAGE_TIMEOUT) {
+            Ok(()) => {
+                self.unread = 0;
+                self.replied = true;
+                decode_failure(&body)
+            }
+            Err(error) => self.failed(error, "read a failure reply"),
+        }
+    }
+
+    /// Reads exactly `buffer` from the reply's body.
+    pub fn read_body(&mut self, buffer: &mut [u8]) -> Result<()> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.read_body_some(&mut buffer[filled..])? {
+                0 => {
+                    self.broken = true;
+                    return fail!(Protocol, "{} sent {filled} bytes, want {}", self.peer, buffer.len());
+                }
+                count => filled += count,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what there is of the reply's body; 0 only when all of it has been read.
+    pub fn read_body_some(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let want = buffer.len().min(usize::try_from(self.unread).unwrap_or(usize::MAX));
+        if want == 0 {
+            return Ok(0);
+        }
+        let read = self.stream.read_some(&mut buffer[..want], Instant::now() + PROGRESS_TIMEOUT);
+        let read = read.and_then(|count| match count {
+            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(count),
+        });
+        let count = self.check(read, "read content")?;
+        self.unread -= count as u64;
+        Ok(count)
+    }
+
+    /// A small request and its small reply.
+    pub fn call(&mut self, command: u8, body: &[u8], reply: u8, body_bytes_max: usize) -> Result<Vec<u8>> {
+        self.send(command, body)?;
+        let bytes = self.reply(reply, body_bytes_max as u64)?;
+        let mut body = vec![0; usize::try_from(bytes).unwrap_or(body_bytes_max)];
+        self.read_body(&mut body)?;
+        Ok(body)
+    }
+
+    fn check<T>(&mut self, result: std::io::Result<T>, what: &str) -> Result<T> {
+        result.map_err(|error| self.failed(error, what))
+    }
+
+    /// A failure of the connection itself: the server is unreachable or too slow, whatever errno says.
+    fn failed(&mut self, error: std::io::Error, what: &str) -> Error {
+        self.broken = true;
+        let kind = match Error::from(std::io::Error::from(error.kind())).kind() {
+            ErrorKind::Timeout => ErrorKind::Timeout,
+            _ => ErrorKind::Unavailable,
+        };
+        let text = match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => "the connection was closed".to_owned(),
+            _ => error.to_string(),
+        };
+        Error::new(kind, text).context(format_args!("{what} ({})", self.peer))
+    }
+
+    /// A small request whose reply has exactly `N` bytes.
+    pub fn call_fixed<const N: usize>(&mut self, command: u8, body: &[u8], reply: u8) -> Result<[u8; N]> {
+        let body = self.call(command, body, reply, N)?;
+        match <[u8; N]>::try_from(body) {
+            Ok(body) => Ok(body),
+            Err(body) => {
+                self.broken = true;
+                fail!(Protocol, "{} sent a reply of {} bytes, want {N}", self.peer, body.len())
+            }
+        }
+    }
+}

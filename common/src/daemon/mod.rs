@@ -1,0 +1,181 @@
+//! The life of a server process: its arguments, its configuration, its log, its signals and its exit
+//! code. A server's `main` is one call of [`main`] with a type that implements [`Server`].
+
+mod args;
+mod log;
+mod signals;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ::log::{info, warn};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config::{CommonSettings, Config, Fault, Part, keys};
+use crate::error;
+use crate::stop::Stop;
+use args::Action;
+
+/// One of the servers.
+pub trait Server {
+    /// Which one.
+    const PART: Part;
+
+    /// What it runs on: typed, checked, and complete.
+    type Settings;
+
+    /// Makes the settings of a configuration, or tells everything that is wrong with it.
+    fn settings(config: &Config) -> Result<Self::Settings, Vec<Fault>>;
+
+    /// Opens what the settings refer to, as `--check` wants it, and leaves no trace of it.
+    fn check(config: &Config, settings: &Self::Settings) -> Vec<Fault>;
+
+    /// Serves until `stop` is set and what was under way is done; tells [`ready`] when it can be
+    /// reached.
+    fn run(settings: Self::Settings, common: CommonSettings, stop: &Stop) -> error::Result<()>;
+}
+
+/// Exit code of wrong usage.
+const WRONG_USAGE: u8 = 2;
+
+/// Set once the server can be reached.
+static READY: AtomicBool = AtomicBool::new(false);
+
+/// Everything that a server process does. It exits with 0 when it was told to stop, with 1 when it
+/// failed or its configuration is at fault, with 2 on wrong usage.
+pub fn main<S: Server>() -> ExitCode {
+    let args = match args::parse(lexopt::Parser::from_env()) {
+        Ok(args) => args,
+        Err(error) => {
+            complain(format_args!("{}: {error}\nTry '{} --help'.", S::PART, S::PART));
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
+    let file = args.file.as_deref();
+    match args.action {
+        Action::Help => print(args::help(S::PART)),
+        Action::Version => print(args::version(S::PART)),
+        Action::Check => check::<S>(file),
+        Action::Run => serve::<S>(file),
+    }
+}
+
+/// Tells that the server can be reached. The line is what scripts wait for.
+pub fn ready(part: Part, address: impl Display) {
+    READY.store(true, Ordering::Relaxed);
+    info!("{part} ready on {address}");
+}
+
+/// `--check`: the faults on standard error, or `FILE: ok` on standard output.
+fn check<S: Server>(file: Option<&Path>) -> ExitCode {
+    let outcome = prepare::<S>(file).and_then(|(config, settings, common)| {
+        let mut faults = check_common(&config, &common);
+        faults.extend(S::check(&config, &settings));
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
+    });
+    match outcome {
+        Ok(config) => {
+            config.notices().iter().for_each(complain);
+            print(format_args!("{}: ok", config.file().display()))
+        }
+        Err(faults) => {
+            faults.iter().for_each(complain);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the server in the foreground.
+fn serve<S: Server>(file: Option<&Path>) -> ExitCode {
+    let (config, settings, common) = match prepare::<S>(file) {
+        Ok(prepared) => prepared,
+        Err(faults) => {
+            faults.iter().for_each(complain);
+            return ExitCode::FAILURE;
+        }
+    };
+    let log_file = common.log_file.clone();
+    if let Err(error) = log::start(log_file.as_deref()) {
+        complain(format_args!("{}: {error}", S::PART));
+        return ExitCode::FAILURE;
+    }
+    info!("{} starts with {}", args::version(S::PART), config.file().display());
+    config.notices().iter().for_each(|notice| warn!("{notice}"));
+    drop(config); // Nobody needs the password of its text any more.
+
+    match run::<S>(settings, common) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            ::log::error!("{}: {error}", S::PART);
+            if log_file.is_some() {
+                complain(format_args!("{}: {error}", S::PART));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run<S: Server>(settings: S::Settings, common: CommonSettings) -> error::Result<()> {
+    let stop = Stop::new()?;
+    signals::watch(&stop)?;
+    match S::run(settings, common, &stop) {
+        // Told to stop while it still waited for what it needs to start: that wait then failed.
+        Err(error) if stop.is_set() && !READY.load(Ordering::Relaxed) => {
+            warn!("{} stopped before it was ready: {error}", S::PART);
+            Ok(())
+        }
+        outcome => outcome.inspect(|()| info!("{} stopped", S::PART)),
+    }
+}
+
+/// Reads the configuration and makes the settings of it.
+fn prepare<S: Server>(file: Option<&Path>) -> Result<(Config, S::Settings, CommonSettings), Vec<Fault>> {
+    raise_descriptor_limit();
+    let config = Config::load(S::PART, file)?;
+    match (config.common(), S::settings(&config)) {
+        (Ok(common), Ok(settings)) => Ok((config, settings, common)),
+        (common, settings) => {
+            let faults = [common.err(), settings.err()];
+            Err(faults.into_iter().flatten().flatten().collect())
+        }
+    }
+}
+
+/// Whether what every server refers to can be opened.
+fn check_common(config: &Config, common: &CommonSettings) -> Vec<Fault> {
+    let ip = common.bind.ip();
+    // Any port: the configured one is taken where the server runs already.
+    let bind = TcpListener::bind((ip, 0))
+        .err()
+        .map(|error| config.fault(&keys::TNV_BIND, format_args!("{ip}: {error}"), "an address of this host"));
+    let log = common
+        .log_file
+        .as_deref()
+        .and_then(|file| log::check(file).err())
+        .map(|error| config.fault(&keys::TNV_LOG_FILE, error, "a file that can be written"));
+    bind.into_iter().chain(log).collect()
+}
+
+/// The soft limit of open files is often 1024, for the sake of programs that use select(2).
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where it fails the limit stays as it is, and `tnv_max_conns` follows it.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// A line to standard output; whether it could be written is the exit code.
+fn print(line: impl Display) -> ExitCode {
+    match writeln!(io::stdout(), "{line}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// A line to standard error. There is nowhere to tell that it failed.
+fn complain(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}

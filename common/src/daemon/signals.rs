@@ -1,0 +1,38 @@
+//! The signals: what ends a server, and what opens its log anew.
+
+use std::process;
+use std::thread;
+
+use log::{info, warn};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::log::reopen;
+use crate::error::{Context, Result};
+use crate::limits::STACK_BYTES;
+use crate::stop::Stop;
+
+/// Starts the thread that waits for signals; it lives as long as the process. From here on none of
+/// them kills it.
+pub(super) fn watch(stop: &Stop) -> Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context(|| "cannot handle signals")?;
+    let stop = stop.clone();
+    let thread = thread::Builder::new().name("signals".into()).stack_size(STACK_BYTES);
+    let started = thread.spawn(move || signals.forever().for_each(|signal| act(signal, &stop)));
+    started.map(drop).context(|| "cannot start the signal thread")
+}
+
+fn act(signal: i32, stop: &Stop) {
+    let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
+    match signal {
+        SIGHUP => reopen(),
+        _ if stop.is_set() => {
+            warn!("{name}: the second one, so it ends at once");
+            process::exit(1);
+        }
+        _ => {
+            info!("{name}: finishing what is under way");
+            stop.set();
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The databases: MySQL or MariaDB where addresses are given, else the embedded one, behind one
+//! [`Database`] that the servers use without knowing which.
+//!
+//! - [`schema`]: how a server declares its tables and statements.
+//! - [`value`]: parameters and rows.
+//! - [`writer`]: the one thread that commits, in groups.
+//! - `pool`, `mysql`, `sqlite`: connections, and the two databases.
+//!
+//! All statements are prepared; values reach the database as parameters and never as SQL.
+
+mod mysql;
+mod pool;
+mod schema;
+mod settings;
+mod sqlite;
+mod value;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use schema::{Column, Index, Schema, Sql, Table};
+pub use settings::{DbSettings, Password};
+pub use value::{Row, Value};
+pub use writer::Written;
+
+use self::mysql::Mysql;
+use self::sqlite::Sqlite;
+use self::writer::Writer;
+use crate::error::Result;
+use crate::stop::Stop;
+
+/// No answer has more rows than this: the largest ask for one user's, one file's, or all groups.
+const ROWS_MAX: usize = 100_000;
+
+/// How long a certain answer waits for the writer to finish what it has begun.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An open database. Clones share it.
+#[derive(Clone)]
+pub struct Database {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Closed before `reader`.
+    writer: Writer,
+    reader: Reader,
+}
+
+enum Reader {
+    Mysql(Mysql),
+    Sqlite(Sqlite),
+}
+
+impl Database {
+    /// Opens the database and makes what of it is missing: the database, its tables, and the
+    /// columns and indexes that an existing deployment's tables lack.
+    ///
+    /// A MySQL server that cannot be reached is waited for, two minutes at most or until `stop` is
+    /// set; one that refuses is an error at once.
+    pub fn open(settings: &DbSettings, schema: &'static Schema, stop: &Stop) -> Result<Database> {
+        let (writer, reader) = if settings.is_embedded() {
+            let (sqlite, engine) = Sqlite::open(&settings.directory, schema)?;
+            (Writer::start(engine)?, Reader::Sqlite(sqlite))
+        } else {
+            let (mysql, engine) = Mysql::open(settings, schema, stop)?;
+            (Writer::start(engine)?, Reader::Mysql(mysql))
+        };
+        Ok(Database { shared: Arc::new(Shared { writer, reader }) })
+    }
+
+    /// Whether the database could be opened, and what it is. Makes and changes nothing, waits for
+    /// nothing but one round of connecting.
+    pub fn probe(settings: &DbSettings, schema: &'static Schema) -> Result<String> {
+        match settings.is_embedded() {
+            true => Sqlite::probe(&settings.directory, schema),
+            false => Mysql::probe(settings, schema),
+        }
+    }
+
+    /// Which database this is, for the one line of the start.
+    pub fn describe(&self) -> String {
+        match &self.shared.reader {
+            Reader::Mysql(mysql) => mysql.describe(),
+            Reader::Sqlite(sqlite) => sqlite.describe(),
+        }
+    }
+
+    /// The rows of a query.
+    pub fn read(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
+        match &self.shared.reader {
+            Reader::Mysql(mysql) => mysql.read(sql, params),
+            Reader::Sqlite(sqlite) => sqlite.read(sql, params),
+        }
+    }
+
+    /// Runs one INSERT, UPDATE or DELETE and returns when it is durable.
+    ///
+    /// Errors: `Exists`, a unique key is taken; `Invalid`, the database refused the statement;
+    /// `OutcomeUnknown`, it may or may not be committed (ask [`Database::is_absent`]). Those and
+    /// all others but `OutcomeUnknown` (`Unavailable`, `Busy`): not applied, and never will be.
+    pub fn write(&self, sql: &'static Sql, params: Vec<Value>) -> Result<Written> {
+        self.shared.writer.write(sql, params)
+    }
+
+    /// Whether the query finds no row, for certain: no write of unknown outcome, of this process or
+    /// of one that was killed, can make the row appear after `Ok(true)`. In MySQL the query must be a
+    /// locking read (`LOCK IN SHARE MODE`), which waits for transactions that are still open. Where
+    /// it cannot be told for certain: an error.
+    pub fn is_absent(&self, sql: &'static Sql, params: &[Value]) -> Result<bool> {
+        self.shared.writer.settle(SETTLE_TIMEOUT)?;
+        match &self.shared.reader {
+            Reader::Mysql(mysql) => mysql.is_absent(sql, params),
+            Reader::Sqlite(sqlite) => sqlite.is_absent(sql, params),
+        }
+    }
+}

@@ -1,0 +1,607 @@
+//! MySQL and MariaDB, over the crate `mysql` and TCP.
+//!
+//! A connection is used only while the exchange on it is known to be whole: after any failure that
+//! is not an answer of the server's it is dropped, so that no query can ever read what was meant for
+//! another. Connecting, reading and writing all have their time-outs.
+//!
+//! Accounts may log in by `mysql_native_password`, `caching_sha2_password` (without TLS: by the
+//! server's RSA key) and `ed25519`. What else a server may ask for (`sha256_password`, PAM, GSSAPI,
+//! `unix_socket`) is a clear error, save MariaDB's `parsec`, at which the crate panics unless it is
+//! built with `client_parsec`. There is no TLS.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::result::Result as StdResult;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use mysql::prelude::Queryable;
+use mysql::{Conn, DriverError, OptsBuilder};
+
+use super::ROWS_MAX;
+use super::pool::Pool;
+use super::schema::{Schema, Sql, Table};
+use super::settings::DbSettings;
+use super::value::{Row, Value};
+use super::writer::{CommitFault, Engine, Fault, Written};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fail;
+use crate::limits::CONNECT_TIMEOUT;
+use crate::net;
+use crate::stop::Stop;
+
+const DEFAULT_PORT: u16 = 3306;
+
+/// How long a server that cannot be reached is waited for at the start.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// And how long between two attempts.
+const START_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Connections that read: existing servers allow 151 in all by default.
+const READERS_MAX: usize = 32;
+
+/// How long a reader waits for one of the connections.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A connection that was idle for longer is asked for a sign of life before it is used.
+const PING_AFTER: Duration = Duration::from_secs(5);
+
+/// Prepared statements kept by each connection: more than a server has.
+const STATEMENTS_MAX: usize = 64;
+
+/// The largest packet either way: a row of ours is a few KiB.
+const PACKET_BYTES_MAX: usize = 16 << 20;
+
+/// A wait for row locks ends before the wait for the server's answer does, so that it is the
+/// server that says so and the connection stays sound. In seconds, as the server wants it.
+const LOCK_WAIT_SECS_MAX: u64 = 10;
+
+/// Refusals that pass: too many connections (of one user too), or the server is going down.
+const PASSING: [u16; 3] = [1040, 1203, 1053];
+
+/// What a server says on a connection that it is closing: going down, killed, idle for too long.
+const CLOSING: [u16; 6] = [1053, 1080, 1152, 1927, 3169, 4031];
+
+/// Deadlock; lock wait timed out.
+const CONFLICTS: [u16; 2] = [1213, 1205];
+
+/// A unique key is taken.
+const DUPLICATES: [u16; 4] = [1062, 1586, 1022, 1169];
+
+/// The server does not write: it is a read-only replica, or full.
+const UNWRITABLE: [u16; 5] = [1290, 1836, 1792, 1114, 1021];
+
+/// Statement errors of which it is known that they leave the rest of the transaction as it is: the
+/// duplicates above; a value that does not fit its column; a foreign key; a statement that is wrong.
+const HARMLESS: [u16; 16] =
+    [1048, 1054, 1064, 1136, 1142, 1146, 1264, 1265, 1292, 1364, 1366, 1406, 1451, 1452, 3819, 4025];
+
+/// What another server did at the same moment: database, table, column or index is there already.
+const DONE_BY_ANOTHER: [u16; 4] = [1007, 1050, 1060, 1061];
+
+/// The reading half of a MySQL database.
+pub struct Mysql {
+    connector: Arc<Connector>,
+    readers: Pool<Connection>,
+    server: String,
+}
+
+impl Mysql {
+    /// Connects, waiting for servers that cannot be reached, and makes what is missing.
+    pub fn open(settings: &DbSettings, schema: &Schema, stop: &Stop) -> Result<(Mysql, MysqlEngine)> {
+        let connector = Arc::new(Connector::new(settings, schema.database));
+        let mut connection = connect_patiently(&connector, stop)?;
+        let opened = prepare_schema(&mut connection.conn, schema)
+            .and_then(|()| version(&mut connection.conn))
+            .map_err(|failure| connector.refusal(&connection.address, &failure));
+        let server = format!("{} at {}, database {}", opened?, connection.address, schema.database);
+        let engine = MysqlEngine { connector: Arc::clone(&connector), connection: Some(connection) };
+        Ok((Mysql { connector, readers: Pool::new(READERS_MAX), server }, engine))
+    }
+
+    /// What `--check` asks: can it be logged in to, and what is there? Nothing is made.
+    pub fn probe(settings: &DbSettings, schema: &Schema) -> Result<String> {
+        let connector = Connector::new(settings, schema.database);
+        let mut connection = connector.connect(Scope::Server).map_err(NotConnected::into_error)?;
+        let refusal = |failure: &Failure| connector.refusal(&connection.address, failure);
+        let server = version(&mut connection.conn).map_err(|failure| refusal(&failure))?;
+        let exists = exists(&mut connection.conn, HAS_DATABASE, &[schema.database.into()]);
+        let state = if exists.map_err(|failure| refusal(&failure))? { "" } else { " (to be made)" };
+        Ok(format!("{server} at {}, database {}{state}", connection.address, schema.database))
+    }
+
+    pub fn describe(&self) -> String {
+        self.server.clone()
+    }
+
+    /// A query asked again does no harm, so a connection that went stale in the pool costs nothing
+    /// but a second attempt on a fresh one.
+    pub fn read(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
+        let mut lease = self.readers.lease(LEASE_TIMEOUT)?;
+        if let Some((mut connection, idle)) = lease.reused.take() {
+            let sound = idle < PING_AFTER || connection.conn.ping().is_ok();
+            match sound.then(|| query(&mut connection.conn, sql.mysql, params)) {
+                Some(Ok(rows)) => {
+                    lease.give_back(connection);
+                    return Ok(rows);
+                }
+                Some(Err(failure @ Failure::Told(..))) => {
+                    let error = failure.into_error(&connection.address);
+                    lease.give_back(connection);
+                    return Err(error);
+                }
+                Some(Err(failure @ Failure::Broken { timed_out: true, .. })) => {
+                    return Err(failure.into_error(&connection.address));
+                }
+                Some(Err(Failure::Broken { .. })) | None => self.readers.clear(),
+            }
+        }
+        let mut connection = self.connector.connect(Scope::Database).map_err(NotConnected::into_error)?;
+        match query(&mut connection.conn, sql.mysql, params) {
+            Ok(rows) => {
+                lease.give_back(connection);
+                Ok(rows)
+            }
+            Err(failure) => {
+                let error = failure.to_error(&connection.address);
+                if let Failure::Told(..) = failure {
+                    lease.give_back(connection);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks every address: with several it is not known which one the commit went to, and a server
+    /// that cannot be asked may have it.
+    ///
+    /// The connections are fresh, and the query locks what it reads: a transaction that wrote the
+    /// row and has not ended holds the row's lock, so the answer comes after its end. One that has
+    /// not written the row yet cannot commit either: its client, which is gone or has given up,
+    /// would have to send a COMMIT first.
+    pub fn is_absent(&self, sql: &'static Sql, params: &[Value]) -> Result<bool> {
+        for address in &self.connector.settings.addresses {
+            let connected = self.connector.connect_to(address, Scope::Database);
+            let mut connection = connected.map_err(NotConnected::into_error)?;
+            let rows = query(&mut connection.conn, sql.mysql, params)
+                .map_err(|failure| failure.into_error(&connection.address))?;
+            if !rows.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The writing half.
+pub struct MysqlEngine {
+    connector: Arc<Connector>,
+    connection: Option<Connection>,
+}
+
+impl MysqlEngine {
+    fn connection(&mut self) -> StdResult<&mut Connection, Fault> {
+        if self.connection.is_none() {
+            let connected = self.connector.connect(Scope::Database);
+            self.connection = Some(connected.map_err(|failed| Fault::Down(failed.into_error()))?);
+        }
+        self.connection.as_mut().ok_or_else(|| Fault::Lost(no_connection()))
+    }
+}
+
+impl Engine for MysqlEngine {
+    fn enter(&mut self) -> Result<()> {
+        // The server sees to the order among its clients.
+        Ok(())
+    }
+
+    fn leave(&mut self) {}
+
+    fn begin(&mut self) -> StdResult<(), Fault> {
+        let connection = self.connection()?;
+        command(&mut connection.conn, "START TRANSACTION")
+            .map_err(|failure| Fault::Lost(failure.into_error(&connection.address)))
+    }
+
+    fn execute(&mut self, sql: &'static Sql, params: &[Value]) -> StdResult<Written, Fault> {
+        let connection = self.connection.as_mut().ok_or_else(|| Fault::Lost(no_connection()))?;
+        let address = &connection.address;
+        write(&mut connection.conn, sql.mysql, params).map_err(|failure| match failure {
+            Failure::Broken { .. } => Fault::Lost(failure.into_error(address)),
+            Failure::Told(code, _) if CONFLICTS.contains(&code) => {
+                Fault::Conflict(failure.into_error(address))
+            }
+            Failure::Told(code, _) if HARMLESS.contains(&code) || DUPLICATES.contains(&code) => {
+                Fault::Refused(failure.into_error(address))
+            }
+            Failure::Told(..) => Fault::Spoilt(failure.into_error(address)),
+        })
+    }
+
+    fn commit(&mut self) -> StdResult<(), CommitFault> {
+        let Some(connection) = self.connection.as_mut() else {
+            return Err(CommitFault::RolledBack(Fault::Lost(no_connection())));
+        };
+        command(&mut connection.conn, "COMMIT").map_err(|failure| {
+            let error = failure.to_error(&connection.address);
+            match failure {
+                Failure::Told(code, _) if CONFLICTS.contains(&code) => {
+                    CommitFault::RolledBack(Fault::Conflict(error))
+                }
+                _ => CommitFault::Unknown(error.context("the answer to a COMMIT did not come")),
+            }
+        })
+    }
+
+    fn rollback(&mut self) {
+        let Some(connection) = self.connection.as_mut() else { return };
+        if command(&mut connection.conn, "ROLLBACK").is_err() {
+            self.reset();
+        }
+    }
+
+    fn reset(&mut self) {
+        self.connection = None;
+    }
+}
+
+struct Connection {
+    conn: Conn,
+    /// As in the configuration.
+    address: String,
+}
+
+/// Makes connections to whichever of the addresses answers.
+struct Connector {
+    settings: DbSettings,
+    database: &'static str,
+    /// Index of the address that was connected to last: the first to be tried.
+    last_good: AtomicUsize,
+}
+
+/// What a connection is bound to.
+#[derive(Clone, Copy, PartialEq)]
+enum Scope {
+    /// No database: it may be missing.
+    Server,
+    /// The schema's database.
+    Database,
+}
+
+/// Why there is no connection.
+enum NotConnected {
+    /// The server cannot be reached, or not now.
+    Unreachable(Error),
+    /// It was reached and does not want this client.
+    Refused(Error),
+}
+
+impl NotConnected {
+    fn into_error(self) -> Error {
+        match self {
+            NotConnected::Unreachable(error) | NotConnected::Refused(error) => error,
+        }
+    }
+}
+
+impl Connector {
+    fn new(settings: &DbSettings, database: &'static str) -> Connector {
+        let mut settings = settings.clone();
+        // The driver takes zero for no time-out at all.
+        settings.rw_timeout = settings.rw_timeout.max(Duration::from_secs(1));
+        Connector { settings, database, last_good: AtomicUsize::new(0) }
+    }
+
+    /// Tries the addresses in turn, the last good one first. Of several failures the first refusal
+    /// is told, since it is what someone can do something about, or else the first failure.
+    fn connect(&self, scope: Scope) -> StdResult<Connection, NotConnected> {
+        let addresses = &self.settings.addresses;
+        let first = self.last_good.load(Ordering::Relaxed);
+        let mut failed: Option<NotConnected> = None;
+        for turn in 0..addresses.len() {
+            let index = (first + turn) % addresses.len();
+            match self.connect_to(&addresses[index], scope) {
+                Ok(connection) => {
+                    self.last_good.store(index, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Err(refused @ NotConnected::Refused(_)) => match failed {
+                    Some(NotConnected::Refused(_)) => {}
+                    _ => failed = Some(refused),
+                },
+                Err(unreachable) => failed = failed.or(Some(unreachable)),
+            }
+        }
+        Err(failed.unwrap_or_else(|| NotConnected::Unreachable(no_connection())))
+    }
+
+    /// The host's addresses in turn; the driver would stop at the first that does not answer.
+    fn connect_to(&self, address: &str, scope: Scope) -> StdResult<Connection, NotConnected> {
+        let resolved = net::resolve(address, DEFAULT_PORT).map_err(|error| match error.kind() {
+            ErrorKind::Invalid => NotConnected::Refused(error.context("mysql_addrs")),
+            _ => NotConnected::Unreachable(error.context(format!("connect to MySQL at {address}"))),
+        })?;
+        let mut failed = None;
+        for socket_address in resolved {
+            match self.log_in(socket_address, scope) {
+                Ok(conn) => return Ok(Connection { conn, address: address.to_owned() }),
+                Err(failure) => failed = Some(failure),
+            }
+        }
+        Err(match failed {
+            Some(Failure::Told(code, text)) if !PASSING.contains(&code) => {
+                NotConnected::Refused(self.refusal(address, &Failure::Told(code, text)))
+            }
+            Some(failure @ Failure::Broken { final_: true, .. }) => {
+                NotConnected::Refused(self.refusal(address, &failure))
+            }
+            Some(failure) => NotConnected::Unreachable(failure.into_unavailable(address)),
+            None => NotConnected::Unreachable(no_connection()),
+        })
+    }
+
+    fn log_in(&self, address: SocketAddr, scope: Scope) -> StdResult<Conn, Failure> {
+        let settings = &self.settings;
+        let lock_wait = (settings.rw_timeout.as_secs() / 2).clamp(1, LOCK_WAIT_SECS_MAX);
+        let session = format!(
+            "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
+             SESSION autocommit = 1, SESSION innodb_lock_wait_timeout = {lock_wait}"
+        );
+        let options = OptsBuilder::new()
+            .ip_or_hostname(Some(address.ip().to_string()))
+            .tcp_port(address.port())
+            .prefer_socket(false)
+            .user(Some(settings.user.as_str()))
+            .pass(Some(settings.password.expose()))
+            .db_name((scope == Scope::Database).then_some(self.database))
+            .tcp_connect_timeout(Some(CONNECT_TIMEOUT))
+            .read_timeout(Some(settings.rw_timeout))
+            .write_timeout(Some(settings.rw_timeout))
+            .stmt_cache_size(STATEMENTS_MAX)
+            .max_allowed_packet(Some(PACKET_BYTES_MAX))
+            .init(vec![session]);
+        Ok(Conn::new(options)?)
+    }
+
+    /// What to do about a server that refuses this client.
+    fn refusal(&self, address: &str, failure: &Failure) -> Error {
+        let (user, database) = (&self.settings.user, self.database);
+        let hint = match failure {
+            Failure::Told(1045 | 1698, _) => {
+                "check mysql_user and mysql_pass (or mysql_pass_file)".to_owned()
+            }
+            Failure::Told(1044 | 1142 | 1227 | 1370, _) => {
+                format!("grant the user what it lacks on {database}, or make its tables from etc/sql")
+            }
+            Failure::Told(1130, _) => "let this host log in there".to_owned(),
+            _ => "check mysql_addrs and the account".to_owned(),
+        };
+        let text =
+            format!("MySQL at {address} refuses user '{user}', database '{database}': {failure}; {hint}");
+        Error::new(ErrorKind::Unavailable, text)
+    }
+}
+
+/// How an exchange with a server failed.
+#[derive(Clone, Debug)]
+enum Failure {
+    /// The server answered so: its code and text. The connection is sound.
+    Told(u16, String),
+    /// Anything else. What is under way on the connection is unknown, so it must be dropped.
+    Broken {
+        text: String,
+        timed_out: bool,
+        /// Trying again would not help.
+        final_: bool,
+    },
+}
+
+impl From<mysql::Error> for Failure {
+    fn from(error: mysql::Error) -> Failure {
+        let broken = |text: String| Failure::Broken { text, timed_out: false, final_: false };
+        match error {
+            mysql::Error::MySqlError(told) if CLOSING.contains(&told.code) => {
+                broken(format!("error {}: {}", told.code, told.message))
+            }
+            mysql::Error::MySqlError(told) => Failure::Told(told.code, told.message),
+            mysql::Error::IoError(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                    Failure::Broken { text: "no answer in time".into(), timed_out: true, final_: false }
+                }
+                _ => broken(error.to_string()),
+            },
+            mysql::Error::DriverError(DriverError::ConnectTimeout) => {
+                broken(format!("cannot connect within {CONNECT_TIMEOUT:?}"))
+            }
+            mysql::Error::DriverError(DriverError::CouldNotConnect(Some((_, text, _)))) => {
+                broken(format!("cannot connect: {text}"))
+            }
+            mysql::Error::DriverError(
+                error @ (DriverError::UnknownAuthPlugin(_)
+                | DriverError::OldMysqlPasswordDisabled
+                | DriverError::CleartextPluginDisabled
+                | DriverError::UnsupportedProtocol(_)
+                | DriverError::Protocol41NotSet
+                | DriverError::MismatchedStmtParams(..)),
+            ) => Failure::Broken { text: error.to_string(), timed_out: false, final_: true },
+            error => broken(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Told(code, text) => write!(out, "error {code}: {text}"),
+            Failure::Broken { text, .. } => out.write_str(text),
+        }
+    }
+}
+
+impl Failure {
+    /// An answer that is not read to its end.
+    fn cut_short(text: String) -> Failure {
+        Failure::Broken { text, timed_out: false, final_: true }
+    }
+
+    fn to_error(&self, address: &str) -> Error {
+        let kind = match self {
+            Failure::Told(code, _) if DUPLICATES.contains(code) => ErrorKind::Exists,
+            Failure::Told(code, _) if CONFLICTS.contains(code) => ErrorKind::Busy,
+            Failure::Told(code, _) if UNWRITABLE.contains(code) => ErrorKind::Unavailable,
+            Failure::Told(..) => ErrorKind::Invalid,
+            Failure::Broken { .. } => ErrorKind::Unavailable,
+        };
+        Error::new(kind, format!("MySQL at {address}: {self}"))
+    }
+
+    fn into_error(self, address: &str) -> Error {
+        self.to_error(address)
+    }
+
+    fn into_unavailable(self, address: &str) -> Error {
+        Error::new(ErrorKind::Unavailable, format!("MySQL at {address}: {self}"))
+    }
+}
+
+fn no_connection() -> Error {
+    Error::new(ErrorKind::Unavailable, "there is no connection to MySQL")
+}
+
+/// Connects at the start, when the database's host may be starting too.
+fn connect_patiently(connector: &Connector, stop: &Stop) -> Result<Connection> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        match connector.connect(Scope::Server) {
+            Ok(connection) => return Ok(connection),
+            Err(NotConnected::Refused(error)) => return Err(error),
+            Err(NotConnected::Unreachable(error)) if Instant::now() >= deadline => {
+                return Err(error.context(format!("no database for {START_TIMEOUT:?}")));
+            }
+            Err(NotConnected::Unreachable(error)) => {
+                log::warn!("{error}; trying again every {START_INTERVAL:?}");
+            }
+        }
+        if stop.wait(START_INTERVAL) {
+            return fail!(Unavailable, "told to stop while waiting for the database");
+        }
+    }
+}
+
+const HAS_DATABASE: &str = "SELECT 1 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = ?";
+const HAS_TABLE: &str = "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?";
+const HAS_COLUMN: &str = "SELECT 1 FROM information_schema.COLUMNS \
+     WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND COLUMN_NAME = ?";
+const HAS_INDEX: &str = "SELECT 1 FROM information_schema.STATISTICS \
+     WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND INDEX_NAME = ? LIMIT 1";
+
+/// Makes what is missing. What is there is only looked at: an account that may not make anything
+/// serves where nothing is to be made.
+fn prepare_schema(conn: &mut Conn, schema: &Schema) -> StdResult<(), Failure> {
+    let database = schema.database;
+    if !exists(conn, HAS_DATABASE, &[database.into()])? {
+        make(conn, &schema.mysql_create())?;
+    }
+    conn.select_db(database)?;
+    schema.tables.iter().try_for_each(|table| prepare_table(conn, database, table))
+}
+
+fn prepare_table(conn: &mut Conn, database: &str, table: &Table) -> StdResult<(), Failure> {
+    if !exists(conn, HAS_TABLE, &[database.into(), table.name.into()])? {
+        make(conn, &table.mysql_create())?;
+    }
+    for column in table.added {
+        if !exists(conn, HAS_COLUMN, &[database.into(), table.name.into(), column.name.into()])? {
+            make(conn, &table.mysql_add_column(column))?;
+        }
+    }
+    for index in table.indexes {
+        if !exists(conn, HAS_INDEX, &[database.into(), table.name.into(), index.name.into()])? {
+            make(conn, &table.mysql_add_index(index))?;
+        }
+    }
+    Ok(())
+}
+
+fn make(conn: &mut Conn, sql: &str) -> StdResult<(), Failure> {
+    log::info!("database: {}", sql.lines().next().unwrap_or(sql));
+    match command(conn, sql) {
+        Err(Failure::Told(code, _)) if DONE_BY_ANOTHER.contains(&code) => Ok(()),
+        made => made,
+    }
+}
+
+fn exists(conn: &mut Conn, sql: &'static str, params: &[Value]) -> StdResult<bool, Failure> {
+    Ok(!query(conn, sql, params)?.is_empty())
+}
+
+/// The kind of server and its version: "MariaDB 10.11.6".
+fn version(conn: &mut Conn) -> StdResult<String, Failure> {
+    let rows = query(conn, "SELECT VERSION()", &[])?;
+    let text = rows.first().and_then(|row| row.text(0).ok()).unwrap_or("of unknown version");
+    let number = text.split('-').next().unwrap_or(text);
+    let kind = if text.contains("MariaDB") { "MariaDB" } else { "MySQL" };
+    Ok(format!("{kind} {number}"))
+}
+
+/// Runs a statement without parameters or rows.
+fn command(conn: &mut Conn, sql: &str) -> StdResult<(), Failure> {
+    Ok(conn.query_drop(sql)?)
+}
+
+fn write(conn: &mut Conn, sql: &'static str, params: &[Value]) -> StdResult<Written, Failure> {
+    conn.exec_drop(sql, parameters(params))?;
+    Ok(Written { affected: conn.affected_rows(), last_id: conn.last_insert_id() })
+}
+
+fn query(conn: &mut Conn, sql: &'static str, params: &[Value]) -> StdResult<Vec<Row>, Failure> {
+    let mut rows = Vec::new();
+    for row in conn.exec_iter(sql, parameters(params))? {
+        if rows.len() == ROWS_MAX {
+            return Err(Failure::cut_short(format!("more than {ROWS_MAX} rows")));
+        }
+        rows.push(row_of(row?)?);
+    }
+    Ok(rows)
+}
+
+fn parameters(params: &[Value]) -> mysql::Params {
+    if params.is_empty() {
+        return mysql::Params::Empty;
+    }
+    mysql::Params::Positional(params.iter().map(parameter).collect())
+}
+
+fn parameter(value: &Value) -> mysql::Value {
+    match value {
+        Value::Null => mysql::Value::NULL,
+        Value::Int(value) => mysql::Value::Int(*value),
+        Value::Text(value) => mysql::Value::Bytes(value.as_bytes().to_vec()),
+        Value::Bytes(value) => mysql::Value::Bytes(value.clone()),
+    }
+}
+
+fn row_of(row: mysql::Row) -> StdResult<Row, Failure> {
+    Ok(Row::new(row.unwrap().into_iter().map(value_of).collect::<StdResult<_, _>>()?))
+}
+
+/// Texts and bytes come alike: what is UTF-8 is taken for text, and [`Row`] gives either as the other.
+fn value_of(value: mysql::Value) -> StdResult<Value, Failure> {
+    Ok(match value {
+        mysql::Value::NULL => Value::Null,
+        mysql::Value::Int(value) => Value::Int(value),
+        mysql::Value::UInt(value) => match i64::try_from(value) {
+            Ok(value) => Value::Int(value),
+            Err(_) => return Err(Failure::cut_short(format!("the number {value} is out of range"))),
+        },
+        mysql::Value::Bytes(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => Value::Text(text),
+            Err(error) => Value::Bytes(error.into_bytes()),
+        },
+        // Times are for people; no statement of ours computes with them, or with fractions.
+        other => Value::Text(other.as_sql(true)),
+    })
+}

@@ -1,0 +1,385 @@
+//! The one thread that writes, and how it groups what many ask for into few commits.
+//!
+//! A commit costs a flush of a disk, whether it holds one row or two hundred. So whoever wants to
+//! write queues its statement and waits; the writer takes whatever is queued now, runs it in one
+//! transaction, commits, and only then answers each. No answer is `Ok` before its commit is durable.
+//!
+//! What an answer means, always:
+//! - `Ok`: committed.
+//! - `OutcomeUnknown`: it may or may not be committed, and will be neither later: once
+//!   [`Writer::settle`] returned, the database tells the truth about it.
+//! - any other error: not applied, and never will be.
+//!
+//! To keep that, a job is claimed by exactly one side: by the writer just before it runs it, or by
+//! a caller whose patience ended. What a caller abandoned is never run.
+//!
+//! And every group, of one statement too, is BEGIN, statements, COMMIT: what fails before the COMMIT
+//! is sent is rolled back for certain, by the server or by the next opening of the file.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, bounded};
+
+use super::schema::Sql;
+use super::value::Value;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::fail;
+
+/// Statements in one transaction: enough to make the flush cheap, few enough to redo one by one.
+const GROUP_JOBS_MAX: usize = 256;
+
+/// Statements waiting for the writer: more than there are workers by default.
+const QUEUE_JOBS_MAX: usize = 4096;
+
+/// How long a caller waits for the writer to begin with its statement. Shorter than the minute that
+/// clients wait for a reply.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long one group may take, redone parts included; what is not done then is not applied.
+const GROUP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a caller waits for the answer once the writer has begun: a group, and time-outs of the
+/// connection in it. A disk that hangs longer leaves the outcome unknown.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How often one statement is tried that deadlocks with others or waits for their locks.
+const CONFLICT_ATTEMPTS: u32 = 5;
+
+/// How long to wait for the writer to end when the database is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a statement that was committed did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Rows inserted, changed or deleted. MySQL does not count a row that an UPDATE leaves as it
+    /// was (and counts 2 for an ON DUPLICATE KEY UPDATE that changes one); SQLite counts it.
+    pub affected: u64,
+    /// MySQL's LAST_INSERT_ID; in SQLite the first column of what the statement is RETURNING, or 0.
+    pub last_id: u64,
+}
+
+/// One database as its writer sees it: a connection that is made when needed, and transactions.
+pub trait Engine: Send + 'static {
+    /// Takes the turn among the processes that write to this database.
+    fn enter(&mut self) -> Result<()>;
+    /// Ends the turn.
+    fn leave(&mut self);
+    /// Starts a transaction.
+    fn begin(&mut self) -> std::result::Result<(), Fault>;
+    /// Runs a statement in it.
+    fn execute(&mut self, sql: &'static Sql, params: &[Value]) -> std::result::Result<Written, Fault>;
+    /// Commits it.
+    fn commit(&mut self) -> std::result::Result<(), CommitFault>;
+    /// Gives it up, with the connection if that is what it takes.
+    fn rollback(&mut self);
+    /// Drops the connection, whatever state it is in.
+    fn reset(&mut self);
+}
+
+/// How a transaction fails before its COMMIT is sent.
+#[derive(Debug)]
+pub enum Fault {
+    /// The statement failed and nothing else: the transaction goes on.
+    Refused(Error),
+    /// The statement failed, and the transaction with it, or perhaps so.
+    Spoilt(Error),
+    /// It clashed with another transaction; once more may succeed.
+    Conflict(Error),
+    /// The connection broke; a fresh one may serve.
+    Lost(Error),
+    /// There is no connection to be had, or no time left.
+    Down(Error),
+}
+
+/// How a COMMIT fails.
+#[derive(Debug)]
+pub enum CommitFault {
+    /// Rolled back for certain, which is a failure like those before the COMMIT.
+    RolledBack(Fault),
+    /// It was sent, and whether it took effect is not known.
+    Unknown(Error),
+}
+
+/// A handle on the writer thread of one database.
+pub struct Writer {
+    /// `None` only while being dropped.
+    queue: Option<Sender<Job>>,
+    ended: Receiver<()>,
+    turns: Arc<Turns>,
+}
+
+struct Job {
+    sql: &'static Sql,
+    params: Vec<Value>,
+    claim: Arc<Claim>,
+    answer: Sender<Result<Written>>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub fn start(engine: impl Engine) -> Result<Writer> {
+        let (queue, jobs) = bounded(QUEUE_JOBS_MAX);
+        let (end, ended) = bounded(0);
+        let turns = Arc::new(Turns::default());
+        let shared = Arc::clone(&turns);
+        thread::Builder::new()
+            .name("db-writer".into())
+            .spawn(move || {
+                run(engine, &jobs, &shared);
+                // Dropped last, which tells `Writer::drop` that the connection is closed.
+                drop(end);
+            })
+            .context(|| "start the database's writer thread")?;
+        Ok(Writer { queue: Some(queue), ended, turns })
+    }
+
+    /// Queues one statement and waits until it is committed or has failed.
+    pub fn write(&self, sql: &'static Sql, params: Vec<Value>) -> Result<Written> {
+        let Some(queue) = &self.queue else {
+            return fail!(Unavailable, "the database is being closed");
+        };
+        let (sender, answer) = bounded(1);
+        let claim = Arc::new(Claim::default());
+        let job = Job { sql, params, claim: Arc::clone(&claim), answer: sender };
+        let deadline = Instant::now() + QUEUE_TIMEOUT;
+        match queue.send_deadline(job, deadline) {
+            Ok(()) => {}
+            Err(SendTimeoutError::Timeout(_)) => {
+                return fail!(Busy, "{QUEUE_JOBS_MAX} writes wait for the database; try again later");
+            }
+            Err(SendTimeoutError::Disconnected(_)) => {
+                return fail!(Unavailable, "the database's writer has ended; restart this server");
+            }
+        }
+        match answer.recv_deadline(deadline) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Timeout) if claim.take(ABANDONED) => {
+                return fail!(
+                    Busy,
+                    "the database has not taken the write for {QUEUE_TIMEOUT:?}; try again later"
+                );
+            }
+            Err(RecvTimeoutError::Disconnected) if claim.take(ABANDONED) => {
+                return fail!(Unavailable, "the database's writer failed before the write was begun");
+            }
+            Err(_) => {}
+        }
+        match answer.recv_timeout(ANSWER_TIMEOUT) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => {
+                fail!(OutcomeUnknown, "the database has not finished the write for {ANSWER_TIMEOUT:?}")
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                fail!(OutcomeUnknown, "the database's writer failed during the write")
+            }
+        }
+    }
+
+    /// Waits until every statement the writer had begun before this call is done with, so that one
+    /// whose outcome is unknown can no longer take effect from here.
+    pub fn settle(&self, timeout: Duration) -> Result<()> {
+        self.turns.wait_for_begun(timeout)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue = None;
+        // Nobody waits for an answer any more: callers borrow the database. This only lets the
+        // connection say goodbye.
+        let _ = self.ended.recv_timeout(CLOSE_TIMEOUT);
+    }
+}
+
+/// Whose a job is. It leaves `QUEUED` once.
+#[derive(Default)]
+struct Claim(AtomicU8);
+
+const QUEUED: u8 = 0;
+const BEGUN: u8 = 1;
+const ABANDONED: u8 = 2;
+
+impl Claim {
+    /// Whether the job is now, or was already, in this state.
+    fn take(&self, to: u8) -> bool {
+        match self.0.compare_exchange(QUEUED, to, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(now) => now == to,
+        }
+    }
+}
+
+/// Counts groups begun and finished.
+#[derive(Default)]
+struct Turns {
+    counts: Mutex<Counts>,
+    finished: Condvar,
+}
+
+#[derive(Default)]
+struct Counts {
+    begun: u64,
+    finished: u64,
+}
+
+impl Turns {
+    fn begin(&self) {
+        self.counts().begun += 1;
+    }
+
+    fn finish(&self) {
+        self.counts().finished += 1;
+        self.finished.notify_all();
+    }
+
+    fn wait_for_begun(&self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        let mut counts = self.counts();
+        let begun = counts.begun;
+        while counts.finished < begun {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return fail!(Busy, "a write that was begun has not finished for {timeout:?}");
+            }
+            counts = self.finished.wait_timeout(counts, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread: until the queue is closed and empty.
+fn run(mut engine: impl Engine, jobs: &Receiver<Job>, turns: &Turns) {
+    while let Ok(first) = jobs.recv() {
+        let mut group = vec![first];
+        group.extend(jobs.try_iter().take(GROUP_JOBS_MAX - 1));
+        turns.begin();
+        let done = catch_unwind(AssertUnwindSafe(|| write_group(&mut engine, &group)));
+        if done.is_err() {
+            log::error!("the database's writer panicked; it goes on with a new connection");
+            engine.reset();
+            engine.leave();
+        }
+        turns.finish();
+        if let Ok(results) = done {
+            for (job, result) in group.iter().zip(results) {
+                // Nobody listens to what was abandoned.
+                let _ = job.answer.try_send(result);
+            }
+        }
+        // After a panic the jobs are dropped unanswered, which their callers see.
+    }
+}
+
+/// One result for each job, in order.
+fn write_group(engine: &mut impl Engine, group: &[Job]) -> Vec<Result<Written>> {
+    if let Err(error) = engine.enter() {
+        return all(group, &error);
+    }
+    let deadline = Instant::now() + GROUP_TIMEOUT;
+    let results = match transact(engine, group, deadline) {
+        Ok(results) => results,
+        Err(Fault::Refused(error) | Fault::Lost(error) | Fault::Down(error)) => all(group, &error),
+        Err(Fault::Spoilt(error)) if group.len() == 1 => all(group, &error),
+        Err(Fault::Spoilt(_) | Fault::Conflict(_)) => {
+            group.iter().map(|job| write_alone(engine, job, deadline)).collect()
+        }
+    };
+    engine.leave();
+    results
+}
+
+/// One job in a transaction of its own, again where it clashes with others.
+fn write_alone(engine: &mut impl Engine, job: &Job, deadline: Instant) -> Result<Written> {
+    let group = std::slice::from_ref(job);
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        match transact(engine, group, deadline) {
+            Ok(results) => return results.into_iter().next().unwrap_or_else(abandoned),
+            Err(Fault::Conflict(_)) if attempt < CONFLICT_ATTEMPTS => {
+                thread::sleep(Duration::from_millis(5 << attempt));
+            }
+            Err(
+                Fault::Refused(error)
+                | Fault::Spoilt(error)
+                | Fault::Conflict(error)
+                | Fault::Lost(error)
+                | Fault::Down(error),
+            ) => return Err(error),
+        }
+    }
+}
+
+/// The group in one transaction; once more on a fresh connection where the first one broke.
+fn transact(
+    engine: &mut impl Engine,
+    group: &[Job],
+    deadline: Instant,
+) -> std::result::Result<Vec<Result<Written>>, Fault> {
+    match transact_once(engine, group, deadline) {
+        Err(Fault::Lost(_)) => {
+            engine.reset();
+            transact_once(engine, group, deadline)
+        }
+        done => done,
+    }
+    .inspect_err(|fault| match fault {
+        Fault::Lost(_) | Fault::Down(_) => engine.reset(),
+        Fault::Refused(_) | Fault::Spoilt(_) | Fault::Conflict(_) => engine.rollback(),
+    })
+}
+
+fn transact_once(
+    engine: &mut impl Engine,
+    group: &[Job],
+    deadline: Instant,
+) -> std::result::Result<Vec<Result<Written>>, Fault> {
+    engine.begin()?;
+    let mut results = Vec::with_capacity(group.len());
+    for job in group {
+        if Instant::now() >= deadline {
+            let slow = format!("the database has not got to the write within {GROUP_TIMEOUT:?}");
+            return Err(Fault::Down(Error::new(ErrorKind::Busy, slow)));
+        }
+        if !job.claim.take(BEGUN) {
+            results.push(abandoned());
+            continue;
+        }
+        match engine.execute(job.sql, &job.params) {
+            Ok(written) => results.push(Ok(written)),
+            Err(Fault::Refused(error)) => results.push(Err(error)),
+            Err(fault) => return Err(fault),
+        }
+    }
+    if results.iter().all(Result::is_err) {
+        engine.rollback();
+        return Ok(results);
+    }
+    match engine.commit() {
+        Ok(()) => Ok(results),
+        Err(CommitFault::RolledBack(fault)) => Err(fault),
+        Err(CommitFault::Unknown(error)) => {
+            engine.reset();
+            let unknown = Error::new(ErrorKind::OutcomeUnknown, error.message());
+            // A statement that was refused had no part in the commit.
+            Ok(results.into_iter().map(|result| result.and(Err(unknown.clone()))).collect())
+        }
+    }
+}
+
+fn all(group: &[Job], error: &Error) -> Vec<Result<Written>> {
+    group.iter().map(|_| Err(error.clone())).collect()
+}
+
+/// What nobody hears: the caller has gone.
+fn abandoned() -> Result<Written> {
+    fail!(Busy, "the write was given up before it was begun")
+}

@@ -1,0 +1,19 @@
+//! What every part of TNV stands on. From the bottom up: [`error`] and [`limits`]; [`wire`], which
+//! alone knows the layout of messages; [`net`], sockets with deadlines; [`conn`], the client's end
+//! of a framed connection; [`server`], the accept loop and its workers, and [`framed`], the
+//! server's end of the protocol on it; [`config`]; [`db`]; and [`daemon`], the life of a server
+//! process.
+
+pub mod config;
+pub mod conn;
+pub mod daemon;
+pub mod db;
+pub mod error;
+pub mod framed;
+pub mod limits;
+pub mod net;
+pub mod peer;
+pub mod server;
+pub mod stop;
+pub mod wire;
+pub mod workers;

@@ -1,0 +1,265 @@
+//! Sockets with deadlines. A [`Stream`] is non-blocking inside and each wait is a poll(2) with a
+//! bound, so that the usual case, data that is there already, costs one system call.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, Shutdown};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::error::{Context, Result};
+use crate::fail;
+use crate::limits::LISTEN_BACKLOG;
+
+/// sendfile moves at most this much a call, so that progress is seen in between.
+const SEND_FILE_BYTES: u64 = 1 << 20;
+
+/// A TCP or unix stream. Its methods take `&self`: one thread may shut down what another waits on.
+pub struct Stream {
+    fd: OwnedFd,
+    peer: Option<SocketAddr>,
+}
+
+impl Stream {
+    /// Connects within `timeout`, from the local address `from` where one is given.
+    pub fn connect(address: SocketAddr, from: Option<IpAddr>, timeout: Duration) -> Result<Stream> {
+        let connect = || -> io::Result<Stream> {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+            if let Some(ip) = from.filter(|ip| !ip.is_unspecified() && ip.is_ipv4() == address.is_ipv4()) {
+                socket.bind(&SocketAddr::new(ip, 0).into())?;
+            }
+            socket.connect_timeout(&address.into(), timeout)?;
+            Stream::from_tcp(socket.into())
+        };
+        connect().context(|| format!("connect to {address}"))
+    }
+
+    /// Takes over a connected TCP socket; small messages leave at once.
+    pub fn from_tcp(socket: TcpStream) -> io::Result<Stream> {
+        socket.set_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        let peer = socket.peer_addr()?;
+        Ok(Stream { fd: socket.into(), peer: Some(peer) })
+    }
+
+    /// Takes over a connected unix socket.
+    pub fn from_unix(socket: UnixStream) -> io::Result<Stream> {
+        socket.set_nonblocking(true)?;
+        Ok(Stream { fd: socket.into(), peer: None })
+    }
+
+    /// The other end's address; a unix socket has none.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// Lets the kernel find out that a silent peer is gone: first asked after 30 s, lost after 60 s.
+    pub fn keep_alive(&self) -> io::Result<()> {
+        rustix::net::sockopt::set_tcp_keepidle(&self.fd, Duration::from_secs(30))?;
+        rustix::net::sockopt::set_tcp_keepintvl(&self.fd, Duration::from_secs(10))?;
+        rustix::net::sockopt::set_tcp_keepcnt(&self.fd, 3)?;
+        rustix::net::sockopt::set_socket_keepalive(&self.fd, true)?;
+        Ok(())
+    }
+
+    /// Reads what there is, waiting for it until `deadline`; 0 is the end of the stream.
+    pub fn read_some(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
+        loop {
+            match rustix::io::read(&self.fd, &mut *buffer) {
+                Err(Errno::AGAIN) => self.wait(PollFlags::IN, deadline)?,
+                Err(Errno::INTR) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    /// Fills the buffer before `deadline`, or fails.
+    pub fn read_full(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<()> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.read_some(&mut buffer[filled..], deadline)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => filled += count,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of it; `progress` is the longest wait without a byte taken.
+    pub fn write_full(&self, bytes: &[u8], progress: Duration) -> io::Result<()> {
+        self.write_two(bytes, &[], progress)
+    }
+
+    /// Writes two pieces as if they were one, in one system call where the socket takes them.
+    pub fn write_two(&self, head: &[u8], body: &[u8], progress: Duration) -> io::Result<()> {
+        let mut written = 0;
+        while written < head.len() + body.len() {
+            let head_left = &head[written.min(head.len())..];
+            let body_left = &body[written.saturating_sub(head.len())..];
+            match rustix::io::writev(&self.fd, &[IoSlice::new(head_left), IoSlice::new(body_left)]) {
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, Instant::now() + progress)?,
+                Err(Errno::INTR) => {}
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                result => written += result?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the head of a message whose content follows at once: it may wait to share a segment.
+    pub fn write_head(&self, head: &[u8], progress: Duration) -> io::Result<()> {
+        let mut written = 0;
+        while written < head.len() {
+            match rustix::net::send(&self.fd, &head[written..], SendFlags::MORE | SendFlags::NOSIGNAL) {
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, Instant::now() + progress)?,
+                Err(Errno::INTR) => {}
+                result => written += result?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a part of a file without copying it through this process.
+    pub fn send_file(&self, file: &File, offset: u64, bytes: u64, progress: Duration) -> io::Result<()> {
+        let mut position = offset;
+        let end = offset + bytes;
+        while position < end {
+            let count = usize::try_from((end - position).min(SEND_FILE_BYTES)).unwrap_or(usize::MAX);
+            match rustix::fs::sendfile(&self.fd, file, Some(&mut position), count) {
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, Instant::now() + progress)?,
+                Err(Errno::INTR) => {}
+                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends early")),
+                result => drop(result?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether data, the end or an error is waiting.
+    pub fn readable_now(&self) -> bool {
+        self.wait_readable(Duration::ZERO).unwrap_or(true)
+    }
+
+    /// Waits for data, the end or an error; false when the time is over first.
+    pub fn wait_readable(&self, timeout: Duration) -> io::Result<bool> {
+        match self.wait(PollFlags::IN, Instant::now() + timeout) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells the peer that nothing more will come.
+    pub fn shutdown_write(&self) {
+        // It fails only on a connection that is gone already.
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Write);
+    }
+
+    /// Ends both directions: whoever waits on this stream wakes.
+    pub fn shutdown(&self) {
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
+    }
+
+    /// Closes so that the last reply is not lost: what the peer still sends is read and dropped,
+    /// since closing with unread data resets the connection and takes the reply with it.
+    pub fn close_gently(&self, timeout: Duration, bytes_max: u64) {
+        self.shutdown_write();
+        let deadline = Instant::now() + timeout;
+        let mut buffer = [0; 16 << 10];
+        let mut dropped = 0;
+        while dropped < bytes_max {
+            match self.read_some(&mut buffer, deadline) {
+                Ok(count) if count > 0 => dropped += count as u64,
+                _ => break,
+            }
+        }
+    }
+
+    fn wait(&self, flags: PollFlags, deadline: Instant) -> io::Result<()> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+            match poll(&mut [PollFd::new(&self.fd, flags)], Some(&left)) {
+                Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "timed out")),
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The addresses of `host`, `host:port`, `[v6]` or `[v6]:port`, looked up where it is a name.
+pub fn resolve(host_port: &str, default_port: u16) -> Result<Vec<SocketAddr>> {
+    let port_of = |port: &str| match port.parse::<u16>() {
+        Ok(port) => Ok(port),
+        Err(_) => fail!(Invalid, "invalid address '{host_port}', port '{port}', want 0 to 65535"),
+    };
+    let (host, port) = match host_port.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((host, "")) => (host, default_port),
+            Some((host, port)) => (host, port_of(port.strip_prefix(':').unwrap_or(port))?),
+            None => {
+                return fail!(Invalid, "invalid address '{host_port}', want a ']' after the IPv6 address");
+            }
+        },
+        None => match host_port.rsplit_once(':') {
+            Some((host, _)) if host.contains(':') => {
+                return fail!(
+                    Invalid,
+                    "invalid address '{host_port}', want an IPv6 address in brackets, [{host_port}]"
+                );
+            }
+            Some((host, port)) => (host, port_of(port)?),
+            None => (host_port, default_port),
+        },
+    };
+    if host.is_empty() {
+        return fail!(Invalid, "invalid address '{host_port}', want host:port");
+    }
+    let found: Vec<SocketAddr> = match (host, port).to_socket_addrs() {
+        Ok(found) => found.collect(),
+        Err(error) => return fail!(Unavailable, "look up the host '{host}': {error}"),
+    };
+    match found.is_empty() {
+        false => Ok(found),
+        true => fail!(Unavailable, "the host '{host}' has no address"),
+    }
+}
+
+/// Listens there, with a backlog that a burst of connects fits in. Non-blocking.
+pub fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let listen = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(LISTEN_BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    };
+    match listen() {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            fail!(Unavailable, "listen on {address}: the port is taken by another program")
+        }
+        Err(error) => Err(error).context(|| format!("listen on {address}")),
+    }
+}
+
+/// This host's name, as storages show it to trackers and as failure replies begin.
+pub fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "localhost".to_owned() } else { name }
+}

@@ -1,0 +1,10 @@
+//! The wire: every byte layout of the protocol, in one place, used by both ends. Nothing here
+//! knows a socket or a file; what is decoded here needs no second check inside the house.
+
+pub mod field;
+pub mod header;
+pub mod names;
+pub mod tnv;
+
+pub use header::{FAILURE, HEADER_BYTES, Header};
+pub use names::{AppId, FileId, GroupName, HostName, IdKey, UserId};

@@ -1,0 +1,223 @@
+//! The server loop and the framing on it, with real sockets: who waits holds no worker, who
+//! misbehaves loses only his own connection, and the end is graceful.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tnv_common::conn::Conn;
+use tnv_common::error::{ErrorKind, Result};
+use tnv_common::framed::{Framed, Handler, Request};
+use tnv_common::net::listen;
+use tnv_common::server::{self, ServerSettings};
+use tnv_common::stop::Stop;
+use tnv_common::{fail, limits};
+
+const ECHO: u8 = 1;
+const SLOW: u8 = 2;
+const PANIC: u8 = 3;
+const REFUSE: u8 = 4;
+const SILENT: u8 = 5;
+const REPLY: u8 = 200;
+
+/// A handler that shows every way a request can end.
+struct Sample;
+
+impl Handler for Sample {
+    type Conn = u32;
+    const REPLY: u8 = REPLY;
+
+    fn handle(&self, request: &mut Request<'_, u32>) -> Result<()> {
+        *request.conn += 1;
+        match request.command() {
+            ECHO => {
+                let body = request.small(limits::SMALL_BODY_BYTES_MAX)?;
+                request.reply(&body)
+            }
+            SLOW => {
+                std::thread::sleep(Duration::from_millis(500));
+                request.reply(b"slow")
+            }
+            PANIC => panic!("as asked"),
+            REFUSE => fail!(Exists, "refused unread"),
+            SILENT => Ok(()),
+            _ => Err(request.unknown_command()),
+        }
+    }
+}
+
+struct Running {
+    address: SocketAddr,
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    fn start(threads: usize, max_conns: usize) -> Running {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = Stop::new().unwrap();
+        let settings =
+            ServerSettings { name: "test", threads, max_conns, stop_timeout: Duration::from_secs(5) };
+        let service = Arc::new(Framed::new(Sample, "host".to_owned(), max_conns));
+        let told = stop.clone();
+        let thread = std::thread::spawn(move || server::run(listener, &settings, service, &told).unwrap());
+        Running { address, stop, thread: Some(thread) }
+    }
+
+    fn connect(&self) -> Conn {
+        Conn::connect(self.address, None).unwrap()
+    }
+
+    fn raw(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.set();
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || matches!(ended, Some(Ok(()))), "the server loop ended badly");
+    }
+}
+
+fn echo(conn: &mut Conn) {
+    assert_eq!(conn.call(ECHO, b"hello", REPLY, 100).unwrap(), b"hello");
+}
+
+#[test]
+fn more_connections_than_workers_do_not_stall_the_busy_one() {
+    let server = Running::start(2, 1000);
+    let mut idle: Vec<Conn> = (0..200).map(|_| server.connect()).collect();
+    let mut busy = server.connect();
+    (0..100).for_each(|_| echo(&mut busy));
+    idle.iter_mut().for_each(echo);
+}
+
+#[test]
+fn a_request_in_single_bytes_is_served() {
+    let server = Running::start(2, 10);
+    let mut stream = server.raw();
+    for byte in b"\0\0\0\0\0\0\0\x02\x01\0hi" {
+        stream.write_all(&[*byte]).unwrap();
+    }
+    let mut reply = [0; 12];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"\0\0\0\0\0\0\0\x02\xC8\0hi");
+}
+
+#[test]
+fn requests_sent_in_one_go_are_answered_in_order() {
+    let server = Running::start(2, 10);
+    let mut stream = server.raw();
+    stream.write_all(&b"\0\0\0\0\0\0\0\x01\x01\0a".repeat(50)).unwrap();
+    let mut replies = [0; 550];
+    stream.read_exact(&mut replies).unwrap();
+    assert_eq!(replies.to_vec(), b"\0\0\0\0\0\0\0\x01\xC8\0a".repeat(50));
+}
+
+#[test]
+fn a_panic_costs_only_its_own_connection() {
+    let server = Running::start(1, 10);
+    for _ in 0..3 {
+        let mut conn = server.connect();
+        assert!(conn.call(PANIC, b"", REPLY, 0).is_err());
+        assert!(!conn.replied());
+    }
+    echo(&mut server.connect());
+}
+
+#[test]
+fn a_refused_request_is_drained_and_its_sender_reads_why() {
+    let server = Running::start(2, 10);
+    let mut stream = server.raw();
+    let size: u64 = 64 << 20;
+    stream.write_all(&size.to_be_bytes()).unwrap();
+    stream.write_all(&[REFUSE, 0]).unwrap();
+    let piece = vec![0; 1 << 20];
+    (0..64).for_each(|_| stream.write_all(&piece).unwrap());
+    let mut reply = vec![0; 10 + 2 + "[host] refused unread\0".len()];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply[8..12], &[REPLY, 0xFD, 0xFF, 0xEF]);
+    assert!(reply.ends_with(b"[host] refused unread\0"));
+    // The framing is intact: the connection serves on.
+    stream.write_all(b"\0\0\0\0\0\0\0\x02\x01\0hi").unwrap();
+    let mut reply = [0; 12];
+    stream.read_exact(&mut reply).unwrap();
+    assert!(reply.ends_with(b"hi"));
+}
+
+#[test]
+fn an_endless_refused_request_is_cut() {
+    let server = Running::start(2, 10);
+    let mut stream = server.raw();
+    stream.write_all(&i64::MAX.to_be_bytes()).unwrap();
+    stream.write_all(&[REFUSE, 0]).unwrap();
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).unwrap();
+    assert!(reply.ends_with(b"refused unread\0"));
+}
+
+#[test]
+fn bad_framing_is_answered_and_closed() {
+    let server = Running::start(2, 10);
+    for message in [&[0xFF; 10][..], b"\0\0\0\0\0\0\0\0\x63\0", b"\0\0\0\0\x7F\0\0\0\x01\0"] {
+        let mut stream = server.raw();
+        stream.write_all(message).unwrap();
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).unwrap();
+        assert_eq!(reply[8..10], [REPLY, 0xFD], "{message:?}");
+    }
+}
+
+#[test]
+fn a_handler_that_forgets_to_reply_is_found_out() {
+    let server = Running::start(2, 10);
+    let error = server.connect().call(SILENT, b"", REPLY, 0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+}
+
+#[test]
+fn a_connection_over_the_limit_is_told_so() {
+    let server = Running::start(2, 3);
+    let mut conns: Vec<Conn> = (0..3).map(|_| server.connect()).collect();
+    conns.iter_mut().for_each(echo);
+    let mut over = server.connect();
+    let error = over.call(ECHO, b"", REPLY, 0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+    conns.pop();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while server.connect().call(ECHO, b"", REPLY, 0).is_err() {
+        assert!(Instant::now() < deadline, "the freed place was never given");
+    }
+}
+
+#[test]
+fn what_is_under_way_is_finished_at_the_stop() {
+    let server = Running::start(2, 10);
+    let mut conn = server.connect();
+    conn.send(SLOW, b"").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    server.stop.set();
+    let mut body = [0; 4];
+    assert_eq!(conn.reply(REPLY, 4).unwrap(), 4);
+    conn.read_body(&mut body).unwrap();
+    assert_eq!(&body, b"slow");
+}
+
+#[test]
+fn a_half_sent_header_is_given_up_after_the_deadline() {
+    // The only test that waits for a deadline; it is the one that keeps drips from holding workers.
+    let server = Running::start(1, 10);
+    let mut stream = server.raw();
+    stream.write_all(&[0; 5]).unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty());
+    echo(&mut server.connect());
+}
