@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::limits::{STACK_BYTES, WORKER_IDLE_TIMEOUT};
 
@@ -57,6 +57,22 @@ impl Workers {
         state.jobs.len() > state.idle
     }
 
+    /// Waits until no job is queued or under way, at most so long; tells whether that came.
+    pub fn wait_idle(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let state = self.shared.lock();
+            if state.jobs.is_empty() && state.workers == state.idle {
+                return true;
+            }
+            drop(state);
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn spawn(&self, state: &mut State) {
         let shared = Arc::clone(&self.shared);
         let thread = thread::Builder::new().name(self.shared.name.clone()).stack_size(STACK_BYTES);
@@ -101,24 +117,6 @@ impl Shared {
     }
 }
 
-impl Workers {
-    /// Waits until no job is queued or under way, at most so long; tells whether that came.
-    pub fn wait_idle(&self, timeout: Duration) -> bool {
-        let deadline = std::time::Instant::now() + timeout;
-        loop {
-            let state = self.shared.lock();
-            if state.jobs.is_empty() && state.workers == state.idle {
-                return true;
-            }
-            drop(state);
-            if std::time::Instant::now() >= deadline {
-                return false;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,7 +130,9 @@ mod tests {
             let barrier = Arc::new(Barrier::new(9));
             for _ in 0..8 {
                 let barrier = Arc::clone(&barrier);
-                workers.run(move || drop(barrier.wait()));
+                workers.run(move || {
+                    barrier.wait();
+                });
             }
             barrier.wait();
             assert!(workers.wait_idle(Duration::from_secs(10)));
@@ -146,7 +146,7 @@ mod tests {
             workers.run(|| panic!("as asked"));
         }
         let (done, wait) = crossbeam_channel::bounded(1);
-        workers.run(move || drop(done.send(())));
+        workers.run(move || done.send(()).unwrap());
         assert!(wait.recv_timeout(Duration::from_secs(10)).is_ok());
     }
 }

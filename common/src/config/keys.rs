@@ -122,8 +122,9 @@ keys! {
     TNV_GROUP_NAME: Name<GroupName> = Name::<GroupName>::KIND, "tnv_group_name", STORAGE, "group001", None;
 
     /// The directories that files are kept in; the one with the most free space takes the next
-    /// file. All storages of a group must have the very same texts here, and see the same files
-    /// under them: the path stands in the database as it is written here.
+    /// The directories that files are kept in; each new file goes where there is room. All storages
+    /// of a group must have the very same texts here, and see the same files under them: the path
+    /// stands in the database as it is written here.
     TNV_STORE_PATHS: StorePaths = StorePaths, "tnv_store_paths", STORAGE, "../data", None;
 
     /// Space that is kept free on the file system of each store path, as a number of bytes or as a
@@ -257,7 +258,7 @@ mod tests {
                 assert_eq!(key.check(&key.default(*part)), Ok(()), "default of {}", key.name());
             }
             assert_eq!(key.example().map_or(Ok(()), |example| key.check(example)), Ok(()), "{}", key.name());
-            assert!(key.default(Part::Tracker) != "" || key.example().is_some(), "{}", key.name());
+            assert!(!key.default(Part::Tracker).is_empty() || key.example().is_some(), "{}", key.name());
             assert!(key.doc().ends_with('.'), "{}", key.name());
         }
     }
