@@ -21,8 +21,8 @@ use mysql::prelude::Queryable;
 use mysql::{Conn, DriverError, OptsBuilder};
 
 use super::ROWS_MAX;
-use super::pool::Pool;
-use super::schema::{Schema, Sql, Table};
+use super::pool::{Lease, Pool};
+use super::schema::{Schema, Sql};
 use super::settings::DbSettings;
 use super::value::{Row, Value};
 use super::writer::{CommitFault, Engine, Fault, Written};
@@ -39,6 +39,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// And how long between two attempts.
 const START_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long one statement may take that makes a table, or adds to one that is full.
+const MAKE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Connections that read: existing servers allow 151 in all by default.
 const READERS_MAX: usize = 32;
@@ -93,11 +96,7 @@ impl Mysql {
     /// Connects, waiting for servers that cannot be reached, and makes what is missing.
     pub fn open(settings: &DbSettings, schema: &Schema, stop: &Stop) -> Result<(Mysql, MysqlEngine)> {
         let connector = Arc::new(Connector::new(settings, schema.database));
-        let mut connection = connect_patiently(&connector, stop)?;
-        let opened = prepare_schema(&mut connection.conn, schema)
-            .and_then(|()| version(&mut connection.conn))
-            .map_err(|failure| connector.refusal(&connection.address, &failure));
-        let server = format!("{} at {}, database {}", opened?, connection.address, schema.database);
+        let (connection, server) = patiently(stop, || connector.connect_and_prepare(schema))?;
         let engine = MysqlEngine { connector: Arc::clone(&connector), connection: Some(connection) };
         Ok((Mysql { connector, readers: Pool::new(READERS_MAX), server }, engine))
     }
@@ -106,10 +105,12 @@ impl Mysql {
     pub fn probe(settings: &DbSettings, schema: &Schema) -> Result<String> {
         let connector = Connector::new(settings, schema.database);
         let mut connection = connector.connect(Scope::Server).map_err(NotConnected::into_error)?;
-        let refusal = |failure: &Failure| connector.refusal(&connection.address, failure);
-        let server = version(&mut connection.conn).map_err(|failure| refusal(&failure))?;
-        let exists = exists(&mut connection.conn, HAS_DATABASE, &[schema.database.into()]);
-        let state = if exists.map_err(|failure| refusal(&failure))? { "" } else { " (to be made)" };
+        let conn = &mut connection.conn;
+        let found = version(conn)
+            .and_then(|server| Ok((server, exists(conn, HAS_DATABASE, &[schema.database.into()])?)));
+        let (server, exists) =
+            found.map_err(|failure| connector.not_served(&connection.address, failure).into_error())?;
+        let state = if exists { "" } else { " (to be made)" };
         Ok(format!("{server} at {}, database {}{state}", connection.address, schema.database))
     }
 
@@ -122,37 +123,17 @@ impl Mysql {
     pub fn read(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
         let mut lease = self.readers.lease(LEASE_TIMEOUT)?;
         if let Some((mut connection, idle)) = lease.reused.take() {
-            let sound = idle < PING_AFTER || connection.conn.ping().is_ok();
-            match sound.then(|| query(&mut connection.conn, sql.mysql, params)) {
-                Some(Ok(rows)) => {
-                    lease.give_back(connection);
-                    return Ok(rows);
+            if idle < PING_AFTER || connection.conn.ping().is_ok() {
+                match query(&mut connection.conn, sql.mysql, params) {
+                    Err(Failure::Broken { timed_out: false, hopeless: false, .. }) => {}
+                    answer => return finish(lease, connection, answer),
                 }
-                Some(Err(failure @ Failure::Told(..))) => {
-                    let error = failure.into_error(&connection.address);
-                    lease.give_back(connection);
-                    return Err(error);
-                }
-                Some(Err(failure @ Failure::Broken { timed_out: true, .. })) => {
-                    return Err(failure.into_error(&connection.address));
-                }
-                Some(Err(Failure::Broken { .. })) | None => self.readers.clear(),
             }
+            self.readers.clear();
         }
         let mut connection = self.connector.connect(Scope::Database).map_err(NotConnected::into_error)?;
-        match query(&mut connection.conn, sql.mysql, params) {
-            Ok(rows) => {
-                lease.give_back(connection);
-                Ok(rows)
-            }
-            Err(failure) => {
-                let error = failure.to_error(&connection.address);
-                if let Failure::Told(..) = failure {
-                    lease.give_back(connection);
-                }
-                Err(error)
-            }
-        }
+        let answer = query(&mut connection.conn, sql.mysql, params);
+        finish(lease, connection, answer)
     }
 
     /// Asks every address: with several it is not known which one the commit went to, and a server
@@ -167,13 +148,27 @@ impl Mysql {
             let connected = self.connector.connect_to(address, Scope::Database);
             let mut connection = connected.map_err(NotConnected::into_error)?;
             let rows = query(&mut connection.conn, sql.mysql, params)
-                .map_err(|failure| failure.into_error(&connection.address))?;
+                .map_err(|failure| failure.to_error(&connection.address))?;
             if !rows.is_empty() {
                 return Ok(false);
             }
         }
         Ok(true)
     }
+}
+
+/// Keeps the connection for others if it is sound.
+fn finish(
+    lease: Lease<'_, Connection>,
+    connection: Connection,
+    answer: StdResult<Vec<Row>, Failure>,
+) -> Result<Vec<Row>> {
+    let broken = matches!(answer, Err(Failure::Broken { .. }));
+    let result = answer.map_err(|failure| failure.to_error(&connection.address));
+    if !broken {
+        lease.give_back(connection);
+    }
+    result
 }
 
 /// The writing half.
@@ -203,21 +198,19 @@ impl Engine for MysqlEngine {
     fn begin(&mut self) -> StdResult<(), Fault> {
         let connection = self.connection()?;
         command(&mut connection.conn, "START TRANSACTION")
-            .map_err(|failure| Fault::Lost(failure.into_error(&connection.address)))
+            .map_err(|failure| Fault::Lost(failure.to_unavailable(&connection.address)))
     }
 
     fn execute(&mut self, sql: &'static Sql, params: &[Value]) -> StdResult<Written, Fault> {
         let connection = self.connection.as_mut().ok_or_else(|| Fault::Lost(no_connection()))?;
         let address = &connection.address;
         write(&mut connection.conn, sql.mysql, params).map_err(|failure| match failure {
-            Failure::Broken { .. } => Fault::Lost(failure.into_error(address)),
-            Failure::Told(code, _) if CONFLICTS.contains(&code) => {
-                Fault::Conflict(failure.into_error(address))
-            }
+            Failure::Broken { .. } => Fault::Lost(failure.to_error(address)),
+            Failure::Told(code, _) if CONFLICTS.contains(&code) => Fault::Conflict(failure.to_error(address)),
             Failure::Told(code, _) if HARMLESS.contains(&code) || DUPLICATES.contains(&code) => {
-                Fault::Refused(failure.into_error(address))
+                Fault::Refused(failure.to_error(address))
             }
-            Failure::Told(..) => Fault::Spoilt(failure.into_error(address)),
+            Failure::Told(..) => Fault::Spoilt(failure.to_error(address)),
         })
     }
 
@@ -252,6 +245,8 @@ struct Connection {
     conn: Conn,
     /// As in the configuration.
     address: String,
+    /// As resolved.
+    peer: SocketAddr,
 }
 
 /// Makes connections to whichever of the addresses answers.
@@ -325,45 +320,71 @@ impl Connector {
             _ => NotConnected::Unreachable(error.context(format!("connect to MySQL at {address}"))),
         })?;
         let mut failed = None;
-        for socket_address in resolved {
-            match self.log_in(socket_address, scope) {
-                Ok(conn) => return Ok(Connection { conn, address: address.to_owned() }),
+        for peer in resolved {
+            match self.log_in(peer, scope, self.settings.rw_timeout) {
+                Ok(conn) => return Ok(Connection { conn, address: address.to_owned(), peer }),
                 Err(failure) => failed = Some(failure),
             }
         }
         Err(match failed {
-            Some(Failure::Told(code, text)) if !PASSING.contains(&code) => {
-                NotConnected::Refused(self.refusal(address, &Failure::Told(code, text)))
-            }
-            Some(failure @ Failure::Broken { final_: true, .. }) => {
-                NotConnected::Refused(self.refusal(address, &failure))
-            }
-            Some(failure) => NotConnected::Unreachable(failure.into_unavailable(address)),
+            Some(failure) => self.not_served(address, failure),
             None => NotConnected::Unreachable(no_connection()),
         })
     }
 
-    fn log_in(&self, address: SocketAddr, scope: Scope) -> StdResult<Conn, Failure> {
+    /// Connects, makes what of the schema is missing, and learns what the server is.
+    fn connect_and_prepare(&self, schema: &Schema) -> StdResult<(Connection, String), NotConnected> {
+        let mut connection = self.connect(Scope::Server)?;
+        let conn = &mut connection.conn;
+        let prepared = missing(conn, schema).and_then(|missing| {
+            if missing.database.is_some() || !missing.tables.is_empty() {
+                // On a connection of its own, which waits for longer: a table may be large.
+                let mut patient = self.log_in(connection.peer, Scope::Server, MAKE_TIMEOUT)?;
+                make(&mut patient, schema.database, &missing)?;
+            }
+            conn.select_db(schema.database)?;
+            version(conn)
+        });
+        let server = prepared.map_err(|failure| self.not_served(&connection.address, failure))?;
+        let server = format!("{server} at {}, database {}", connection.address, schema.database);
+        Ok((connection, server))
+    }
+
+    fn log_in(&self, peer: SocketAddr, scope: Scope, rw_timeout: Duration) -> StdResult<Conn, Failure> {
         let settings = &self.settings;
-        let lock_wait = (settings.rw_timeout.as_secs() / 2).clamp(1, LOCK_WAIT_SECS_MAX);
+        let lock_wait = (rw_timeout.as_secs() / 2).clamp(1, LOCK_WAIT_SECS_MAX);
         let session = format!(
             "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
              SESSION autocommit = 1, SESSION innodb_lock_wait_timeout = {lock_wait}"
         );
         let options = OptsBuilder::new()
-            .ip_or_hostname(Some(address.ip().to_string()))
-            .tcp_port(address.port())
+            .ip_or_hostname(Some(peer.ip().to_string()))
+            .tcp_port(peer.port())
             .prefer_socket(false)
             .user(Some(settings.user.as_str()))
             .pass(Some(settings.password.expose()))
             .db_name((scope == Scope::Database).then_some(self.database))
             .tcp_connect_timeout(Some(CONNECT_TIMEOUT))
-            .read_timeout(Some(settings.rw_timeout))
-            .write_timeout(Some(settings.rw_timeout))
+            .read_timeout(Some(rw_timeout))
+            .write_timeout(Some(rw_timeout))
             .stmt_cache_size(STATEMENTS_MAX)
             .max_allowed_packet(Some(PACKET_BYTES_MAX))
             .init(vec![session]);
         Ok(Conn::new(options)?)
+    }
+
+    /// What a failure of connecting means: that the server is not there now, or that it will not
+    /// have this client.
+    fn not_served(&self, address: &str, failure: Failure) -> NotConnected {
+        match failure {
+            Failure::Told(code, _) if !PASSING.contains(&code) => {
+                NotConnected::Refused(self.refusal(address, &failure))
+            }
+            Failure::Broken { hopeless: true, .. } => NotConnected::Refused(self.refusal(address, &failure)),
+            Failure::Told(..) | Failure::Broken { .. } => {
+                NotConnected::Unreachable(failure.to_unavailable(address))
+            }
+        }
     }
 
     /// What to do about a server that refuses this client.
@@ -395,13 +416,13 @@ enum Failure {
         text: String,
         timed_out: bool,
         /// Trying again would not help.
-        final_: bool,
+        hopeless: bool,
     },
 }
 
 impl From<mysql::Error> for Failure {
     fn from(error: mysql::Error) -> Failure {
-        let broken = |text: String| Failure::Broken { text, timed_out: false, final_: false };
+        let broken = |text: String| Failure::Broken { text, timed_out: false, hopeless: false };
         match error {
             mysql::Error::MySqlError(told) if CLOSING.contains(&told.code) => {
                 broken(format!("error {}: {}", told.code, told.message))
@@ -409,7 +430,7 @@ impl From<mysql::Error> for Failure {
             mysql::Error::MySqlError(told) => Failure::Told(told.code, told.message),
             mysql::Error::IoError(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                    Failure::Broken { text: "no answer in time".into(), timed_out: true, final_: false }
+                    Failure::Broken { text: "no answer in time".into(), timed_out: true, hopeless: false }
                 }
                 _ => broken(error.to_string()),
             },
@@ -426,7 +447,7 @@ impl From<mysql::Error> for Failure {
                 | DriverError::UnsupportedProtocol(_)
                 | DriverError::Protocol41NotSet
                 | DriverError::MismatchedStmtParams(..)),
-            ) => Failure::Broken { text: error.to_string(), timed_out: false, final_: true },
+            ) => Failure::Broken { text: error.to_string(), timed_out: false, hopeless: true },
             error => broken(error.to_string()),
         }
     }
@@ -444,9 +465,15 @@ impl fmt::Display for Failure {
 impl Failure {
     /// An answer that is not read to its end.
     fn cut_short(text: String) -> Failure {
-        Failure::Broken { text, timed_out: false, final_: true }
+        Failure::Broken { text, timed_out: false, hopeless: true }
     }
 
+    /// In our terms, where it does not matter what was asked.
+    fn to_unavailable(&self, address: &str) -> Error {
+        Error::new(ErrorKind::Unavailable, format!("MySQL at {address}: {self}"))
+    }
+
+    /// In our terms, for who asked.
     fn to_error(&self, address: &str) -> Error {
         let kind = match self {
             Failure::Told(code, _) if DUPLICATES.contains(code) => ErrorKind::Exists,
@@ -457,26 +484,18 @@ impl Failure {
         };
         Error::new(kind, format!("MySQL at {address}: {self}"))
     }
-
-    fn into_error(self, address: &str) -> Error {
-        self.to_error(address)
-    }
-
-    fn into_unavailable(self, address: &str) -> Error {
-        Error::new(ErrorKind::Unavailable, format!("MySQL at {address}: {self}"))
-    }
 }
 
 fn no_connection() -> Error {
     Error::new(ErrorKind::Unavailable, "there is no connection to MySQL")
 }
 
-/// Connects at the start, when the database's host may be starting too.
-fn connect_patiently(connector: &Connector, stop: &Stop) -> Result<Connection> {
+/// Waits for the server at the start, when the database's host may be starting too.
+fn patiently<T>(stop: &Stop, mut open: impl FnMut() -> StdResult<T, NotConnected>) -> Result<T> {
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
-        match connector.connect(Scope::Server) {
-            Ok(connection) => return Ok(connection),
+        match open() {
+            Ok(opened) => return Ok(opened),
             Err(NotConnected::Refused(error)) => return Err(error),
             Err(NotConnected::Unreachable(error)) if Instant::now() >= deadline => {
                 return Err(error.context(format!("no database for {START_TIMEOUT:?}")));
@@ -498,40 +517,53 @@ const HAS_COLUMN: &str = "SELECT 1 FROM information_schema.COLUMNS \
 const HAS_INDEX: &str = "SELECT 1 FROM information_schema.STATISTICS \
      WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND INDEX_NAME = ? LIMIT 1";
 
-/// Makes what is missing. What is there is only looked at: an account that may not make anything
+/// The statements that make what is missing.
+#[derive(Default)]
+struct Missing {
+    database: Option<String>,
+    tables: Vec<String>,
+}
+
+/// Looks what is missing. Nothing is made that is there: an account that may not make anything
 /// serves where nothing is to be made.
-fn prepare_schema(conn: &mut Conn, schema: &Schema) -> StdResult<(), Failure> {
+fn missing(conn: &mut Conn, schema: &Schema) -> StdResult<Missing, Failure> {
     let database = schema.database;
+    let mut missing = Missing::default();
     if !exists(conn, HAS_DATABASE, &[database.into()])? {
-        make(conn, &schema.mysql_create())?;
+        missing.database = Some(schema.mysql_create());
+    }
+    for table in schema.tables {
+        if !exists(conn, HAS_TABLE, &[database.into(), table.name.into()])? {
+            missing.tables.push(table.mysql_create());
+        }
+        for column in table.added {
+            if !exists(conn, HAS_COLUMN, &[database.into(), table.name.into(), column.name.into()])? {
+                missing.tables.push(table.mysql_add_column(column));
+            }
+        }
+        for index in table.indexes {
+            if !exists(conn, HAS_INDEX, &[database.into(), table.name.into(), index.name.into()])? {
+                missing.tables.push(table.mysql_add_index(index));
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Makes it. What another server made in the meantime is as good.
+fn make(conn: &mut Conn, database: &str, missing: &Missing) -> StdResult<(), Failure> {
+    let run = |conn: &mut Conn, sql: &str| {
+        log::info!("database {database}: {}", sql.lines().next().unwrap_or(sql));
+        match command(conn, sql) {
+            Err(Failure::Told(code, _)) if DONE_BY_ANOTHER.contains(&code) => Ok(()),
+            made => made,
+        }
+    };
+    if let Some(sql) = &missing.database {
+        run(conn, sql)?;
     }
     conn.select_db(database)?;
-    schema.tables.iter().try_for_each(|table| prepare_table(conn, database, table))
-}
-
-fn prepare_table(conn: &mut Conn, database: &str, table: &Table) -> StdResult<(), Failure> {
-    if !exists(conn, HAS_TABLE, &[database.into(), table.name.into()])? {
-        make(conn, &table.mysql_create())?;
-    }
-    for column in table.added {
-        if !exists(conn, HAS_COLUMN, &[database.into(), table.name.into(), column.name.into()])? {
-            make(conn, &table.mysql_add_column(column))?;
-        }
-    }
-    for index in table.indexes {
-        if !exists(conn, HAS_INDEX, &[database.into(), table.name.into(), index.name.into()])? {
-            make(conn, &table.mysql_add_index(index))?;
-        }
-    }
-    Ok(())
-}
-
-fn make(conn: &mut Conn, sql: &str) -> StdResult<(), Failure> {
-    log::info!("database: {}", sql.lines().next().unwrap_or(sql));
-    match command(conn, sql) {
-        Err(Failure::Told(code, _)) if DONE_BY_ANOTHER.contains(&code) => Ok(()),
-        made => made,
-    }
+    missing.tables.iter().try_for_each(|sql| run(conn, sql))
 }
 
 fn exists(conn: &mut Conn, sql: &'static str, params: &[Value]) -> StdResult<bool, Failure> {
@@ -602,6 +634,6 @@ fn value_of(value: mysql::Value) -> StdResult<Value, Failure> {
             Err(error) => Value::Bytes(error.into_bytes()),
         },
         // Times are for people; no statement of ours computes with them, or with fractions.
-        other => Value::Text(other.as_sql(true)),
+        other => Value::Text(other.as_sql(true).trim_matches('\'').to_owned()),
     })
 }

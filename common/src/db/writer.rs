@@ -383,3 +383,209 @@ fn all(group: &[Job], error: &Error) -> Vec<Result<Written>> {
 fn abandoned() -> Result<Written> {
     fail!(Busy, "the write was given up before it was begun")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    static SQL: Sql = Sql::both("INSERT");
+
+    /// What an engine does at its next steps; with nothing left it succeeds.
+    #[derive(Clone, Default)]
+    struct Script(Arc<Mutex<Steps>>);
+
+    #[derive(Default)]
+    struct Steps {
+        begin: VecDeque<Fault>,
+        execute: VecDeque<Option<Fault>>,
+        commit: VecDeque<CommitFault>,
+        panics: bool,
+        open: Vec<i64>,
+        committed: Vec<i64>,
+        delay: Duration,
+    }
+
+    impl Script {
+        fn steps(&self) -> MutexGuard<'_, Steps> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        fn write(&self, values: &[i64]) -> Vec<Result<Written>> {
+            let mut engine = self.clone();
+            let jobs: Vec<Job> = values.iter().map(|value| job(*value)).collect();
+            write_group(&mut engine, &jobs)
+        }
+    }
+
+    fn job(value: i64) -> Job {
+        let (answer, _) = bounded(1);
+        Job { sql: &SQL, params: vec![value.into()], claim: Arc::default(), answer }
+    }
+
+    impl Engine for Script {
+        fn enter(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn leave(&mut self) {}
+
+        fn begin(&mut self) -> std::result::Result<(), Fault> {
+            let mut steps = self.steps();
+            assert!(steps.open.is_empty(), "a transaction was left open");
+            thread::sleep(steps.delay);
+            steps.begin.pop_front().map_or(Ok(()), Err)
+        }
+
+        fn execute(&mut self, _: &'static Sql, params: &[Value]) -> std::result::Result<Written, Fault> {
+            let mut steps = self.steps();
+            if std::mem::take(&mut steps.panics) {
+                panic!("as the test wants it");
+            }
+            match steps.execute.pop_front().flatten() {
+                Some(fault) => Err(fault),
+                None => {
+                    let Value::Int(value) = params[0] else { panic!("an integer") };
+                    steps.open.push(value);
+                    Ok(Written { affected: 1, last_id: value.cast_unsigned() })
+                }
+            }
+        }
+
+        fn commit(&mut self) -> std::result::Result<(), CommitFault> {
+            let mut steps = self.steps();
+            match steps.commit.pop_front() {
+                Some(fault) => Err(fault),
+                None => {
+                    let open = std::mem::take(&mut steps.open);
+                    steps.committed.extend(open);
+                    Ok(())
+                }
+            }
+        }
+
+        fn rollback(&mut self) {
+            self.steps().open.clear();
+        }
+
+        fn reset(&mut self) {
+            self.rollback();
+        }
+    }
+
+    fn error(kind: ErrorKind) -> Error {
+        Error::new(kind, "as the test wants it")
+    }
+
+    fn kinds(results: Vec<Result<Written>>) -> Vec<Option<ErrorKind>> {
+        results.into_iter().map(|result| result.err().map(|error| error.kind())).collect()
+    }
+
+    #[test]
+    fn a_refused_statement_fails_alone() {
+        let script = Script::default();
+        script.steps().execute = VecDeque::from([None, Some(Fault::Refused(error(ErrorKind::Exists)))]);
+        assert_eq!(kinds(script.write(&[1, 2, 3])), [None, Some(ErrorKind::Exists), None]);
+        assert_eq!(script.steps().committed, [1, 3]);
+    }
+
+    #[test]
+    fn what_spoils_the_transaction_fails_alone_too() {
+        let script = Script::default();
+        let spoilt = || Some(Fault::Spoilt(error(ErrorKind::Invalid)));
+        // Once in the group, and then alone.
+        script.steps().execute = VecDeque::from([None, spoilt(), None, spoilt()]);
+        assert_eq!(kinds(script.write(&[1, 2, 3])), [None, Some(ErrorKind::Invalid), None]);
+        assert_eq!(script.steps().committed, [1, 3]);
+    }
+
+    #[test]
+    fn a_conflict_is_tried_again_one_by_one_and_not_for_ever() {
+        let script = Script::default();
+        let conflict = || Some(Fault::Conflict(error(ErrorKind::Busy)));
+        script.steps().execute = VecDeque::from([conflict(), conflict(), conflict()]);
+        assert_eq!(kinds(script.write(&[1, 2])), [None, None]);
+        assert_eq!(script.steps().committed, [1, 2]);
+        script.steps().execute =
+            std::iter::repeat_with(conflict).take(1 + CONFLICT_ATTEMPTS as usize).collect();
+        assert_eq!(kinds(script.write(&[3, 4])), [Some(ErrorKind::Busy), None]);
+        assert_eq!(script.steps().committed, [1, 2, 4]);
+    }
+
+    #[test]
+    fn a_connection_lost_before_the_commit_costs_one_more_attempt_and_is_not_unknown() {
+        let script = Script::default();
+        script.steps().begin = VecDeque::from([Fault::Lost(error(ErrorKind::Unavailable))]);
+        assert_eq!(kinds(script.write(&[1])), [None]);
+        let lost = || Some(Fault::Lost(error(ErrorKind::Unavailable)));
+        script.steps().execute = VecDeque::from([None, lost(), lost()]);
+        let unavailable = Some(ErrorKind::Unavailable);
+        assert_eq!(kinds(script.write(&[2, 3])), [unavailable, unavailable]);
+        assert_eq!(script.steps().committed, [1]);
+    }
+
+    #[test]
+    fn a_commit_without_an_answer_is_unknown_only_to_what_it_held() {
+        let script = Script::default();
+        script.steps().execute = VecDeque::from([None, Some(Fault::Refused(error(ErrorKind::Exists)))]);
+        script.steps().commit = VecDeque::from([CommitFault::Unknown(error(ErrorKind::Unavailable))]);
+        assert_eq!(kinds(script.write(&[1, 2])), [Some(ErrorKind::OutcomeUnknown), Some(ErrorKind::Exists)]);
+        // And it is not sent again: that could apply it twice.
+        assert!(script.steps().committed.is_empty());
+    }
+
+    #[test]
+    fn what_its_caller_abandoned_is_never_run() {
+        let script = Script::default();
+        let jobs = [job(1), job(2)];
+        assert!(jobs[0].claim.take(ABANDONED));
+        let results = write_group(&mut script.clone(), &jobs);
+        assert!(results[0].is_err() && results[1].is_ok());
+        assert_eq!(script.steps().committed, [2]);
+        assert!(!jobs[1].claim.take(ABANDONED), "it was begun");
+    }
+
+    #[test]
+    fn a_panic_is_an_unknown_outcome_and_the_writer_goes_on() {
+        let script = Script::default();
+        let writer = Writer::start(script.clone()).unwrap();
+        script.steps().panics = true;
+        let result = writer.write(&SQL, vec![1.into()]);
+        assert_eq!(result.map_err(|error| error.kind()), Err(ErrorKind::OutcomeUnknown));
+        assert_eq!(writer.write(&SQL, vec![2.into()]).unwrap().last_id, 2);
+        assert_eq!(script.steps().committed, [2]);
+    }
+
+    #[test]
+    fn settling_waits_for_what_is_begun() {
+        let script = Script::default();
+        let writer = Writer::start(script.clone()).unwrap();
+        writer.settle(Duration::ZERO).unwrap();
+        script.steps().delay = Duration::from_millis(300);
+        thread::scope(|scope| {
+            let write = scope.spawn(|| writer.write(&SQL, vec![1.into()]));
+            thread::sleep(Duration::from_millis(100));
+            assert_eq!(writer.settle(Duration::ZERO).map_err(|error| error.kind()), Err(ErrorKind::Busy));
+            writer.settle(Duration::from_secs(5)).unwrap();
+            assert_eq!(script.steps().committed, [1]);
+            write.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn what_waits_together_is_committed_together() {
+        let script = Script::default();
+        let writer = Writer::start(script.clone()).unwrap();
+        script.steps().delay = Duration::from_millis(20);
+        let begun = Instant::now();
+        thread::scope(|scope| {
+            for value in 0..100 {
+                let writer = &writer;
+                scope.spawn(move || writer.write(&SQL, vec![value.into()]).unwrap());
+            }
+        });
+        assert!(begun.elapsed() < Duration::from_secs(1), "a hundred commits of 20 ms each");
+        assert_eq!(script.steps().committed.len(), 100);
+    }
+}
