@@ -1,0 +1,9 @@
+CREATE DATABASE IF NOT EXISTS `tnv_idsdb` DEFAULT CHARACTER SET utf8mb4;
+USE `tnv_idsdb`;
+
+CREATE TABLE IF NOT EXISTS `t_id_gen` (
+  `id` varchar(64) NOT NULL PRIMARY KEY,
+  `id_value` bigint,
+  `create_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP,
+  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;

@@ -1,0 +1,38 @@
+CREATE DATABASE IF NOT EXISTS `tnv_storagedb` DEFAULT CHARACTER SET utf8mb4;
+USE `tnv_storagedb`;
+
+CREATE TABLE IF NOT EXISTS `t_file_01` (
+  `id` varchar(256) NOT NULL PRIMARY KEY,
+  `appid` varchar(32),
+  `userid` varchar(128),
+  `status` tinyint,
+  `file_path` varchar(512),
+  `file_size` bigint,
+  `create_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP,
+  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+ALTER TABLE `t_file_01` ADD COLUMN `checksum` bigint NULL;
+
+CREATE TABLE IF NOT EXISTS `t_file_02` (
+  `id` varchar(256) NOT NULL PRIMARY KEY,
+  `appid` varchar(32),
+  `userid` varchar(128),
+  `status` tinyint,
+  `file_path` varchar(512),
+  `file_size` bigint,
+  `create_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP,
+  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+ALTER TABLE `t_file_02` ADD COLUMN `checksum` bigint NULL;
+
+CREATE TABLE IF NOT EXISTS `t_file_03` (
+  `id` varchar(256) NOT NULL PRIMARY KEY,
+  `appid` varchar(32),
+  `userid` varchar(128),
+  `status` tinyint,
+  `file_path` varchar(512),
+  `file_size` bigint,
+  `create_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP,
+  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+ALTER TABLE `t_file_03` ADD COLUMN `checksum` bigint NULL;

@@ -1,0 +1,437 @@
+//! What every room of the ID server shares: the settings, and the numbers that are in memory.
+//!
+//! The database steps, memory counts. For each key a piece of the numbers, a [`Segment`], is taken
+//! from the database, which knows of it before the first of its numbers is used; so a number is
+//! never handed out twice, whatever is killed when, and at worst the rest of two segments is never
+//! used. When half of a segment is used the next one is fetched in the background, so that nobody
+//! waits for the database as long as it keeps up. When it does not, one caller fetches and the
+//! others wait for it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+use tnv_common::db::DbSettings;
+use tnv_common::error::{Error, Result};
+use tnv_common::fail;
+use tnv_common::wire::IdKey;
+use tnv_common::workers::Workers;
+
+/// Keys in memory: a key is a store path, and a deployment has some dozens. The one that was not
+/// asked for the longest time gives way, and only numbers that nobody has are lost with it.
+const KEYS_MAX: usize = 4096;
+
+/// Segments fetched at once in the background: enough for the database to commit them in one group.
+const PREFETCHES_MAX: usize = 16;
+
+/// After a background fetch that failed, the next one for that key waits so long: the numbers at
+/// hand may outlast the database's absence, and trying at every request would not shorten it.
+const PREFETCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a caller waits for the one who fetches. Storages wait a minute for their reply.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the ID server runs on.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many numbers are taken from the database at once.
+    pub step: u32,
+    /// Where the database is.
+    pub database: DbSettings,
+}
+
+/// Numbers that the database has given to this process: `next..end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    next: i64,
+    end: i64,
+    /// From here on the next segment should be fetched.
+    half: i64,
+}
+
+impl Segment {
+    /// No numbers.
+    const EMPTY: Segment = Segment { next: 0, end: 0, half: 0 };
+
+    /// The `step` numbers before `end`, where there are such, all of them 0 or more.
+    pub fn before(end: i64, step: u32) -> Option<Segment> {
+        let next = end.checked_sub(i64::from(step)).filter(|next| *next >= 0)?;
+        Some(Segment { next, end, half: next + i64::from(step.div_ceil(2)) })
+    }
+
+    /// All of them, for counting.
+    #[cfg(test)]
+    pub fn numbers(self) -> impl Iterator<Item = i64> {
+        self.next..self.end
+    }
+
+    fn take(&mut self) -> Option<i64> {
+        let value = (self.next < self.end).then_some(self.next)?;
+        self.next += 1;
+        Some(value)
+    }
+
+    fn is_half_used(&self) -> bool {
+        self.next >= self.half
+    }
+}
+
+/// Where segments come from.
+pub trait Source: Send + Sync + 'static {
+    /// A fresh segment of a key, which nobody else gets; durable before it is returned.
+    fn fetch(&self, key: &IdKey) -> Result<Segment>;
+}
+
+/// The numbers of all keys.
+pub struct Numbers<S> {
+    shared: Arc<Shared<S>>,
+    prefetchers: Workers,
+}
+
+struct Shared<S> {
+    source: S,
+    keys: Mutex<Keys>,
+    keys_max: usize,
+}
+
+#[derive(Default)]
+struct Keys {
+    by_name: HashMap<IdKey, Used>,
+    /// Counts requests: a clock for who was asked for last.
+    clock: u64,
+}
+
+struct Used {
+    counter: Arc<Counter>,
+    at: u64,
+}
+
+/// The numbers of one key, with a lock of their own: a key that waits holds up no other.
+struct Counter {
+    key: IdKey,
+    state: Mutex<CounterState>,
+    fetched: Condvar,
+}
+
+/// Invariant: `spare` was fetched after `present`, and at most one fetch is under way.
+struct CounterState {
+    present: Segment,
+    spare: Option<Segment>,
+    fetching: bool,
+    /// Counts fetches that ended, and how the last one failed, for those who waited for it.
+    fetches: u64,
+    failure: Option<Error>,
+    /// No background fetch before this.
+    paused_until: Option<Instant>,
+}
+
+impl CounterState {
+    fn take(&mut self) -> Option<i64> {
+        if let Some(value) = self.present.take() {
+            return Some(value);
+        }
+        self.present = self.spare.take()?;
+        self.present.take()
+    }
+
+    fn wants_prefetch(&self, now: Instant) -> bool {
+        let paused = self.paused_until.is_some_and(|until| now < until);
+        self.present.is_half_used() && self.spare.is_none() && !self.fetching && !paused
+    }
+}
+
+impl<S: Source> Numbers<S> {
+    /// No numbers yet: the first request of each key fetches some.
+    pub fn new(source: S) -> Numbers<S> {
+        let shared = Shared { source, keys: Mutex::default(), keys_max: KEYS_MAX };
+        Numbers { shared: Arc::new(shared), prefetchers: Workers::new("prefetch", PREFETCHES_MAX) }
+    }
+
+    /// The next number of a key.
+    pub fn next(&self, key: &IdKey) -> Result<i64> {
+        let counter = self.shared.counter(key);
+        let value = counter.next(&self.shared.source)?;
+        let mut state = counter.lock();
+        if state.wants_prefetch(Instant::now()) {
+            state.fetching = true;
+            drop(state);
+            let shared = Arc::clone(&self.shared);
+            self.prefetchers.run(move || counter.prefetch(&shared.source));
+        }
+        Ok(value)
+    }
+}
+
+impl<S> Shared<S> {
+    /// The key's counter, made where it is not in memory.
+    fn counter(&self, key: &IdKey) -> Arc<Counter> {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.clock += 1;
+        let at = keys.clock;
+        if let Some(used) = keys.by_name.get_mut(key) {
+            used.at = at;
+            return Arc::clone(&used.counter);
+        }
+        if keys.by_name.len() >= self.keys_max
+            && let Some(oldest) = keys.by_name.iter().min_by_key(|(_, used)| used.at)
+        {
+            // Whoever still works on it goes on with numbers that nobody else will get.
+            let oldest = oldest.0.clone();
+            info!("the key '{oldest}' gives way to another one in memory");
+            keys.by_name.remove(&oldest);
+        }
+        let counter = Arc::new(Counter::new(key.clone()));
+        keys.by_name.insert(key.clone(), Used { counter: Arc::clone(&counter), at });
+        counter
+    }
+}
+
+impl Counter {
+    fn new(key: IdKey) -> Counter {
+        let state = CounterState {
+            present: Segment::EMPTY,
+            spare: None,
+            fetching: false,
+            fetches: 0,
+            failure: None,
+            paused_until: None,
+        };
+        Counter { key, state: Mutex::new(state), fetched: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, CounterState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self, source: &impl Source) -> Result<i64> {
+        let deadline = Instant::now() + WAIT_TIMEOUT;
+        let mut state = self.lock();
+        loop {
+            if let Some(value) = state.take() {
+                return Ok(value);
+            }
+            if state.fetching {
+                state = self.wait(state, deadline)?;
+            } else {
+                state.fetching = true;
+                drop(state);
+                self.fetch(source)?;
+                state = self.lock();
+            }
+        }
+    }
+
+    /// Waits for the fetch that is under way; its failure is everyone's who waited for it.
+    fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, CounterState>,
+        deadline: Instant,
+    ) -> Result<MutexGuard<'a, CounterState>> {
+        let fetches = state.fetches;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = self.fetched.wait_timeout_while(state, left, |state| state.fetches == fetches);
+        let (state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        match &state.failure {
+            _ if timeout.timed_out() => {
+                fail!(Timeout, "the numbers of '{}' are used up, and the database gives none", self.key)
+            }
+            Some(error) => Err(error.clone()),
+            None => Ok(state),
+        }
+    }
+
+    /// Fetches a segment and wakes whoever waits for it. The caller has set `fetching`.
+    fn fetch(&self, source: &impl Source) -> Result<()> {
+        // Unless it is told otherwise, whatever unwinds from here has failed.
+        let mut turn =
+            Turn { counter: self, outcome: fail!(Internal, "fetching numbers failed; see the log") };
+        turn.outcome = source.fetch(&self.key);
+        turn.outcome.as_ref().map(drop).map_err(Error::clone)
+    }
+
+    fn prefetch(&self, source: &impl Source) {
+        if let Err(error) = self.fetch(source) {
+            warn!("fetch numbers of '{}' ahead of their use: {error}", self.key);
+            self.lock().paused_until = Some(Instant::now() + PREFETCH_PAUSE);
+        }
+    }
+}
+
+/// The turn to fetch: it ends with its outcome known to everyone, also when the fetch panics.
+struct Turn<'a> {
+    counter: &'a Counter,
+    outcome: Result<Segment>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.counter.lock();
+        state.failure = match &self.outcome {
+            Ok(segment) => {
+                state.spare = Some(*segment);
+                None
+            }
+            Err(error) => Some(error.clone()),
+        };
+        state.fetching = false;
+        state.fetches += 1;
+        drop(state);
+        self.counter.fetched.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+    use std::thread;
+
+    /// A database of one row, which can be slow and can fail.
+    #[derive(Default)]
+    struct Row {
+        value: AtomicI64,
+        fetches: AtomicUsize,
+        delay: Duration,
+        failing: AtomicBool,
+    }
+
+    const STEP: u32 = 100;
+
+    impl Source for Arc<Row> {
+        fn fetch(&self, _: &IdKey) -> Result<Segment> {
+            self.fetches.fetch_add(1, Ordering::SeqCst);
+            thread::sleep(self.delay);
+            if self.failing.load(Ordering::SeqCst) {
+                return fail!(Unavailable, "the database is away");
+            }
+            let end = self.value.fetch_add(STEP.into(), Ordering::SeqCst) + i64::from(STEP);
+            Ok(Segment::before(end, STEP).unwrap())
+        }
+    }
+
+    fn key(key: &str) -> IdKey {
+        IdKey::new(key).unwrap()
+    }
+
+    fn eventually(what: &str, check: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !check() {
+            assert!(Instant::now() < deadline, "{what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_segment_is_the_numbers_before_its_end() {
+        let mut segment = Segment::before(103, 3).unwrap();
+        assert!(!segment.is_half_used());
+        assert_eq!(segment.take(), Some(100));
+        assert!(!segment.is_half_used());
+        assert_eq!(segment.take(), Some(101));
+        assert!(segment.is_half_used());
+        assert_eq!((segment.take(), segment.take()), (Some(102), None));
+        assert_eq!(Segment::before(2, 3), None);
+        assert_eq!(Segment::before(i64::MIN, 3), None);
+        assert!(Segment::EMPTY.is_half_used());
+    }
+
+    #[test]
+    fn numbers_count_from_zero_and_the_next_segment_comes_before_it_is_needed() {
+        let row = Arc::new(Row::default());
+        let numbers = Numbers::new(Arc::clone(&row));
+        for want in 0..49 {
+            assert_eq!(numbers.next(&key("a")), Ok(want));
+        }
+        assert_eq!(row.value.load(Ordering::SeqCst), 100, "half of it is not used yet");
+        assert_eq!(numbers.next(&key("a")), Ok(49));
+        eventually("a prefetch", || row.value.load(Ordering::SeqCst) == 200);
+        for want in 50..149 {
+            assert_eq!(numbers.next(&key("a")), Ok(want));
+        }
+        assert_eq!(row.value.load(Ordering::SeqCst), 200);
+    }
+
+    #[test]
+    fn many_callers_get_many_numbers_and_none_twice() {
+        let row = Arc::new(Row { delay: Duration::from_millis(1), ..Row::default() });
+        let numbers = Arc::new(Numbers::new(Arc::clone(&row)));
+        let callers: Vec<_> = (0..16)
+            .map(|_| {
+                let numbers = Arc::clone(&numbers);
+                thread::spawn(move || (0..1000).map(|_| numbers.next(&key("a")).unwrap()).collect::<Vec<_>>())
+            })
+            .collect();
+        let got: Vec<i64> = callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect();
+        assert_eq!(got.iter().collect::<HashSet<_>>().len(), 16_000);
+        assert!(row.fetches.load(Ordering::SeqCst) <= 162, "one fetches for all");
+    }
+
+    #[test]
+    fn a_failure_is_told_to_all_who_wait_and_the_next_one_asks_again() {
+        let row = Arc::new(Row {
+            delay: Duration::from_millis(200),
+            failing: AtomicBool::new(true),
+            ..Row::default()
+        });
+        let numbers = Arc::new(Numbers::new(Arc::clone(&row)));
+        let callers: Vec<_> = (0..8)
+            .map(|_| {
+                let numbers = Arc::clone(&numbers);
+                thread::spawn(move || numbers.next(&key("a")))
+            })
+            .collect();
+        for caller in callers {
+            assert_eq!(caller.join().unwrap().unwrap_err().message(), "the database is away");
+        }
+        // Not all of them may have come in time to wait for the first one.
+        assert!(row.fetches.load(Ordering::SeqCst) < 8, "they waited for one another");
+        row.failing.store(false, Ordering::SeqCst);
+        assert_eq!(numbers.next(&key("a")), Ok(0));
+    }
+
+    #[test]
+    fn numbers_at_hand_outlast_an_absence_of_the_database() {
+        let row = Arc::new(Row::default());
+        let numbers = Numbers::new(Arc::clone(&row));
+        assert_eq!(numbers.next(&key("a")), Ok(0));
+        row.failing.store(true, Ordering::SeqCst);
+        for want in 1..100 {
+            assert_eq!(numbers.next(&key("a")), Ok(want));
+        }
+        eventually("the end of the prefetch", || !numbers.shared.counter(&key("a")).lock().fetching);
+        assert!(row.fetches.load(Ordering::SeqCst) < 10, "it is not asked at every request");
+        assert!(numbers.next(&key("a")).is_err());
+        row.failing.store(false, Ordering::SeqCst);
+        assert_eq!(numbers.next(&key("a")), Ok(100));
+    }
+
+    #[test]
+    fn the_keys_in_memory_are_bounded_and_lose_only_unused_numbers() {
+        let row = Arc::new(Row::default());
+        let mut numbers = Numbers::new(Arc::clone(&row));
+        Arc::get_mut(&mut numbers.shared).unwrap().keys_max = 2;
+        assert_eq!(numbers.next(&key("a")), Ok(0));
+        assert_eq!(numbers.next(&key("b")), Ok(100));
+        assert_eq!(numbers.next(&key("a")), Ok(1));
+        assert_eq!(numbers.next(&key("c")), Ok(200), "b gave way");
+        assert_eq!(numbers.next(&key("a")), Ok(2));
+        assert_eq!(numbers.next(&key("b")), Ok(300));
+        assert_eq!(numbers.shared.keys.lock().unwrap().by_name.len(), 2);
+    }
+
+    #[test]
+    fn a_fetch_that_panics_holds_nobody_up() {
+        struct Panics;
+        impl Source for Panics {
+            fn fetch(&self, _: &IdKey) -> Result<Segment> {
+                panic!("as asked")
+            }
+        }
+        let numbers = Arc::new(Numbers::new(Panics));
+        let other = Arc::clone(&numbers);
+        assert!(thread::spawn(move || other.next(&key("a"))).join().is_err());
+        assert!(!numbers.shared.counter(&key("a")).lock().fetching);
+    }
+}

@@ -1,0 +1,54 @@
+//! Puts the ID server together: settings, database, numbers, and the server loop.
+
+use std::sync::Arc;
+
+use log::info;
+use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
+use tnv_common::daemon::{self, Server};
+use tnv_common::db::Database;
+use tnv_common::error::{Context, Result};
+use tnv_common::framed::Framed;
+use tnv_common::net;
+use tnv_common::server;
+use tnv_common::stop::Stop;
+
+use crate::db::{IdDb, SCHEMA};
+use crate::globals::{Numbers, Settings};
+use crate::service::Service;
+
+/// The ID server.
+pub struct IdServer;
+
+impl Server for IdServer {
+    const PART: Part = Part::IdServer;
+
+    type Settings = Settings;
+
+    fn settings(config: &Config) -> std::result::Result<Settings, Vec<Fault>> {
+        let step = config.get(&keys::IDINC_MAX_STEP)?;
+        let step = u32::try_from(step)
+            .map_err(|_| config.fault(&keys::IDINC_MAX_STEP, step, format_args!("at most {}", u32::MAX)))?;
+        Ok(Settings { step, database: config.database()? })
+    }
+
+    fn check(config: &Config, settings: &Settings) -> Vec<Fault> {
+        let database = &settings.database;
+        let Err(error) = Database::probe(database, &SCHEMA) else { return Vec::new() };
+        vec![match database.is_embedded() {
+            true => config.fault(&keys::TNV_DB_PATH, error, "a directory that databases can be kept in"),
+            false => config.fault(&keys::MYSQL_ADDRS, error, "a MySQL server that can be logged in to"),
+        }]
+    }
+
+    /// The port is opened last: who can connect is served.
+    fn run(settings: Settings, common: CommonSettings, stop: &Stop) -> Result<()> {
+        let db = IdDb::open(&settings.database, settings.step, stop)?;
+        info!("using the {}", db.describe());
+        let listener = net::listen(common.bind)?;
+        let address = listener.local_addr().context(|| "find out the listening address")?;
+        let service = Service::new(Numbers::new(db));
+        let framed = Arc::new(Framed::new(service, net::host_name(), common.max_conns));
+        daemon::ready(IdServer::PART, address);
+        server::run(listener, &common.server(IdServer::PART), framed, stop)
+    }
+}

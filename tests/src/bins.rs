@@ -1,0 +1,35 @@
+//! Where the binaries are: beside the test that runs, built once a process, so that a plain
+//! `cargo test` never tries yesterday's.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The directory of the checkout.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent")
+}
+
+/// The path of a binary, after making sure that it is built. `TNV_BIN_DIR` names a directory of
+/// binaries to take as they are, for example those of a release.
+pub fn bin(name: &str) -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(find).join(name)
+}
+
+fn find() -> PathBuf {
+    if let Some(given) = std::env::var_os("TNV_BIN_DIR") {
+        return PathBuf::from(given);
+    }
+    // target/<triple>/<profile>/deps/<test>
+    let test = std::env::current_exe().expect("the path of this test");
+    let dir = test.ancestors().nth(2).expect("the directory of the profile").to_owned();
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(workspace());
+    if dir.file_name().is_some_and(|name| name == "release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().expect("run cargo");
+    assert!(status.success(), "the binaries do not build");
+    dir
+}

@@ -1,0 +1,278 @@
+//! A private MariaDB server for a test: a real one, in a directory and on a port of its own, which
+//! can be paused, killed and started again, and which is gone when the test is.
+//!
+//! It is as durable as a real one (`innodb_flush_log_at_trx_commit=1`), or the tests of what
+//! survives would mean nothing; only what does not bear on that is made small for speed.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mysql::prelude::Queryable;
+
+/// How long a start may take: recovery after a kill included, on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long an orderly stop may take before it becomes a kill.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What every start of the server is given beside its directory and port.
+const OPTIONS: [&str; 15] = [
+    "--no-defaults",
+    "--bind-address=127.0.0.1",
+    "--skip-name-resolve",
+    "--skip-log-bin",
+    "--skip-slave-start",
+    "--socket=mariadb.sock",
+    "--pid-file=mariadb.pid",
+    "--init-file=init.sql",
+    "--character-set-server=utf8mb4",
+    "--performance-schema=OFF",
+    "--innodb-flush-log-at-trx-commit=1",
+    "--innodb-buffer-pool-size=32M",
+    "--innodb-log-file-size=8M",
+    "--innodb-data-file-path=ibdata1:8M:autoextend",
+    "--innodb-buffer-pool-dump-at-shutdown=OFF",
+];
+
+/// A running server. Dropping it stops it and removes its directory.
+pub struct MariaDb {
+    directory: PathBuf,
+    port: u16,
+    password: String,
+    process: Option<Child>,
+}
+
+impl MariaDb {
+    /// The account that everything is done with.
+    pub const USER: &str = "root";
+
+    /// Starts a server. `None`, with a line that says SKIPPED, where MariaDB is not installed.
+    pub fn start() -> Option<MariaDb> {
+        let Some(server) = find("mariadbd") else {
+            eprintln!("SKIPPED: mariadbd is not installed (Debian: apt-get install mariadb-server)");
+            return None;
+        };
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = scratch().join(format!("mariadb-{}-{count}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        copy_directory(&template(), &directory).expect("copy the data directory");
+        let password = format!("secret-{:016x}", rand::random::<u64>());
+        let mut mariadb = MariaDb { directory, port: free_port(), password, process: None };
+        mariadb.launch(&server);
+        Some(mariadb)
+    }
+
+    /// Where it listens, as `127.0.0.1:PORT`.
+    pub fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The password of [`MariaDb::USER`].
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// Runs SQL in no database, and returns the rows, each column as text or `NULL`.
+    pub fn query(&self, sql: &str) -> Vec<Vec<String>> {
+        let mut conn = mysql::Conn::new(self.options(&self.password)).expect("connect to MariaDB");
+        let rows: Vec<mysql::Row> = conn.query(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let text = |value: mysql::Value| match value {
+            mysql::Value::NULL => "NULL".to_owned(),
+            mysql::Value::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            other => other.as_sql(true),
+        };
+        rows.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect()
+    }
+
+    /// Stops every thread of the server where it is: connections hang, nothing is lost.
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets a paused server go on.
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    /// Kills the server, as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Stops the server in good order.
+    pub fn stop(&mut self) {
+        if self.process.is_none() {
+            return;
+        }
+        self.resume();
+        self.signal("TERM");
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while let Some(process) = &mut self.process {
+            match process.try_wait() {
+                Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+                Ok(None) | Err(_) => self.kill(),
+                Ok(Some(_)) => self.process = None,
+            }
+        }
+    }
+
+    /// Starts a stopped or killed server again, on the same port.
+    pub fn restart(&mut self) {
+        self.stop();
+        let server = find("mariadbd").expect("mariadbd was there a moment ago");
+        self.launch(&server);
+    }
+
+    fn launch(&mut self, server: &Path) {
+        let init = format!(
+            "ALTER USER root@localhost IDENTIFIED BY '{0}';\n\
+             CREATE USER IF NOT EXISTS root@'127.0.0.1';\n\
+             ALTER USER root@'127.0.0.1' IDENTIFIED BY '{0}';\n\
+             GRANT ALL PRIVILEGES ON *.* TO root@'127.0.0.1' WITH GRANT OPTION;\n",
+            self.password
+        );
+        fs::write(self.directory.join("init.sql"), init).expect("write init.sql");
+        let log = File::options().create(true).append(true).open(self.log()).expect("open the log");
+        let process = Command::new(server)
+            .args(OPTIONS)
+            .arg(format!("--datadir={}", self.directory.display()))
+            .arg(format!("--port={}", self.port))
+            .args(as_root())
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("share the log"))
+            .stderr(log)
+            .spawn()
+            .expect("start mariadbd");
+        self.process = Some(process);
+        self.wait_until_ready();
+    }
+
+    /// Ready is: the password that the init file sets is accepted.
+    fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + START_TIMEOUT;
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+        loop {
+            if TcpStream::connect(address).is_ok() && mysql::Conn::new(self.options(&self.password)).is_ok() {
+                return;
+            }
+            let ended = self.process.as_mut().is_none_or(|process| !matches!(process.try_wait(), Ok(None)));
+            if ended || Instant::now() > deadline {
+                let log = fs::read_to_string(self.log()).unwrap_or_default();
+                panic!("MariaDB did not start; its log:\n{log}");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn options(&self, password: &str) -> mysql::OptsBuilder {
+        mysql::OptsBuilder::new()
+            .ip_or_hostname(Some("127.0.0.1"))
+            .tcp_port(self.port)
+            .prefer_socket(false)
+            .user(Some(MariaDb::USER))
+            .pass(Some(password))
+            .tcp_connect_timeout(Some(Duration::from_secs(5)))
+            .read_timeout(Some(Duration::from_secs(30)))
+            .write_timeout(Some(Duration::from_secs(30)))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.join("mariadb.log")
+    }
+
+    fn signal(&self, name: &str) {
+        if let Some(process) = &self.process {
+            // The shell's own kill: a small machine may have no other.
+            let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", process.id())).status();
+            assert!(sent.expect("run sh").success(), "kill -{name}");
+        }
+    }
+}
+
+impl Drop for MariaDb {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A freshly installed data directory, made once and kept for the test runs to come.
+fn template() -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock();
+    let template = scratch().join("mariadb-template");
+    if template.is_dir() {
+        return template;
+    }
+    let made = scratch().join(format!("mariadb-template-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&made);
+    fs::create_dir_all(&made).expect("make the data directory");
+    let install = find("mariadb-install-db").expect("mariadbd is installed without mariadb-install-db");
+    let output = Command::new(install)
+        .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+        .args(["--innodb-log-file-size=8M", "--innodb-data-file-path=ibdata1:8M:autoextend"])
+        .arg(format!("--datadir={}", made.display()))
+        .args(as_root())
+        .stdin(Stdio::null())
+        .output()
+        .expect("run mariadb-install-db");
+    assert!(output.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&output.stdout));
+    // Whole under its name, or absent. Another test process may have been faster.
+    if fs::rename(&made, &template).is_err() {
+        fs::remove_dir_all(&made).expect("remove the second template");
+    }
+    template
+}
+
+/// The build directory's place for what tests write.
+fn scratch() -> PathBuf {
+    let program = std::env::current_exe().expect("the path of this program");
+    // .../debug/deps/PROGRAM
+    let profile = program.ancestors().nth(2).expect("tests run from the build directory");
+    let scratch = profile.join("tmp");
+    fs::create_dir_all(&scratch).expect("make the directory for tests");
+    scratch
+}
+
+/// MariaDB refuses to run as root unless it is told to.
+fn as_root() -> Option<&'static str> {
+    let root = fs::read_to_string("/proc/self/status")
+        .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")));
+    root.then_some("--user=root")
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(system).map(|place| place.join(program)).find(|file| file.is_file())
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("find a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy_directory(&entry.path(), &target)?,
+            false => fs::copy(entry.path(), target).map(drop)?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! Small things that every test needs: content that shows where it is wrong, bounded waiting, and
+//! running a program to its end.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a program said and how it ended.
+#[derive(Debug)]
+pub struct Output {
+    /// Its exit code, -1 where a signal ended it.
+    pub code: i32,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error, as text.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Runs a program to its end, bounded by five minutes.
+    pub fn of(command: &mut Command) -> Output {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("run {command:?}: {error}"));
+        let output = child.wait_with_output().expect("wait for a program");
+        Output {
+            code: output.status.code().unwrap_or(-1),
+            stdout: output.stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard output, where the program succeeded.
+    #[track_caller]
+    pub fn success(&self) -> String {
+        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.text(), self.stderr);
+        self.text()
+    }
+}
+
+/// Content of a size in which no two places look alike, from a seed.
+pub fn sample(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut content = Vec::with_capacity(bytes + 8);
+    while content.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        content.extend_from_slice(&state.to_le_bytes());
+    }
+    content.truncate(bytes);
+    content
+}
+
+/// Waits until something holds, asking every 20 ms; tells how long it took. Fails the test after
+/// the bound.
+#[track_caller]
+pub fn patient(what: &str, bound: Duration, mut holds: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    loop {
+        if holds() {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < bound, "{what}: not within {bound:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Says that a test could not be tried here, and why: past the capture of what tests print, since
+/// whoever reads the run must learn of it.
+pub fn skipped(test: &str, why: &str) {
+    let line = format!("SKIPPED {test}: {why}\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+}
+
+/// Whether a program is installed.
+pub fn installed(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}
+
+/// Bytes free on the file system of a directory, as `df` tells.
+pub fn free_bytes(dir: &Path) -> u64 {
+    let df = Output::of(Command::new("df").args(["--output=avail", "-B1"]).arg(dir));
+    df.text().lines().nth(1).and_then(|line| line.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Raises this process's limit of descriptors as far as it may be; tells how many that are.
+pub fn more_descriptors() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum });
+    usize::try_from(getrlimit(Resource::Nofile).current.unwrap_or(1024)).unwrap_or(1024).saturating_sub(100)
+}

@@ -1,0 +1,590 @@
+//! What happens when something breaks: processes killed, peers that stall, ports taken, disks and
+//! databases away. Nothing acknowledged is lost, nothing half-done stays, nobody else waits.
+
+use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tnv_tests::cluster::{Part, active};
+use tnv_tests::http::{self, Http};
+use tnv_tests::mariadb::MariaDb;
+use tnv_tests::raw::{self, Raw, message};
+use tnv_tests::tools::more_descriptors;
+use tnv_tests::{Builder, Cluster, Db, patient, sample};
+
+/// Begins an upload of 4 MiB and sends half of it.
+fn half_an_upload(cluster: &Cluster, fileid: &str) -> Raw {
+    let mut bytes = raw::head(70, 408 + (4 << 20));
+    bytes.extend(raw::upload_head("tnvideo", "tnv001", fileid, 4 << 20));
+    bytes.extend(sample(2 << 20, 1));
+    let mut raw = Raw::connect(cluster.storage());
+    raw.send(&bytes);
+    raw
+}
+
+#[test]
+fn a_kill_in_the_middle_of_an_upload_leaves_neither_file_nor_row_after_a_restart() {
+    let mut cluster = Builder::new("kill-upload").start();
+    cluster.put("tnv001", "whole", b"acknowledged");
+    let _uploads: Vec<_> = (0..4).map(|index| half_an_upload(&cluster, &format!("half{index}"))).collect();
+    patient("the files are begun", Duration::from_secs(10), || cluster.content_files("group001").len() == 5);
+    cluster.storages[0].restart();
+    patient("no file of a broken upload", Duration::from_secs(10), || {
+        cluster.content_files("group001").len() == 1
+    });
+    assert_eq!(cluster.file_rows(), 1);
+    let back = raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", "whole", 0, 0));
+    assert_eq!(back.success(102), b"acknowledged");
+}
+
+#[test]
+fn a_kill_at_any_moment_of_busy_uploads_leaves_files_and_rows_that_agree() {
+    for round in 0..4 {
+        let mut cluster = Builder::new("kill-busy").groups(&["group001"], 2).start();
+        let address = cluster.storage();
+        let uploaders: Vec<_> = (0..6)
+            .map(|thread| {
+                thread::spawn(move || {
+                    let mut done = Vec::new();
+                    let Ok(mut raw) = Raw::try_connect(address) else { return done };
+                    for index in 0.. {
+                        let id = format!("t{thread}-{index}");
+                        let content = sample(10_000 + index, thread as u64 * 1000 + index as u64);
+                        if raw.try_send(&raw::upload("tnvideo", "tnv001", &id, &content)).is_err() {
+                            return done;
+                        }
+                        match raw.try_frame() {
+                            Ok(Some(frame)) if frame.status == 0 => done.push((id, content)),
+                            _ => return done,
+                        }
+                    }
+                    done
+                })
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(120 + round * 57));
+        cluster.storages[0].kill();
+        let done: Vec<_> = uploaders.into_iter().flat_map(|thread| thread.join().expect("uploads")).collect();
+        cluster.storages[0].start();
+        println!("round {round}: {} uploads were acknowledged", done.len());
+        // Nothing acknowledged is lost, by either member.
+        for member in &cluster.storages {
+            let mut raw = Raw::connect(member.address());
+            for (id, content) in &done {
+                let back = raw.ask(&raw::download("tnvideo", "tnv001", id, 0, 0)).success(102);
+                assert!(back == *content, "{id} has other content");
+            }
+        }
+        // What was not acknowledged is either wholly there or not at all.
+        patient("a row for each file and a file for each row", Duration::from_secs(10), || {
+            let rows = cluster.sql("tnv_storagedb", "SELECT file_path FROM t_file_02");
+            let cwd = cluster.storages[0].cwd();
+            rows.iter().all(|row| cwd.join(&row[0]).exists())
+                && cluster.content_files("group001").len() == rows.len()
+        });
+    }
+}
+
+#[test]
+fn a_killed_id_server_never_repeats_a_number() {
+    let mut cluster = Builder::new("kill-id")
+        .trackers(0)
+        .groups(&["group001"], 0)
+        .set(Part::Id, "idinc_max_step", 10)
+        .start();
+    let mut seen = HashSet::new();
+    let mut most = -1;
+    for round in 0..8 {
+        let address = cluster.id();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                thread::spawn(move || {
+                    let mut numbers = Vec::new();
+                    let Ok(mut raw) = Raw::try_connect(address) else { return numbers };
+                    while raw.try_send(&raw::get_id("../data")).is_ok() {
+                        let Ok(Some(frame)) = raw.try_frame() else { break };
+                        numbers.push(i64::from_be_bytes(frame.success(101).try_into().expect("8 bytes")));
+                    }
+                    numbers
+                })
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(50 + 20 * round));
+        cluster.ids[0].kill();
+        for thread in threads {
+            for number in thread.join().expect("numbers") {
+                assert!(seen.insert(number), "{number} again after a kill");
+                most = most.max(number);
+            }
+        }
+        cluster.ids[0].start();
+        let next = raw::ask(cluster.id(), &raw::get_id("../data")).success(101);
+        let next = i64::from_be_bytes(next.try_into().expect("8 bytes"));
+        assert!(seen.insert(next), "{next} again after a restart");
+        assert!(
+            next > most && next <= most + 1 + 2 * 10 + 4,
+            "after {most} comes {next}: over two steps skipped"
+        );
+        most = next;
+    }
+}
+
+#[test]
+fn a_tracker_that_is_away_costs_nothing_else_anything() {
+    let mut cluster = Builder::new("tracker-away").trackers(2).httpds(1).start();
+    let content = sample(100_000, 1);
+    let id = cluster.upload("tnvideo", "tnv001", &content);
+    // Not refusing, which is quick to notice, but silent.
+    cluster.trackers[0].signal(Signal::STOP);
+    let start = Instant::now();
+    let back = raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", &id, 0, 0));
+    assert!(back.success(102) == content);
+    cluster.put("tnv001", "direct", b"x");
+    assert!(start.elapsed() < Duration::from_secs(3), "storage: {:?}", start.elapsed());
+    // The storage goes on beating to the other one.
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(active(cluster.trackers[1].address()), 1);
+    cluster.trackers[0].signal(Signal::CONT);
+    cluster.trackers[0].kill();
+    let start = Instant::now();
+    for _ in 0..5 {
+        let other = cluster.upload("tnvideo", "tnv001", b"more");
+        assert_eq!(http::get(cluster.httpd(), &format!("/files/{other}"), &[]).body, b"more");
+    }
+    assert!(start.elapsed() < Duration::from_secs(10), "client: {:?}", start.elapsed());
+    // A storage that starts while one of its trackers is away works with the other one.
+    cluster.storages[0].restart();
+    patient("ACTIVE at the other tracker", Duration::from_secs(5), || {
+        active(cluster.trackers[1].address()) == 1
+    });
+    // And joins the first one when it is back.
+    cluster.trackers[0].start();
+    cluster.wait_active(1);
+}
+
+#[test]
+fn a_tracker_that_restarts_learns_of_every_storage_again() {
+    let mut cluster = Builder::new("tracker-restart").groups(&["group001"], 2).start();
+    cluster.trackers[0].restart();
+    let took = cluster.wait_active(2);
+    println!("both ACTIVE {took:?} after the tracker was ready again");
+}
+
+#[test]
+fn uploads_fail_with_a_reason_and_leave_nothing_while_no_id_server_is_there() {
+    let mut cluster = Builder::new("no-id").start();
+    cluster.put("tnv001", "before", b"x");
+    cluster.ids[0].kill();
+    let text =
+        raw::ask(cluster.storage(), &raw::upload("tnvideo", "tnv001", "f", &sample(1 << 20, 1))).failure(102);
+    println!("without ID server: {text}");
+    assert_eq!(cluster.content_files("group001").len(), 1);
+    assert_eq!(cluster.file_rows(), 1);
+    let back = raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", "before", 0, 0));
+    assert_eq!(back.success(102), b"x");
+    cluster.ids[0].start();
+    cluster.put("tnv001", "f", b"now");
+}
+
+#[test]
+fn a_storage_that_dies_in_the_middle_of_an_http_answer_is_replaced_by_another_of_its_group() {
+    let mut cluster = Builder::new("http-failover").groups(&["group001"], 2).httpds(1).start();
+    let content = sample(48 << 20, 3);
+    let id = cluster.upload("tnvideo", "tnv001", &content);
+    for victim in [0, 1] {
+        let mut conn = Http::connect(cluster.httpd());
+        conn.request("GET", &format!("/files/{id}"), &[]);
+        let head = conn.head().expect("a head");
+        assert_eq!(head.status, 200);
+        let mut got = conn.body(1 << 20).expect("the first bytes");
+        cluster.storages[victim].kill();
+        got.extend(conn.body(content.len() - got.len()).expect("the rest from the other member"));
+        assert!(got == content);
+        cluster.storages[victim].start();
+        cluster.wait_active(2);
+    }
+}
+
+#[test]
+fn a_client_download_goes_on_from_another_member() {
+    let mut cluster = Builder::new("client-failover").groups(&["group001"], 2).start();
+    let content = sample(64 << 20, 3);
+    let id = cluster.upload("tnvideo", "tnv001", &content);
+    for victim in [0, 1] {
+        let out = cluster.path("out");
+        let mut command = cluster.tnv_command(&["download", "tnvideo", "tnv001", &id, "0", "0"]);
+        let mut child = command.arg(&out).stdout(std::process::Stdio::piped()).spawn().expect("run");
+        thread::sleep(Duration::from_millis(40));
+        cluster.storages[victim].kill();
+        let status = child.wait().expect("wait");
+        assert!(status.success(), "{status}");
+        assert!(std::fs::read(&out).expect("OUT") == content);
+        cluster.storages[victim].start();
+        cluster.wait_active(2);
+    }
+}
+
+#[test]
+fn more_idle_connections_than_workers_stall_nobody() {
+    let mut cluster = Builder::new("idle-conns")
+        .httpds(1)
+        .set(Part::Tracker, "tnv_threads", 2)
+        .set(Part::Id, "tnv_threads", 2)
+        .set(Part::Storage, "tnv_threads", 2)
+        .set(Part::Httpd, "tnv_threads", 2)
+        .start();
+    more_descriptors();
+    let addresses = [cluster.tracker(), cluster.id(), cluster.storage(), cluster.httpd()];
+    let mut idle: Vec<Vec<TcpStream>> = addresses
+        .iter()
+        .map(|&address| (0..100).map(|_| TcpStream::connect(address).expect("connect")).collect())
+        .collect();
+    // Half of them have asked something before, so that they idle between messages.
+    for streams in &mut idle[..1] {
+        for stream in streams.iter_mut().step_by(2) {
+            stream.write_all(&message(13, &[])).expect("ask");
+        }
+    }
+    let start = Instant::now();
+    let id = cluster.upload("tnvideo", "tnv001", b"busy");
+    assert_eq!(http::get(cluster.httpd(), &format!("/files/{id}"), &[]).body, b"busy");
+    raw::ask(cluster.id(), &raw::get_id("k")).success(101);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(cluster.parts().all(|part| part.runs()));
+}
+
+/// Someone who sends a head a byte a second holds no worker for longer than a message's deadline.
+#[test]
+fn a_slow_drip_is_cut_off_after_ten_seconds_and_stalls_nobody() {
+    let cluster = Builder::new("drip").httpds(1).start();
+    let cases = [
+        (cluster.tracker(), message(13, &[])),
+        (cluster.id(), raw::get_id("../data")),
+        (cluster.storage(), raw::filesize("tnvideo", "tnv001", "x")),
+        (cluster.httpd(), b"GET /files/x HTTP/1.1\r\nHost: somewhere\r\nX: y\r\n\r\n".to_vec()),
+    ];
+    thread::scope(|scope| {
+        for (address, request) in cases {
+            scope.spawn(move || {
+                let mut stream = TcpStream::connect(address).expect("connect");
+                stream.set_nodelay(true).expect("no delay");
+                stream.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
+                let start = Instant::now();
+                let mut buffer = [0; 4096];
+                for byte in request.iter().cycle().take(40) {
+                    if stream.write_all(&[*byte]).is_err() {
+                        break;
+                    }
+                    thread::sleep(Duration::from_millis(1200));
+                    if matches!(stream.read(&mut buffer), Ok(0)) {
+                        break;
+                    }
+                }
+                let took = start.elapsed();
+                println!("{address} cut the drip off after {took:?}");
+                assert!(took < Duration::from_secs(20), "{address}: {took:?}");
+                assert!(took > Duration::from_secs(5), "{address}: {took:?}");
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..8 {
+                let start = Instant::now();
+                let id = cluster.upload("tnvideo", "tnv001", b"busy");
+                assert_eq!(http::get(cluster.httpd(), &format!("/files/{id}"), &[]).body, b"busy");
+                assert!(start.elapsed() < Duration::from_secs(5));
+                thread::sleep(Duration::from_secs(1));
+            }
+        });
+    });
+}
+
+#[test]
+fn a_thousand_paused_viewers_over_http_stall_nobody() {
+    let mut cluster = Builder::new("paused").httpds(1).set(Part::Storage, "tnv_threads", 4).start();
+    let content = sample(24 << 20, 6);
+    let id = cluster.upload("tnvideo", "tnv001", &content);
+    let viewers = (more_descriptors() / 2).min(1000);
+    let paused: Vec<_> = (0..viewers)
+        .map(|_| {
+            let mut conn = Http::connect(cluster.httpd());
+            conn.request("GET", &format!("/files/{id}"), &[]);
+            conn
+        })
+        .collect();
+    thread::sleep(Duration::from_secs(1));
+    let start = Instant::now();
+    let other = cluster.upload("tnvideo", "tnv001", b"busy");
+    assert_eq!(http::get(cluster.httpd(), &format!("/files/{other}"), &[]).body, b"busy");
+    assert!(http::get(cluster.httpd(), &format!("/files/{id}"), &[]).body == content);
+    println!("{viewers} paused viewers; another one had 24 MiB after {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    // Those that go on get the rest.
+    for mut conn in paused.into_iter().step_by(100) {
+        let head = conn.head().expect("a head");
+        assert_eq!(head.status, 200);
+        assert!(conn.body(content.len()).expect("all of it") == content);
+    }
+    for part in cluster.parts() {
+        println!("peak resident of {}: {} MiB", part.config().display(), part.peak_kib() >> 10);
+    }
+}
+
+#[test]
+fn many_paused_downloads_from_a_storage_stall_nobody() {
+    let mut cluster = Builder::new("paused-raw").start();
+    let content = sample(24 << 20, 6);
+    cluster.put("tnv001", "film", &content);
+    let viewers = (more_descriptors() / 2).min(900);
+    let paused: Vec<_> = (0..viewers)
+        .map(|_| {
+            let mut raw = Raw::connect(cluster.storage());
+            raw.send(&raw::download("tnvideo", "tnv001", "film", 0, 0));
+            raw
+        })
+        .collect();
+    thread::sleep(Duration::from_secs(1));
+    let start = Instant::now();
+    cluster.put("tnv001", "busy", b"busy");
+    let back = raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", "film", 0, 0));
+    assert!(back.success(102) == content);
+    println!("{viewers} paused downloads; another one took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    drop(paused);
+    cluster.assert_peaks_below(256);
+}
+
+#[test]
+fn over_the_connection_limit_one_is_told_politely() {
+    let cluster = Builder::new("limit")
+        .httpds(1)
+        .set(Part::Tracker, "tnv_max_conns", 20)
+        .set(Part::Id, "tnv_max_conns", 20)
+        .set(Part::Storage, "tnv_max_conns", 20)
+        .set(Part::Httpd, "tnv_max_conns", 20)
+        .start();
+    let full = |address| (0..25).map(|_| Raw::connect(address)).collect::<Vec<_>>();
+    for (address, reply) in [(cluster.tracker(), 100), (cluster.id(), 101), (cluster.storage(), 102)] {
+        let held = full(address);
+        thread::sleep(Duration::from_millis(300));
+        let text = Raw::connect(address).frame().failure(reply);
+        println!("{text}");
+        drop(held);
+        // And when they have gone there is room.
+        patient("room again", Duration::from_secs(10), || {
+            let mut raw = Raw::connect(address);
+            raw.try_send(&message(99, &[])).is_ok()
+                && raw
+                    .try_frame()
+                    .is_ok_and(|frame| frame.is_some_and(|frame| frame.failure(reply).contains("99")))
+        });
+    }
+    let held = full(cluster.httpd());
+    thread::sleep(Duration::from_millis(300));
+    let refused = Http::connect(cluster.httpd()).head().expect("a refusal");
+    assert_eq!(refused.status, 503);
+    drop(held);
+    patient("room again", Duration::from_secs(10), || {
+        let mut conn = Http::connect(cluster.httpd());
+        conn.request("GET", "/files/absent", &[]);
+        conn.head().is_ok_and(|head| head.status == 404)
+    });
+}
+
+#[test]
+fn sigterm_finishes_what_is_under_way_and_exits_0() {
+    let mut cluster = Builder::new("sigterm").httpds(1).start();
+    let content = sample(24 << 20, 2);
+    cluster.put("tnv001", "film", &content);
+
+    // An upload that is half in when the signal comes.
+    let mut uploading = half_an_upload(&cluster, "under-way");
+    patient("the upload has begun", Duration::from_secs(5), || cluster.content_files("group001").len() == 2);
+    // And a download that is being read.
+    let mut downloading = Raw::connect(cluster.storage());
+    downloading.send(&raw::download("tnvideo", "tnv001", "film", 0, 0));
+    let (length, ..) = downloading.try_head().expect("a head").expect("a reply");
+    cluster.storages[0].signal(Signal::TERM);
+    thread::sleep(Duration::from_millis(700));
+    // A stopping server takes no new connection, or closes it unanswered.
+    let late = Raw::try_connect(cluster.storage()).and_then(|mut raw| {
+        raw.try_send(&raw::filesize("tnvideo", "tnv001", "film"))?;
+        raw.try_frame()
+    });
+    assert!(!matches!(&late, Ok(Some(frame)) if frame.status == 0), "{late:?}");
+    uploading.send(&sample(2 << 20, 9));
+    assert_eq!(uploading.frame().success(102), b"");
+    assert!(downloading.read(length).expect("the rest") == content);
+    let status = cluster.storages[0].stop(Duration::from_secs(20));
+    assert_eq!(status.code(), Some(0));
+    cluster.storages[0].start();
+    let size = raw::ask(cluster.storage(), &raw::filesize("tnvideo", "tnv001", "under-way")).success(102);
+    assert_eq!(size, (4_i64 << 20).to_be_bytes());
+    cluster.wait_active(1);
+
+    // HTTP the same.
+    let mut conn = Http::connect(cluster.httpd());
+    conn.request("GET", "/files/film", &[]);
+    conn.head().expect("a head");
+    cluster.httpds[0].signal(Signal::TERM);
+    thread::sleep(Duration::from_millis(300));
+    assert!(conn.body(content.len()).expect("all of it") == content);
+    assert_eq!(cluster.httpds[0].stop(Duration::from_secs(20)).code(), Some(0));
+}
+
+#[test]
+fn sigterm_and_sigint_end_every_idle_server_at_once_with_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut cluster = Builder::new("idle-stop").httpds(1).start();
+        let _idle: Vec<_> = [cluster.tracker(), cluster.id(), cluster.storage(), cluster.httpd()]
+            .into_iter()
+            .map(|address| TcpStream::connect(address).expect("connect"))
+            .collect();
+        for part in cluster.parts() {
+            part.signal(signal);
+            let start = Instant::now();
+            let status = part.stop(Duration::from_secs(15));
+            println!("{} stopped in {:?}", part.config().display(), start.elapsed());
+            assert_eq!(status.code(), Some(0));
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finished_within_the_stop_timeout_is_cut_off() {
+    let mut cluster = Builder::new("stop-timeout").set(Part::Storage, "tnv_stop_timeout", 1).start();
+    let _half = half_an_upload(&cluster, "half");
+    patient("the upload has begun", Duration::from_secs(5), || !cluster.content_files("group001").is_empty());
+    let status = cluster.storages[0].stop(Duration::from_secs(10));
+    assert_eq!(status.code(), Some(0));
+    cluster.storages[0].start();
+    patient("no file stays", Duration::from_secs(5), || cluster.content_files("group001").is_empty());
+    assert_eq!(cluster.file_rows(), 0);
+}
+
+#[test]
+fn two_members_that_upload_at_once_on_one_embedded_database_lose_nothing() {
+    let cluster = Builder::new("two-writers").groups(&["group001"], 2).start();
+    let addresses: Vec<_> = cluster.storages.iter().map(|storage| storage.address()).collect();
+    let threads: Vec<_> = (0..8)
+        .map(|thread| {
+            let address = addresses[thread % 2];
+            thread::spawn(move || {
+                let mut raw = Raw::connect(address);
+                for index in 0..50 {
+                    let id = format!("w{thread}-{index}");
+                    assert_eq!(
+                        raw.ask(&raw::upload("tnvideo", "tnv001", &id, id.as_bytes())).success(102),
+                        b""
+                    );
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().expect("uploads"));
+    assert_eq!(cluster.file_rows(), 400);
+    assert_eq!(cluster.content_files("group001").len(), 400);
+}
+
+#[test]
+fn of_uploads_of_one_id_at_once_exactly_one_wins_and_nothing_of_the_others_stays() {
+    let cluster = Builder::new("one-wins").groups(&["group001"], 2).start();
+    let addresses: Vec<_> = cluster.storages.iter().map(|storage| storage.address()).collect();
+    for round in 0..10 {
+        let threads: Vec<_> = (0..6)
+            .map(|thread| {
+                let address = addresses[thread % 2];
+                thread::spawn(move || {
+                    let content = vec![thread as u8; 1000 + thread];
+                    let frame =
+                        raw::ask(address, &raw::upload("tnvideo", "tnv001", &format!("r{round}"), &content));
+                    (frame.status == 0).then_some(content)
+                })
+            })
+            .collect();
+        let won: Vec<_> =
+            threads.into_iter().filter_map(|thread| thread.join().expect("an upload")).collect();
+        assert_eq!(won.len(), 1);
+        for &address in &addresses {
+            let back = raw::ask(address, &raw::download("tnvideo", "tnv001", &format!("r{round}"), 0, 0));
+            assert_eq!(back.success(102), won[0]);
+        }
+    }
+    patient("one file a round", Duration::from_secs(10), || cluster.content_files("group001").len() == 10);
+}
+
+#[test]
+fn a_failing_store_path_is_passed_over() {
+    // The first path is a file's child: nothing can be made there once it has been replaced.
+    let mut cluster =
+        Builder::new("store-paths").set(Part::Storage, "tnv_store_paths", "../data;../more").start();
+    for index in 0..4 {
+        cluster.put("tnv001", &format!("f{index}"), b"x");
+    }
+    cluster.storages[0].stop(Duration::from_secs(10));
+    let root = cluster.path("group001");
+    cluster.storages[0].start();
+    // Both are on one file system, so either may be taken; now one of them goes bad underneath.
+    std::fs::rename(root.join("data"), root.join("data.away")).expect("rename");
+    std::fs::write(root.join("data"), b"not a directory").expect("write");
+    for index in 0..4 {
+        cluster.put("tnv001", &format!("g{index}"), b"y");
+        let path = cluster.file_row("tnv001", &format!("g{index}")).expect("a row")[2].clone();
+        assert!(path.starts_with("../more/"), "{path}");
+    }
+    std::fs::remove_file(root.join("data")).expect("remove");
+    std::fs::rename(root.join("data.away"), root.join("data")).expect("rename");
+    for index in 0..4 {
+        let back =
+            raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", &format!("f{index}"), 0, 0));
+        assert_eq!(back.success(102), b"x");
+    }
+}
+
+#[test]
+fn a_row_whose_file_is_gone_is_no_file() {
+    let cluster = Builder::new("file-gone").httpds(1).start();
+    cluster.put("tnv001", "lost", b"content");
+    raw::ask(cluster.storage(), &raw::filesize("tnvideo", "tnv001", "lost")).success(102);
+    std::fs::remove_file(&cluster.content_files("group001")[0]).expect("remove");
+    raw::ask(cluster.storage(), &raw::filesize("tnvideo", "tnv001", "lost")).failure(102);
+    raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", "lost", 0, 0)).failure(102);
+    assert_eq!(http::get(cluster.httpd(), "/files/lost", &[]).status, 404);
+}
+
+#[test]
+fn a_mariadb_that_goes_away_and_comes_back_costs_no_restart_and_loses_nothing() {
+    let Some(mut server) = MariaDb::start() else { return };
+    let address = server.addr();
+    let mut cluster = Builder::new("mariadb-away")
+        .httpds(1)
+        .set(Part::Storage, "mysql_rw_timeout", 2)
+        .set(Part::Id, "mysql_rw_timeout", 2)
+        .set(Part::Tracker, "mysql_rw_timeout", 2)
+        .db(Db::Maria(&server))
+        .start();
+    cluster.put("tnv001", "before", b"before");
+    server.kill();
+    let text = raw::ask(cluster.storage(), &raw::upload("tnvideo", "tnv001", "during", b"x")).failure(102);
+    println!("without database: {text}");
+    assert!(!text.contains(server.password()));
+    raw::ask(cluster.storage(), &raw::filesize("tnvideo", "tnv001", "unseen")).failure(102);
+    let status = http::get(cluster.httpd(), "/files/unseen", &[]).status;
+    assert!(status == 502 || status == 503, "not known to be missing: {status}");
+    server.restart();
+    assert_eq!(server.addr(), address);
+    patient("uploads work again", Duration::from_secs(20), || {
+        raw::ask(cluster.storage(), &raw::upload("tnvideo", "tnv001", "after", b"after")).status == 0
+    });
+    for (id, content) in [("before", &b"before"[..]), ("after", b"after")] {
+        let back = raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", id, 0, 0));
+        assert_eq!(back.success(102), content);
+    }
+    raw::ask(cluster.tracker(), &raw::addresses("tnvideo", "a-new-user")).success(100);
+    patient("no file of the failed upload", Duration::from_secs(30), || {
+        cluster.content_files("group001").len() == cluster.file_rows()
+    });
+    assert!(cluster.parts().all(|part| part.runs()));
+}

@@ -1,0 +1,220 @@
+//! What the tracker and the ID server promise while their database is away, and of the tables of an
+//! existing deployment. What they answer on the wire is in `wire`, what the existing system gets
+//! wrong in `regress`.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tnv_tests::cluster::{Part, statuses};
+use tnv_tests::mariadb::MariaDb;
+use tnv_tests::raw::{self, Raw, message};
+use tnv_tests::{Builder, Cluster, Db, patient};
+
+/// A storage of the test's own: joined and beating on its connection.
+fn storage(tracker: SocketAddr, group: &str, port: u16) -> Raw {
+    let mut raw = Raw::connect(tracker);
+    raw.ask(&message(10, &raw::join(group, "host", port, 1_700_000_000))).success(100);
+    beat(&mut raw, group);
+    raw
+}
+
+fn beat(raw: &mut Raw, group: &str) {
+    assert_eq!(raw.ask(&message(11, &raw::beat(group, "host"))).success(100), b"");
+}
+
+fn group_of(tracker: SocketAddr, appid: &str, userid: &str) -> String {
+    let body = raw::ask(tracker, &raw::addresses(appid, userid)).success(100);
+    body[..17].iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte)).collect()
+}
+
+fn next_id(raw: &mut Raw, key: &str) -> i64 {
+    i64::from_be_bytes(raw.ask(&raw::get_id(key)).success(101).try_into().expect("8 bytes"))
+}
+
+/// Trackers and ID servers without storages.
+fn servers<'a>(name: &str) -> Builder<'a> {
+    Builder::new(name).groups(&["group001"], 0)
+}
+
+#[test]
+fn a_database_that_hangs_stops_neither_joins_nor_beats_nor_known_users() {
+    let Some(server) = MariaDb::start() else { return };
+    let cluster = servers("hang")
+        .ids(0)
+        .db(Db::Maria(&server))
+        .set(Part::Tracker, "tnv_threads", 8)
+        .set(Part::Tracker, "mysql_rw_timeout", 4)
+        .start();
+    let tracker = cluster.tracker();
+    let mut first = storage(tracker, "group001", 1);
+    assert_eq!(group_of(tracker, "tnvideo", "known"), "group001");
+
+    server.pause();
+    // More than there are workers, each asking what only the database knows.
+    let mut crowd: Vec<Raw> = (0..40).map(|_| Raw::connect(tracker)).collect();
+    for (index, raw) in crowd.iter_mut().enumerate() {
+        raw.send(&raw::addresses("tnvideo", &format!("new{index}")));
+    }
+    let start = Instant::now();
+    let mut second = storage(tracker, "group001", 2);
+    for _ in 0..5 {
+        beat(&mut first, "group001");
+        beat(&mut second, "group001");
+    }
+    assert_eq!(group_of(tracker, "tnvideo", "known"), "group001");
+    let states = statuses(tracker);
+    let want = [("127.0.0.1:1", "ACTIVE"), ("127.0.0.1:2", "ACTIVE")];
+    assert_eq!(states, BTreeMap::from(want.map(|(address, state)| (address.to_owned(), state.to_owned()))));
+    assert!(start.elapsed() < Duration::from_secs(15), "it took {:?}", start.elapsed());
+    for raw in &mut crowd {
+        let text = raw.frame().failure(100);
+        assert!(text.contains("get storage address fail"), "{text}");
+    }
+
+    server.resume();
+    patient("new users are served again", Duration::from_secs(20), || {
+        raw::ask(tracker, &raw::addresses("tnvideo", "new1")).status == 0
+    });
+}
+
+#[test]
+fn numbers_at_hand_outlast_the_database_and_none_repeats_when_it_is_back() {
+    let Some(mut server) = MariaDb::start() else { return };
+    let cluster = servers("numbers").trackers(0).db(Db::Maria(&server)).start();
+    let mut raw = Raw::connect(cluster.id());
+    let mut numbers: Vec<i64> = (0..10).map(|_| next_id(&mut raw, "../data")).collect();
+    server.kill();
+    numbers.extend((0..90).map(|_| next_id(&mut raw, "../data")));
+    assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+    let text = raw.ask(&raw::get_id("../data")).failure(101);
+    assert!(text.contains("MySQL"), "{text}");
+
+    server.restart();
+    patient("numbers are given again", Duration::from_secs(20), || {
+        raw::ask(cluster.id(), &raw::get_id("../data")).status == 0
+    });
+    numbers.extend((0..300).map(|_| next_id(&mut Raw::connect(cluster.id()), "../data")));
+    assert_eq!(numbers.iter().collect::<HashSet<_>>().len(), 400);
+    let row: i64 = cluster.sql("tnv_idsdb", "SELECT id_value FROM t_id_gen")[0][0].parse().expect("a number");
+    assert!(numbers.iter().all(|number| *number < row), "the row is ahead of all of them");
+}
+
+#[test]
+fn a_group_that_another_tracker_added_can_be_joined() {
+    let mut cluster = servers("groups").ids(0).trackers(2).prepare();
+    let config = cluster.trackers[1].config().to_owned();
+    let text = std::fs::read_to_string(&config).expect("read a configuration file");
+    std::fs::write(&config, text.replace("tnv_groups = group001", "tnv_groups = group002"))
+        .expect("write it");
+    cluster.start_all();
+    let tracker = cluster.tracker();
+    let text = raw::ask(tracker, &message(10, &raw::join("nobody", "host", 1, 1))).failure(100);
+    assert!(text.contains("nobody"), "{text}");
+    patient("the group is known", Duration::from_secs(5), || {
+        raw::ask(tracker, &message(10, &raw::join("group002", "host", 1, 1))).status == 0
+    });
+    let groups = cluster.sql("tnv_trackerdb", "SELECT group_name FROM t_groups_info ORDER BY group_name");
+    assert_eq!(groups, [["group001"], ["group002"]]);
+}
+
+/// Both databases have the same promise, only one of them a loose collation.
+fn existing_routes_are_kept(cluster: &Cluster) {
+    let row = |appid: &str, userid: &str, group: &str| {
+        let values = format!("VALUES ('{appid}', '{userid}', '{group}')");
+        cluster.sql("tnv_trackerdb", &format!("INSERT INTO t_router (appid, userid, group_name) {values}"));
+    };
+    row("other", "old", "group002");
+    row("tnvideo", "old", "group001");
+    row("tnvideo", "old", "group002");
+    row("other", "OLD2 ", "group002");
+    let tracker = cluster.tracker();
+    let _one = storage(tracker, "group001", 1);
+    assert_eq!(group_of(tracker, "tnvideo", "old"), "group001", "the application's own row, the older one");
+    assert_eq!(group_of(tracker, "tnvideo", "old2"), "group001", "a user of another spelling is another one");
+    let text = raw::ask(tracker, &raw::addresses("tnvideo", "OLD2 ")).failure(100);
+    assert!(text.contains("group002"), "the oldest row of the user decides, and its group is down: {text}");
+    let _two = storage(tracker, "group002", 2);
+    assert_eq!(group_of(tracker, "tnvideo", "OLD2 "), "group002");
+    let rows = cluster.sql("tnv_trackerdb", "SELECT COUNT(*) FROM t_router");
+    assert_eq!(rows, [["5"]], "one row was added, for the one new user");
+}
+
+#[test]
+fn routes_that_an_existing_tracker_wrote_are_kept_on_the_embedded_database() {
+    existing_routes_are_kept(&servers("old-routes").ids(0).groups(&["group001", "group002"], 0).start());
+}
+
+#[test]
+fn routes_that_an_existing_tracker_wrote_are_kept_on_mariadb() {
+    let Some(server) = MariaDb::start() else { return };
+    let groups = ["group001", "group002"];
+    existing_routes_are_kept(
+        &servers("old-routes-m").ids(0).groups(&groups, 0).db(Db::Maria(&server)).start(),
+    );
+}
+
+#[test]
+fn the_tables_of_an_existing_deployment_are_taken_over() {
+    let Some(server) = MariaDb::start() else { return };
+    let times = "create_time timestamp NULL DEFAULT CURRENT_TIMESTAMP, \
+                 update_time timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP";
+    let table = |name: &str, columns: &str| {
+        server.query(&format!(
+            "CREATE TABLE {name} ({columns}, {times}) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
+        ));
+    };
+    let id = "id int unsigned AUTO_INCREMENT PRIMARY KEY";
+    server.query("CREATE DATABASE tnv_trackerdb");
+    table("tnv_trackerdb.t_groups_info", &format!("{id}, group_name varchar(32)"));
+    let columns = "appid varchar(32), userid varchar(128), group_name varchar(32)";
+    table("tnv_trackerdb.t_router", &format!("{id}, {columns}"));
+    server.query("CREATE DATABASE tnv_idsdb");
+    table("tnv_idsdb.t_id_gen", "id varchar(64) PRIMARY KEY, id_value bigint");
+    server.query(
+        "INSERT INTO tnv_trackerdb.t_groups_info (group_name) \
+         VALUES ('group001'), ('group001'), ('group-x'), (NULL), ('group007')",
+    );
+    server.query(
+        "INSERT INTO tnv_trackerdb.t_router (appid, userid, group_name) \
+         VALUES ('tnvideo', 'twice', 'group007'), ('tnvideo', 'twice', 'group001')",
+    );
+    server.query("INSERT INTO tnv_idsdb.t_id_gen (id, id_value) VALUES ('../data', 4700)");
+
+    let cluster = servers("takeover").db(Db::Maria(&server)).start();
+    let tracker = cluster.tracker();
+    let list = tnv_tests::cluster::group_list(tracker);
+    assert!(list.contains("COUNT OF GROUPS: 2\n"), "{list}");
+    let _one = storage(tracker, "group001", 1);
+    let _seven = storage(tracker, "group007", 7);
+    assert_eq!(group_of(tracker, "tnvideo", "twice"), "group007");
+    assert_eq!(next_id(&mut Raw::connect(cluster.id()), "../data"), 4700);
+    // An existing tracker goes on writing, as it always did.
+    server.query(
+        "INSERT INTO tnv_trackerdb.t_router (appid, userid, group_name) \
+         VALUES ('tnvideo', 'twice', 'group001'), ('tnvideo', 'third', 'group007'), ('tnvideo', 'third', 'group001')",
+    );
+    assert_eq!(group_of(tracker, "tnvideo", "third"), "group007");
+}
+
+fn a_bad_row_is_told(cluster: &Cluster) {
+    for (key, value) in [("negative", "-1"), ("null", "NULL"), ("full", "9223372036854775807")] {
+        cluster.sql("tnv_idsdb", &format!("INSERT INTO t_id_gen (id, id_value) VALUES ('{key}', {value})"));
+        let text = raw::ask(cluster.id(), &raw::get_id(key)).failure(101);
+        assert!(text.contains(key) && text.contains(value), "{text}");
+        let row = cluster.sql("tnv_idsdb", &format!("SELECT id_value FROM t_id_gen WHERE id = '{key}'"));
+        assert_eq!(row, [[value]], "it is left as it was");
+    }
+    assert_eq!(next_id(&mut Raw::connect(cluster.id()), "good"), 0);
+}
+
+#[test]
+fn a_row_that_cannot_be_counted_from_is_told_on_the_embedded_database() {
+    a_bad_row_is_told(&servers("bad-row").trackers(0).start());
+}
+
+#[test]
+fn a_row_that_cannot_be_counted_from_is_told_on_mariadb() {
+    let Some(server) = MariaDb::start() else { return };
+    a_bad_row_is_told(&servers("bad-row-m").trackers(0).db(Db::Maria(&server)).start());
+}

@@ -1,0 +1,38 @@
+//! What every room of the tracker shares: the settings it runs on and the one table of groups.
+
+use std::time::Duration;
+
+use tnv_common::db::DbSettings;
+use tnv_common::wire::{AppId, GroupName};
+
+use crate::groups::Groups;
+
+/// What the tracker runs on.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The applications that are served.
+    pub apps: Vec<AppId>,
+    /// Groups that are added to the database at the start where it lacks them.
+    pub groups: Vec<GroupName>,
+    /// A storage that was not heard of for so long is OFFLINE, whatever its interval.
+    pub check_active_interval: Duration,
+    /// How long a user's group is answered from memory.
+    pub cache_lifetime: Duration,
+    /// Where the database is.
+    pub database: DbSettings,
+}
+
+/// The shared state.
+pub struct Globals {
+    /// The settings.
+    pub settings: Settings,
+    /// The groups and their storages.
+    pub groups: Groups,
+}
+
+impl Globals {
+    /// Settings, and a table that has no group yet.
+    pub fn new(settings: Settings) -> Globals {
+        Globals { settings, groups: Groups::default() }
+    }
+}

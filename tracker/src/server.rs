@@ -1,0 +1,63 @@
+//! Puts the tracker together: settings, database, table, threads, and the server loop.
+
+use std::sync::Arc;
+
+use log::info;
+use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
+use tnv_common::daemon::{self, Server};
+use tnv_common::db::Database;
+use tnv_common::error::{Context, Result};
+use tnv_common::framed::Framed;
+use tnv_common::net;
+use tnv_common::server;
+use tnv_common::stop::Stop;
+
+use crate::db::{SCHEMA, TrackerDb};
+use crate::globals::{Globals, Settings};
+use crate::service::Service;
+use crate::status;
+
+/// The tracker.
+pub struct Tracker;
+
+impl Server for Tracker {
+    const PART: Part = Part::Tracker;
+
+    type Settings = Settings;
+
+    fn settings(config: &Config) -> std::result::Result<Settings, Vec<Fault>> {
+        Ok(Settings {
+            apps: config.get(&keys::TNV_APPS_ID)?,
+            groups: config.get(&keys::TNV_GROUPS)?,
+            check_active_interval: config.get(&keys::CHECK_ACTIVE_INTERVAL)?,
+            cache_lifetime: config.get(&keys::REDIS_KEY_TIMEOUT)?,
+            database: config.database()?,
+        })
+    }
+
+    fn check(config: &Config, settings: &Settings) -> Vec<Fault> {
+        let database = &settings.database;
+        let Err(error) = Database::probe(database, &SCHEMA) else { return Vec::new() };
+        vec![match database.is_embedded() {
+            true => config.fault(&keys::TNV_DB_PATH, error, "a directory that databases can be kept in"),
+            false => config.fault(&keys::MYSQL_ADDRS, error, "a MySQL server that can be logged in to"),
+        }]
+    }
+
+    /// The port is opened last: who can connect is served.
+    fn run(settings: Settings, common: CommonSettings, stop: &Stop) -> Result<()> {
+        let db = Arc::new(TrackerDb::open(&settings.database, stop)?);
+        info!("using the {}", db.describe());
+        db.add_groups(&settings.groups)?;
+        let globals = Arc::new(Globals::new(settings));
+        db.refresh(&globals.groups)?;
+        status::start(&globals, &db, stop)?;
+
+        let listener = net::listen(common.bind)?;
+        let address = listener.local_addr().context(|| "find out the listening address")?;
+        let service = Service::new(globals, db, common.threads, stop.clone());
+        let framed = Arc::new(Framed::new(service, net::host_name(), common.max_conns));
+        daemon::ready(Tracker::PART, address);
+        server::run(listener, &common.server(Tracker::PART), framed, stop)
+    }
+}

@@ -1,0 +1,190 @@
+//! The tracker's commands: storages join and beat, clients ask for a user's storages and for the
+//! list of groups. It decides; the table, the cache and the database do.
+
+use std::sync::{Arc, Mutex, TryLockError};
+use std::time::{Duration, Instant};
+
+use log::warn;
+use tnv_common::error::{Error, Result};
+use tnv_common::fail;
+use tnv_common::framed::{Handler, Request};
+use tnv_common::limits::IDLE_TIMEOUT;
+use tnv_common::stop::Stop;
+use tnv_common::wire::GroupName;
+use tnv_common::wire::tnv::{
+    Addresses, BEAT_BYTES, Beat, JOIN_BYTES, Join, REPLY_TRACKER, Route, TRIPLE_BYTES, command,
+};
+
+use crate::cache::RouteCache;
+use crate::db::TrackerDb;
+use crate::globals::Globals;
+use crate::groups::{Membership, Now};
+use crate::list;
+use crate::slots::Slots;
+
+/// Joins into groups that are not known here ask the database, but not more often: a stranger's
+/// nonsense must not become the database's load.
+const MISS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The commands.
+pub struct Service {
+    globals: Arc<Globals>,
+    db: Arc<TrackerDb>,
+    cache: RouteCache,
+    /// For those who ask the database.
+    slots: Slots,
+    /// When an unknown group last made us ask the database.
+    last_miss: Mutex<Option<Instant>>,
+    stop: Stop,
+}
+
+impl Service {
+    /// The commands on the shared state and the database, for so many workers.
+    pub fn new(globals: Arc<Globals>, db: Arc<TrackerDb>, threads: usize, stop: Stop) -> Service {
+        let cache = RouteCache::new(globals.settings.cache_lifetime);
+        Service { globals, db, cache, slots: Slots::of(threads), last_miss: Mutex::new(None), stop }
+    }
+
+    /// Command 10. The storage's IP is the connection's; its record is replaced where it has one.
+    fn join(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
+        let join = Join::decode(&request.fixed::<JOIN_BYTES>()?)?;
+        self.learn_group(&join.group);
+        let ip = request.peer().ip().to_canonical();
+        let member = self.globals.groups.join(&join, ip, Now::read())?;
+        // A storage sends nothing but heartbeats; a host that lost its power does not even close.
+        if let Err(error) = request.stream().keep_alive() {
+            warn!("set keep-alive on a storage's connection: {error}");
+        }
+        // A connection stands for one storage: the one that joined on it before has left.
+        if let Some(former) = request.conn.replace(member) {
+            self.globals.groups.leave(&former, Now::read());
+        }
+        request.reply(&[])
+    }
+
+    /// Asks the database about a group that is not known here, at most once in a while. Where that
+    /// fails or must not be, the join is refused, and the storage joins again.
+    fn learn_group(&self, name: &GroupName) {
+        if self.globals.groups.is_listed(name) {
+            return;
+        }
+        let mut last_miss = match self.last_miss.try_lock() {
+            Ok(last_miss) => last_miss,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Someone asks just now. Waiting here would let strangers hold every worker while the
+            // database is away.
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if last_miss.is_some_and(|last| last.elapsed() < MISS_INTERVAL) {
+            return;
+        }
+        if let Err(error) = self.db.refresh(&self.globals.groups) {
+            warn!("look up the group {name}: {error}");
+        }
+        *last_miss = Some(Instant::now());
+    }
+
+    /// Command 11. The body has no port: on the connection that joined it is that storage's.
+    fn beat(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
+        let beat = Beat::decode(&request.fixed::<BEAT_BYTES>()?)?;
+        let ip = request.peer().ip().to_canonical();
+        match request.conn {
+            Some(member) => self.globals.groups.beat_of(member, &beat, Now::read())?,
+            None => self.globals.groups.beat_from(&beat, ip, Now::read())?,
+        }
+        request.reply(&[])
+    }
+
+    /// Command 12.
+    fn addresses(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
+        let user = Addresses::decode(&request.fixed::<TRIPLE_BYTES>()?)?;
+        if !self.globals.settings.apps.contains(&user.appid) {
+            return fail!(Invalid, "unknown appid: {}", user.appid);
+        }
+        let route = self.route(user).map_err(no_address)?;
+        request.reply(&route.encode())
+    }
+
+    fn route(&self, user: Addresses) -> Result<Route> {
+        let group = self.group_of(user)?;
+        let addresses = self.globals.groups.route(&group);
+        match addresses.is_empty() {
+            false => Ok(Route { group, addresses }),
+            true => fail!(Unavailable, "group {group} has no active storage"),
+        }
+    }
+
+    /// The user's group: remembered, recorded, or chosen now.
+    fn group_of(&self, user: Addresses) -> Result<GroupName> {
+        let now = Instant::now();
+        if let Some(group) = self.cache.get(&user, now) {
+            return Ok(group);
+        }
+        let Some(_slot) = self.slots.take() else {
+            let max = self.slots.max();
+            return fail!(Busy, "{max} requests wait for the database already; try again later");
+        };
+        let group = match self.db.route(&user)? {
+            Some(group) => group,
+            None => self.db.add_route(&user, &self.choose()?)?,
+        };
+        self.cache.put(user, group.clone(), now);
+        Ok(group)
+    }
+
+    /// A group for a new user.
+    fn choose(&self) -> Result<GroupName> {
+        let mut usable = self.globals.groups.usable();
+        match usable.len() {
+            0 => fail!(Unavailable, "no group has an active storage"),
+            count => Ok(usable.swap_remove(rand::random_range(0..count))),
+        }
+    }
+
+    /// Command 13.
+    fn groups(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
+        request.empty()?;
+        let mut text = self.globals.groups.show(|groups| list::text(groups, &chrono::Local)).into_bytes();
+        text.push(0);
+        request.reply(&text)
+    }
+}
+
+/// Command 12's failure, in the words of existing trackers and with the reason, which they leave out.
+fn no_address(why: Error) -> Error {
+    Error::new(why.kind(), format!("get storage address fail, {why}"))
+}
+
+impl Handler for Service {
+    /// The storage that joined on the connection.
+    type Conn = Option<Membership>;
+
+    const REPLY: u8 = REPLY_TRACKER;
+
+    fn handle(&self, request: &mut Request<'_, Self::Conn>) -> Result<()> {
+        match request.command() {
+            command::JOIN => self.join(request),
+            command::BEAT => self.beat(request),
+            command::ADDRESSES => self.addresses(request),
+            command::GROUPS => self.groups(request),
+            _ => Err(request.unknown_command()),
+        }
+    }
+
+    /// A storage keeps its joining connection for as long as it lives.
+    fn idle_timeout(&self, conn: &Self::Conn) -> Option<Duration> {
+        match conn {
+            Some(_) => None,
+            None => Some(IDLE_TIMEOUT),
+        }
+    }
+
+    fn closed(&self, conn: Self::Conn) {
+        // When the tracker itself ends, its closing of the connections says nothing about storages.
+        if let Some(member) = conn
+            && !self.stop.is_set()
+        {
+            self.globals.groups.leave(&member, Now::read());
+        }
+    }
+}

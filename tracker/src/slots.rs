@@ -1,0 +1,85 @@
+//! A bound on how many workers wait for the database at once. A database that hangs holds each of
+//! them for as long as its time-out says; without a bound a crowd of clients would take them all,
+//! and storages that beat in time would be found dead.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Of so many workers one is kept free of the database.
+const SHARE: usize = 8;
+
+/// How long one more waits for a slot: a burst on a database that works is served well within it,
+/// and the workers that are kept free turn over four times a second when it hangs.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// The slots.
+pub struct Slots {
+    max: usize,
+    taken: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// One of them, until it is dropped.
+pub struct Slot<'a>(&'a Slots);
+
+impl Slots {
+    /// The slots of a server with so many workers.
+    pub fn of(threads: usize) -> Slots {
+        let max = (threads - threads.div_ceil(SHARE)).max(1);
+        Slots { max, taken: Mutex::new(0), freed: Condvar::new() }
+    }
+
+    /// How many there are.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Takes a slot, unless none gets free in time.
+    pub fn take(&self) -> Option<Slot<'_>> {
+        let waited = self.freed.wait_timeout_while(self.lock(), PATIENCE, |taken| *taken >= self.max);
+        let mut taken = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if *taken >= self.max {
+            return None;
+        }
+        *taken += 1;
+        Some(Slot(self))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() -= 1;
+        self.0.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_workers_are_always_kept_free_where_there_are_several() {
+        for (threads, max) in [(1, 1), (2, 1), (8, 7), (9, 7), (1024, 896)] {
+            assert_eq!(Slots::of(threads).max(), max);
+        }
+    }
+
+    #[test]
+    fn a_slot_is_taken_and_given_back() {
+        let slots = Slots::of(3);
+        let first = slots.take();
+        let second = slots.take();
+        assert!(first.is_some() && second.is_some());
+        assert!(slots.take().is_none());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| slots.take().is_some());
+            drop(first);
+            assert!(waiting.join().unwrap());
+        });
+        assert!(slots.take().is_some());
+    }
+}
