@@ -57,7 +57,8 @@ fn hostile_names(cluster: &Cluster) {
     let names = [
         "o'brien",
         "x' OR '1'='1",
-        "'; DELETE FROM t_file_01; DELETE FROM t_file_02; DELETE FROM t_file_03; -- ",
+        "'; DELETE FROM t_file_02; -- ",
+        "'; DROP TABLE t_router; DROP TABLE t_id_gen; -- ",
         "\\",
         "\\' OR 1=1 -- ",
         "\"quoted\"",

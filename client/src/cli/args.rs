@@ -1,0 +1,233 @@
+//! The arguments: what was typed becomes a [`Command`] of valid names and numbers, or a sentence that
+//! says what was wrong.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use lexopt::prelude::*;
+use tnv_client::{AppId, FileId, Triple, UserId};
+
+/// Written once for the usage errors and for `--help`.
+macro_rules! usage {
+    () => {
+        "\
+Usage: tnv TRACKERS groups
+       tnv TRACKERS upload   APPID USERID FILE
+       tnv TRACKERS filesize APPID USERID FILEID
+       tnv TRACKERS download APPID USERID FILEID OFFSET SIZE [OUT]
+       tnv TRACKERS delete   APPID USERID FILEID"
+    };
+}
+
+/// The lines that follow each usage error.
+pub(crate) const USAGE: &str = usage!();
+
+/// The text of `--help`.
+pub(super) const HELP: &str = concat!(
+    "tnv: the client of the TNV media store\n\n",
+    usage!(),
+    "
+       tnv --help | --version
+
+  TRACKERS     host[:port], several separated by ';' (quote them); the port is 21000 by default
+  groups       print the table of groups and their storages
+  upload       store a regular file; prints 'Upload success: FILEID'
+  filesize     prints 'Get filesize success: BYTES'
+  download     fetch SIZE bytes (0: all that follow) from OFFSET on; prints 'Download success: BYTES'
+               OUT is a file, which is whole or absent, or '-' for standard output (the success line
+               then goes to standard error); without OUT the bytes are counted and dropped
+  delete       remove a file; prints 'Delete success: FILEID'
+
+  '--' ends the options, for names that begin with '-'.
+  RUST_LOG=info or debug tells on standard error what is tried.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage."
+);
+
+/// What is asked of the process.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Help,
+    Version,
+    Run(Args),
+}
+
+/// What the client runs on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Args {
+    pub(super) trackers: Vec<String>,
+    pub(super) command: Command,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Groups,
+    Upload { appid: AppId, userid: UserId, file: PathBuf },
+    FileSize { file: Triple },
+    Download { file: Triple, offset: u64, size: u64, out: Out },
+    Delete { file: Triple },
+}
+
+/// Where a download goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Out {
+    Nowhere,
+    Stdout,
+    File(PathBuf),
+}
+
+/// Most arguments looked at: those of a download, and the one too many.
+const ARGS_MAX: usize = 9;
+
+pub(super) fn parse(mut parser: lexopt::Parser) -> Result<Action, String> {
+    let mut given = Vec::new();
+    while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
+        match arg {
+            Value(value) if given.len() < ARGS_MAX => given.push(value),
+            Long("help") | Short('h') => return Ok(Action::Help),
+            Long("version") | Short('V') => return Ok(Action::Version),
+            Short('0'..='9') => return Err("OFFSET and SIZE must not be negative".to_owned()),
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    Given { args: given.into_iter() }.parse().map(Action::Run)
+}
+
+/// The arguments that are still to be made sense of.
+struct Given {
+    args: std::vec::IntoIter<OsString>,
+}
+
+impl Given {
+    fn parse(mut self) -> Result<Args, String> {
+        let trackers = self.text("TRACKERS")?;
+        let trackers: Vec<String> =
+            trackers.split(';').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        if trackers.is_empty() {
+            return Err("TRACKERS is empty, want host[:port], several separated by ';'".to_owned());
+        }
+        let name = self.text("the command (groups, upload, filesize, download or delete)")?;
+        let command = self.command(&name)?;
+        match self.args.next() {
+            None => Ok(Args { trackers, command }),
+            Some(more) => Err(format!("'{}' is one argument too many for {name}", more.display())),
+        }
+    }
+
+    fn command(&mut self, name: &str) -> Result<Command, String> {
+        Ok(match name {
+            "groups" => Command::Groups,
+            "upload" => Command::Upload {
+                appid: self.parsed("APPID")?,
+                userid: self.parsed("USERID")?,
+                file: self.next("FILE")?.into(),
+            },
+            "filesize" => Command::FileSize { file: self.file()? },
+            "delete" => Command::Delete { file: self.file()? },
+            "download" => Command::Download {
+                file: self.file()?,
+                offset: self.number("OFFSET")?,
+                size: self.number("SIZE")?,
+                out: match self.args.next() {
+                    None => Out::Nowhere,
+                    Some(out) if out == "-" => Out::Stdout,
+                    Some(out) if out.is_empty() => return Err("OUT is empty, want a file or '-'".to_owned()),
+                    Some(out) => Out::File(out.into()),
+                },
+            },
+            other => {
+                return Err(format!(
+                    "unknown command '{other}', want groups, upload, filesize, download or delete"
+                ));
+            }
+        })
+    }
+
+    fn next(&mut self, what: &str) -> Result<OsString, String> {
+        self.args.next().ok_or_else(|| format!("{what} is missing"))
+    }
+
+    fn text(&mut self, what: &str) -> Result<String, String> {
+        let text = self.next(what)?;
+        text.into_string().map_err(|text| format!("{what} '{}' is not UTF-8", text.display()))
+    }
+
+    fn parsed<T: FromStr<Err = tnv_client::Error>>(&mut self, what: &str) -> Result<T, String> {
+        self.text(what)?.parse().map_err(|error| format!("{what}: {error}"))
+    }
+
+    fn file(&mut self) -> Result<Triple, String> {
+        let (appid, userid) = (self.parsed("APPID")?, self.parsed("USERID")?);
+        let fileid: FileId = self.parsed("FILEID")?;
+        Ok(Triple { appid, userid, fileid })
+    }
+
+    fn number(&mut self, what: &str) -> Result<u64, String> {
+        let text = self.text(what)?;
+        match text.parse::<u64>().ok().filter(|&number| number <= i64::MAX.cast_unsigned()) {
+            Some(number) => Ok(number),
+            None => Err(format!("invalid {what}, got '{text}', want 0 to {}", i64::MAX)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(args: &str) -> Result<Action, String> {
+        parse(lexopt::Parser::from_args(args.split(' ').filter(|arg| !arg.is_empty())))
+    }
+
+    fn command(args: &str) -> Command {
+        match parsed(args) {
+            Ok(Action::Run(args)) => args.command,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_commands_of_the_contract() {
+        let file = || Triple {
+            appid: AppId::new("tnvideo").unwrap(),
+            userid: UserId::new("tnv001").unwrap(),
+            fileid: FileId::new("f1").unwrap(),
+        };
+        let Ok(Action::Run(args)) = parsed("a:1;b;; groups") else { panic!() };
+        assert_eq!(args.trackers, ["a:1", "b"]);
+        assert_eq!(args.command, Command::Groups);
+        assert_eq!(command("a filesize tnvideo tnv001 f1"), Command::FileSize { file: file() });
+        assert_eq!(command("a delete tnvideo tnv001 f1"), Command::Delete { file: file() });
+        let download = |out| Command::Download { file: file(), offset: 6, size: 9, out };
+        assert_eq!(command("a download tnvideo tnv001 f1 6 9"), download(Out::Nowhere));
+        assert_eq!(command("a download tnvideo tnv001 f1 6 9 -"), download(Out::Stdout));
+        assert_eq!(command("a download tnvideo tnv001 f1 6 9 x"), download(Out::File("x".into())));
+        let Command::Upload { file, .. } = command("a upload tnvideo tnv001 -- -x") else { panic!() };
+        assert_eq!(file, PathBuf::from("-x"));
+        assert_eq!(parsed("--help"), Ok(Action::Help));
+        assert_eq!(parsed("a download --version"), Ok(Action::Version));
+    }
+
+    #[test]
+    fn a_usage_error_says_what_was_wrong() {
+        for (args, says) in [
+            ("", "TRACKERS is missing"),
+            ("; groups", "TRACKERS is empty"),
+            ("a", "the command"),
+            ("a uplaod", "unknown command 'uplaod'"),
+            ("a groups x", "'x' is one argument too many"),
+            ("a upload tnvideo", "USERID is missing"),
+            ("a upload tn-video u f", "APPID: invalid appid, got 'tn-video'"),
+            ("a download tnvideo u f 1", "SIZE is missing"),
+            ("a download tnvideo u f x 0", "invalid OFFSET, got 'x'"),
+            ("a download tnvideo u f -5 0", "must not be negative"),
+            ("a download tnvideo u f 0 9223372036854775808", "invalid SIZE"),
+            ("a download tnvideo u f 0 0 o p", "'p'"),
+            ("a groups --frob", "--frob"),
+        ] {
+            let error = parsed(args).unwrap_err();
+            assert!(error.contains(says), "{args}: {error}");
+        }
+    }
+}

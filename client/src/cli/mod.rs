@@ -1,0 +1,140 @@
+//! What each command of the command line does, and what it prints.
+
+mod args;
+mod log;
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::thread;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tnv_client::{Client, Error, ErrorKind, Options, Result, Triple, remove_temporaries};
+use tnv_common::error::Context;
+
+pub(crate) use args::USAGE;
+use args::{Action, Args, Command, Out};
+
+/// How a run ends that is no success.
+pub(crate) enum Outcome {
+    /// What was typed makes no sense.
+    Usage(String),
+    /// It could not be done.
+    Failed(Error),
+    /// Standard output was closed by whoever read it.
+    Unread,
+}
+
+impl From<Error> for Outcome {
+    fn from(error: Error) -> Outcome {
+        Outcome::Failed(error)
+    }
+}
+
+/// Runs one command.
+pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
+    let Args { trackers, command } = match args::parse(parser).map_err(Outcome::Usage)? {
+        Action::Help => return print(args::HELP),
+        Action::Version => return print(concat!("tnv ", env!("CARGO_PKG_VERSION"))),
+        Action::Run(args) => args,
+    };
+    log::start();
+    let client = Client::new(&trackers, Options::default()).map_err(|error| match error.kind() {
+        ErrorKind::Invalid => Outcome::Usage(error.to_string()),
+        _ => Outcome::Failed(error),
+    })?;
+    match command {
+        Command::Groups => print(&client.groups()?),
+        Command::Upload { appid, userid, file } => {
+            let fileid = client.upload_file(&appid, &userid, &file)?;
+            // The file is stored: whoever cannot read it here must be able to find it.
+            print(&format!("Upload success: {fileid}")).inspect_err(|_| {
+                let _ = writeln!(io::stderr(), "tnv: uploaded as {fileid}");
+            })
+        }
+        Command::FileSize { file } => print(&format!("Get filesize success: {}", client.file_size(&file)?)),
+        Command::Delete { file } => {
+            client.delete(&file)?;
+            print(&format!("Delete success: {}", file.fileid))
+        }
+        Command::Download { file, offset, size, out } => download(&client, &file, offset, size, &out),
+    }
+}
+
+fn download(
+    client: &Client,
+    file: &Triple,
+    offset: u64,
+    size: u64,
+    out: &Out,
+) -> std::result::Result<(), Outcome> {
+    let success = |count| format!("Download success: {count}");
+    match out {
+        Out::Nowhere => print(&success(client.download(file, offset, size, &mut io::sink())?)),
+        Out::File(path) => {
+            tidy_on_signals()?;
+            print(&success(client.download_file(file, offset, size, path)?))
+        }
+        Out::Stdout => {
+            let mut stdout = Stdout::open()?;
+            let count = client.download(file, offset, size, &mut stdout);
+            let count =
+                count.map_err(|error| if stdout.unread.get() { Outcome::Unread } else { error.into() })?;
+            // Only the bytes themselves go to standard output.
+            let _ = writeln!(io::stderr(), "{}", success(count));
+            Ok(())
+        }
+    }
+}
+
+/// A line to standard output; that it cannot be written is a failure.
+fn print(line: &str) -> std::result::Result<(), Outcome> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Outcome::Unread),
+        Err(error) => Err(Error::from(error).context("write to standard output").into()),
+    }
+}
+
+/// Standard output without the buffer that std puts before it; it remembers when its reader is gone.
+struct Stdout {
+    file: File,
+    unread: Cell<bool>,
+}
+
+impl Stdout {
+    fn open() -> Result<Stdout> {
+        let fd = io::stdout().as_fd().try_clone_to_owned().context(|| "open standard output")?;
+        Ok(Stdout { file: File::from(fd), unread: Cell::new(false) })
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes).inspect_err(|error| {
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                self.unread.set(true);
+            }
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A download that is interrupted leaves nothing, on file systems without nameless files too.
+fn tidy_on_signals() -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context(|| "handle signals")?;
+    let tidy = move || {
+        for signal in signals.forever() {
+            remove_temporaries();
+            // Ends the process as the signal would have; where that fails the download goes on.
+            let _ = signal_hook::low_level::emulate_default_handler(signal);
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(tidy).map(drop).context(|| "start the signal thread")
+}

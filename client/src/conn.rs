@@ -1,0 +1,77 @@
+//! The commands, one function each, on a framed connection: what goes out, and what may come back.
+
+use std::time::Duration;
+
+use tnv_common::conn::Conn;
+use tnv_common::error::Result;
+use tnv_common::fail;
+use tnv_common::limits::GROUP_LIST_BYTES_MAX;
+use tnv_common::wire::field::Reader;
+use tnv_common::wire::tnv::{
+    Addresses, Download, REPLY_STORAGE, REPLY_TRACKER, ROUTE_BYTES_MAX, Read, Route, Stat, Triple, Upload,
+    command,
+};
+use tnv_common::wire::{AppId, UserId};
+
+/// A storage acknowledges an upload only when it is on disk. Beyond the usual wait for a reply it is
+/// given a second for so many bytes: a disk that flushes slower than this is failing.
+const FLUSH_BYTES_A_SECOND: u64 = 16 << 20;
+
+/// The table of groups.
+pub(crate) fn groups(conn: &mut Conn) -> Result<String> {
+    let body = conn.call(command::GROUPS, &[], REPLY_TRACKER, GROUP_LIST_BYTES_MAX)?;
+    let end = body.iter().position(|&byte| byte == 0).unwrap_or(body.len());
+    Ok(String::from_utf8_lossy(&body[..end]).into_owned())
+}
+
+/// A user's storages.
+pub(crate) fn addresses(conn: &mut Conn, appid: &AppId, userid: &UserId) -> Result<Route> {
+    let request = Addresses { appid: appid.clone(), userid: userid.clone() };
+    Route::decode(&conn.call(command::ADDRESSES, &request.encode(), REPLY_TRACKER, ROUTE_BYTES_MAX)?)
+}
+
+/// The size of a file.
+pub(crate) fn file_size(conn: &mut Conn, file: &Triple) -> Result<u64> {
+    let body: [u8; 8] = conn.call_fixed(command::FILE_SIZE, &file.encode(), REPLY_STORAGE)?;
+    Reader::new(&body).count("file size")
+}
+
+/// Everything about a file; existing storages do not know this command.
+pub(crate) fn stat(conn: &mut Conn, file: &Triple) -> Result<Stat> {
+    Stat::decode(&conn.call_fixed(command::STAT, &file.encode(), REPLY_STORAGE)?)
+}
+
+/// Removes a file.
+pub(crate) fn delete(conn: &mut Conn, file: &Triple) -> Result<()> {
+    conn.call(command::DELETE, &file.encode(), REPLY_STORAGE, 0).map(drop)
+}
+
+/// Asks for content; returns how much of it follows on the connection.
+pub(crate) fn download(conn: &mut Conn, request: &Download) -> Result<u64> {
+    conn.send(command::DOWNLOAD, &request.encode())?;
+    conn.reply(REPLY_STORAGE, i64::MAX.cast_unsigned())
+}
+
+/// The same of one certain upload; existing storages do not know this command.
+pub(crate) fn read(conn: &mut Conn, request: &Read) -> Result<u64> {
+    conn.send(command::READ, &request.encode())?;
+    conn.reply(REPLY_STORAGE, i64::MAX.cast_unsigned())
+}
+
+/// Announces an upload; `request.size` bytes of content are to follow on the connection.
+pub(crate) fn upload(conn: &mut Conn, request: &Upload) -> Result<()> {
+    conn.send_head(command::UPLOAD, &request.encode(), request.size)
+}
+
+/// The answer to an upload whose content has been sent.
+pub(crate) fn upload_reply(conn: &mut Conn, size: u64) -> Result<()> {
+    // Whether the wait ends early or is in vain, reading the reply finds out.
+    let _ = conn.stream().wait_readable(Duration::from_secs(size / FLUSH_BYTES_A_SECOND));
+    conn.reply(REPLY_STORAGE, 0).map(drop)
+}
+
+/// The answer that came while content was still being sent: a refusal, or nonsense.
+pub(crate) fn early_upload_reply(conn: &mut Conn) -> Result<()> {
+    conn.reply(REPLY_STORAGE, 0)?;
+    fail!(Protocol, "{} acknowledged an upload before it had all of it", conn.peer())
+}

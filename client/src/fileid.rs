@@ -1,0 +1,73 @@
+//! The making of file IDs, in the form that existing clients give them. Servers take any text; this
+//! form is unique without asking anybody.
+
+use std::cell::Cell;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use md5::{Digest, Md5};
+use tnv_common::error::Result;
+use tnv_common::wire::{FileId, UserId};
+
+/// The counter's values are 1 to this, four digits.
+const COUNTER_MAX: u32 = 8000;
+
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+static THREADS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static THREAD: Cell<u64> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed));
+}
+
+/// A new file ID of 36 characters: seconds (8 hex), microseconds (6 hex), the middle 16 hex digits of
+/// the MD5 of `userid@pid@thread@random`, a counter from 0001 to 8000, a random number of 2 digits.
+pub fn make_file_id(userid: &UserId) -> Result<FileId> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let thread = THREAD.get();
+    let random: u64 = rand::random();
+    let origin = format!("{userid}@{}@{thread}@{random}", std::process::id());
+    let origin = Md5::digest(origin.as_bytes());
+    let counter = COUNTER.fetch_add(1, Ordering::Relaxed) % COUNTER_MAX + 1;
+    let mut id = format!("{:08x}{:06x}", now.as_secs() & 0xFFFF_FFFF, now.subsec_micros());
+    for byte in origin.iter().skip(4).take(8) {
+        // Writing into a String does not fail.
+        let _ = write!(id, "{byte:02x}");
+    }
+    let _ = write!(id, "{counter:04}{:02}", rand::random_range(0..100_u32));
+    FileId::new(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn a_file_id_has_the_form_that_existing_clients_give_it() {
+        let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let id = make_file_id(&UserId::new("tnv001").unwrap()).unwrap();
+        let id = id.as_str();
+        assert_eq!(id.len(), 36);
+        assert!(id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')), "{id}");
+        assert!(u64::from_str_radix(&id[..8], 16).unwrap().abs_diff(before) <= 1);
+        assert!(u32::from_str_radix(&id[8..14], 16).unwrap() < 1_000_000);
+        assert!((1..=COUNTER_MAX).contains(&id[30..34].parse().unwrap()));
+        assert!(id[34..].parse::<u32>().unwrap() < 100);
+    }
+
+    #[test]
+    fn threads_that_make_many_ids_at_once_make_no_two_alike() {
+        let user = UserId::new("tnv001").unwrap();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let user = user.clone();
+                std::thread::spawn(move || {
+                    (0..5000).map(|_| make_file_id(&user).unwrap()).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let all: HashSet<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(all.len(), 20_000);
+    }
+}

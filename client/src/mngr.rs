@@ -1,0 +1,271 @@
+//! The pool manager: which servers there are, in what order to ask them, and how to get a connection
+//! to one. It remembers, within bounds and for a while, which failed lately, which lack the commands
+//! that ours added, and where each user's files are.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rand::seq::SliceRandom;
+use tnv_common::conn::Conn;
+use tnv_common::error::{Error, ErrorKind, Result};
+use tnv_common::fail;
+use tnv_common::net::resolve;
+use tnv_common::wire::tnv::Route;
+use tnv_common::wire::{AppId, UserId};
+
+use crate::TRACKER_PORT;
+use crate::conn;
+use crate::options::Options;
+use crate::pool::Pools;
+use crate::recent::Recent;
+use crate::trail::{Failure, Trail, Tried};
+
+/// A server that failed is tried last for so long: time for a restart, and not for a viewer to
+/// notice that the load is uneven.
+const SUSPECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For how long it is remembered that a storage lacks the added commands: it may be replaced by
+/// one of ours at any time.
+const PLAIN_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Most servers of which either is remembered: more than any deployment has.
+const SERVERS_MAX: usize = 1024;
+
+/// Most trackers a client takes, so that a list that all fail ends.
+const TRACKERS_MAX: usize = 64;
+
+/// How long the addresses of a tracker's name are used before they are looked up again.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Whose files are meant.
+pub(crate) type Owner = (AppId, UserId);
+
+struct Tracker {
+    /// `host[:port]`.
+    name: String,
+    found: Mutex<Option<(Vec<SocketAddr>, Instant)>>,
+}
+
+struct State {
+    pools: Pools,
+    suspects: Recent<SocketAddr, ()>,
+    plain: Recent<SocketAddr, ()>,
+    routes: Recent<Owner, Route>,
+}
+
+/// The manager; every method may be called by many threads at once.
+pub(crate) struct Manager {
+    trackers: Vec<Tracker>,
+    state: Mutex<State>,
+}
+
+impl Manager {
+    /// A manager of these trackers, `host[:port]` each.
+    pub(crate) fn new(trackers: &[String], options: &Options) -> Result<Manager> {
+        if trackers.is_empty() || trackers.len() > TRACKERS_MAX {
+            return fail!(
+                Invalid,
+                "invalid list of trackers, got {}, want 1 to {TRACKERS_MAX}",
+                trackers.len()
+            );
+        }
+        let trackers = trackers.iter().map(|name| Tracker::new(name)).collect::<Result<_>>()?;
+        let state = State {
+            pools: Pools::new(options),
+            suspects: Recent::new(SUSPECT_TIMEOUT, SERVERS_MAX),
+            plain: Recent::new(PLAIN_TIMEOUT, SERVERS_MAX),
+            routes: Recent::new(options.route_cache, options.routes_max),
+        };
+        Ok(Manager { trackers, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new connection.
+    pub(crate) fn connect(&self, address: SocketAddr) -> Result<Conn> {
+        Conn::connect(address, None)
+    }
+
+    /// An idle connection that still seems alive.
+    pub(crate) fn pooled(&self, address: SocketAddr) -> Option<Conn> {
+        loop {
+            let conn = self.state().pools.take(address)?;
+            if !conn.is_stale() {
+                return Some(conn);
+            }
+        }
+    }
+
+    /// Keeps a connection for the next request; one that is broken is closed.
+    pub(crate) fn put(&self, conn: Conn) {
+        let dropped = self.state().pools.put(conn);
+        drop(dropped); // Closing needs no lock.
+    }
+
+    /// Makes a request that may safely be made twice. An idle connection that turns out to be dead
+    /// costs no attempt: the request is made again on a new one.
+    pub(crate) fn exchange<T>(
+        &self,
+        address: SocketAddr,
+        mut request: impl FnMut(&mut Conn) -> Result<T>,
+    ) -> Tried<T> {
+        if let Some(conn) = self.pooled(address) {
+            match self.request(conn, &mut request) {
+                Err((false, error)) if error.kind() == ErrorKind::Unavailable => {
+                    log::debug!("an idle connection was dead: {error}");
+                }
+                outcome => return outcome.map_err(|(replied, error)| Failure::judge(replied, error)),
+            }
+        }
+        let conn = self.connect(address).map_err(Failure::connect)?;
+        self.request(conn, &mut request).map_err(|(replied, error)| Failure::judge(replied, error))
+    }
+
+    /// One request on one connection; a failure comes with whether the server had answered.
+    fn request<T>(
+        &self,
+        mut conn: Conn,
+        request: &mut impl FnMut(&mut Conn) -> Result<T>,
+    ) -> std::result::Result<T, (bool, Error)> {
+        match request(&mut conn) {
+            Ok(value) => {
+                self.put(conn);
+                Ok(value)
+            }
+            Err(error) => Err((conn.replied(), error)),
+        }
+    }
+
+    /// The servers in the order in which to try them: as given, but those that failed lately last.
+    pub(crate) fn order(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let state = self.state();
+        addresses.sort_by_key(|address| state.suspects.get(address).is_some());
+        addresses
+    }
+
+    /// Notes how a server did.
+    pub(crate) fn note(&self, address: SocketAddr, failed: bool) {
+        let mut state = self.state();
+        match failed {
+            true => state.suspects.insert(address, ()),
+            false => state.suspects.remove(&address),
+        }
+    }
+
+    /// Whether a storage is known to lack the commands that ours added.
+    pub(crate) fn is_plain(&self, address: SocketAddr) -> bool {
+        self.state().plain.get(&address).is_some()
+    }
+
+    /// Notes that a storage lacks the commands that ours added.
+    pub(crate) fn note_plain(&self, address: SocketAddr) {
+        log::debug!("{address} is an existing storage, it knows no validators");
+        self.state().plain.insert(address, ());
+    }
+
+    /// Where a user's files are, as remembered.
+    pub(crate) fn known_route(&self, owner: &Owner) -> Option<Route> {
+        self.state().routes.get(owner).cloned()
+    }
+
+    /// Forgets where a user's files are, so that the tracker is asked.
+    pub(crate) fn forget_route(&self, owner: &Owner) {
+        self.state().routes.remove(owner);
+    }
+
+    /// Where a user's files are, as remembered or as a tracker says. The storages are in random order.
+    pub(crate) fn route(&self, owner: &Owner) -> Result<Route> {
+        let mut route = match self.known_route(owner) {
+            Some(route) => route,
+            None => {
+                let (appid, userid) = owner;
+                let what = format!("find the storages of {userid}");
+                let route = self.ask_trackers(&what, |conn| conn::addresses(conn, appid, userid))?;
+                self.state().routes.insert(owner.clone(), route.clone());
+                route
+            }
+        };
+        route.addresses.shuffle(&mut rand::rng());
+        Ok(route)
+    }
+
+    /// Asks the trackers in random order until one answers. Each is asked once: what one does not
+    /// know another may, since storages join each of them by themselves, and a server that is no
+    /// tracker at all should not hide one that is. Only what was asked wrongly is wrong for all.
+    pub(crate) fn ask_trackers<T>(
+        &self,
+        what: &str,
+        mut request: impl FnMut(&mut Conn) -> Result<T>,
+    ) -> Result<T> {
+        let mut trail = Trail::default();
+        for address in self.order(self.tracker_addresses(&mut trail)) {
+            match self.exchange(address, &mut request) {
+                Ok(value) => {
+                    self.note(address, false);
+                    return Ok(value);
+                }
+                Err(failure) => {
+                    log::info!("{what}: tracker {address}: {}", failure.error);
+                    trail.note(address, &failure);
+                    // "Unavailable" is also how a tracker says that a group has no active storage.
+                    self.note(address, failure.is_of_server());
+                    if failure.error.kind() == ErrorKind::Invalid {
+                        return Err(trail.error(what));
+                    }
+                }
+            }
+        }
+        Err(trail.error(what))
+    }
+
+    fn tracker_addresses(&self, trail: &mut Trail) -> Vec<SocketAddr> {
+        let mut trackers: Vec<&Tracker> = self.trackers.iter().collect();
+        trackers.shuffle(&mut rand::rng());
+        let mut addresses = Vec::new();
+        for tracker in trackers {
+            match tracker.addresses() {
+                Ok(found) => addresses.extend(found),
+                Err(error) => trail.note_error(&error),
+            }
+        }
+        addresses
+    }
+}
+
+impl Tracker {
+    /// A name that cannot be looked up now may be later; one that is malformed never will be.
+    fn new(name: &str) -> Result<Tracker> {
+        let tracker = Tracker { name: name.to_owned(), found: Mutex::new(None) };
+        match tracker.addresses() {
+            Err(error) if error.kind() == ErrorKind::Invalid => Err(error.context("tracker")),
+            _ => Ok(tracker),
+        }
+    }
+
+    fn addresses(&self) -> Result<Vec<SocketAddr>> {
+        let lock = || self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().clone();
+        if let Some((addresses, since)) = &known
+            && since.elapsed() < RESOLVE_TIMEOUT
+        {
+            return Ok(addresses.clone());
+        }
+        // Looking up may take long, so it holds no lock.
+        match (resolve(&self.name, TRACKER_PORT), known) {
+            (Ok(addresses), _) => {
+                *lock() = Some((addresses.clone(), Instant::now()));
+                Ok(addresses)
+            }
+            // A name server that is away does not take the tracker with it.
+            (Err(error), Some((addresses, _))) => {
+                log::info!("tracker {}: {error}; its last addresses are used", self.name);
+                *lock() = Some((addresses.clone(), Instant::now()));
+                Ok(addresses)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! Uploads: content from a file or any reader, sent with its checksum, stored exactly once.
+//!
+//! Why exactly once: all attempts carry one file ID, new and never used before. A storage makes a file
+//! visible by inserting its row, and the ID is the row's key in the database that the group shares.
+//! So of all attempts, those still on their way somewhere included, at most one gets through, and
+//! what is stored under the ID is ours. What remains is to find out whether one did:
+//!
+//! - An attempt whose content was not sent whole did not: a storage stores nothing less.
+//! - One that was acknowledged did. One that was refused did not, but for a refusal that says the outcome
+//!   is unknown, and for what an existing storage gives no reason for.
+//! - In all other cases (the reply was lost) the file is asked for: before the next attempt, which
+//!   it may save; after one that was refused, since "exists already" then means that we succeeded
+//!   before; and at the end, when attempts are over. Its size and checksum must be ours.
+//! - Where nobody can tell, the error says so and names the file ID.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use crc32fast::Hasher;
+use rustix::fs::{Mode, OFlags, open};
+use tnv_common::conn::Conn;
+use tnv_common::error::{Context, Error, ErrorKind, Result};
+use tnv_common::fail;
+use tnv_common::limits::COPY_BYTES;
+use tnv_common::wire::FileId;
+use tnv_common::wire::tnv::{Triple, Upload};
+
+use crate::client::Client;
+use crate::conn;
+use crate::fileid::make_file_id;
+use crate::mngr::Owner;
+use crate::trail::{Failure, Progress, Tried};
+
+/// When attempts are over and a reply was lost, the file is asked for after each of these pauses: the
+/// storage may still be flushing it.
+const SETTLE_PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(300), Duration::from_millis(1000), Duration::from_millis(3000)];
+
+/// What is uploaded.
+pub(crate) trait Content {
+    /// How many bytes it has.
+    fn size(&self) -> u64;
+
+    /// Fills `piece` with what is at `position`. Positions only go on, or back to 0 where this
+    /// [is possible](Content::is_repeatable).
+    fn piece(&mut self, position: u64, piece: &mut [u8]) -> Result<()>;
+
+    /// Fails where there is more than `size` bytes. Asked before the last piece is sent, so that the
+    /// storage never has what would be half a file.
+    fn check_end(&mut self) -> Result<()>;
+
+    /// Whether it may be sent again, after what has been taken of it so far.
+    fn is_repeatable(&self) -> bool;
+
+    /// Whether it may be sent again even after all of it has been sent.
+    fn is_always_repeatable(&self) -> bool;
+}
+
+/// A regular file.
+pub(crate) struct FileContent {
+    file: File,
+    path: PathBuf,
+    size: u64,
+}
+
+impl FileContent {
+    /// Opens a file, whose size is then what it has at this moment.
+    pub(crate) fn open(path: &Path) -> Result<FileContent> {
+        let shown = path.display();
+        // Opening a pipe without a writer would wait for one, but for this flag.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let opened = open(path, flags, Mode::empty()).map_err(io::Error::from);
+        let file = File::from(opened.context(|| format!("cannot open {shown}"))?);
+        let found = file.metadata().context(|| format!("cannot read {shown}"))?;
+        if found.is_dir() {
+            return fail!(Invalid, "cannot upload '{shown}', it is a directory, want a regular file");
+        }
+        if !found.is_file() {
+            return fail!(
+                Invalid,
+                "cannot upload '{shown}', it is a pipe, socket or device, want a regular file"
+            );
+        }
+        Ok(FileContent { file, path: path.to_owned(), size: found.len() })
+    }
+}
+
+impl Content for FileContent {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn piece(&mut self, position: u64, piece: &mut [u8]) -> Result<()> {
+        match self.file.read_exact_at(piece, position) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                let now = self.file.metadata().map_or(0, |found| found.len());
+                let (path, size) = (self.path.display(), self.size);
+                fail!(Invalid, "{path} changed while it was read: it had {size} bytes, now {now}")
+            }
+            outcome => outcome.context(|| format!("read {}", self.path.display())),
+        }
+    }
+
+    fn check_end(&mut self) -> Result<()> {
+        let now = self.file.metadata().context(|| format!("read {}", self.path.display()))?.len();
+        match now == self.size {
+            true => Ok(()),
+            false => {
+                let (path, size) = (self.path.display(), self.size);
+                fail!(Invalid, "{path} changed while it was read: it had {size} bytes, now {now}")
+            }
+        }
+    }
+
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
+    fn is_always_repeatable(&self) -> bool {
+        true
+    }
+}
+
+/// What comes from a reader. Its first piece is read before any storage is asked and is kept, so that
+/// a storage that is away or refuses at once costs nothing.
+pub(crate) struct ReaderContent<'a> {
+    reader: &'a mut dyn Read,
+    first: Vec<u8>,
+    size: u64,
+    /// How much the reader has yielded.
+    position: u64,
+    ended: bool,
+}
+
+impl<'a> ReaderContent<'a> {
+    pub(crate) fn new(reader: &'a mut dyn Read, size: u64) -> Result<ReaderContent<'a>> {
+        if size > i64::MAX.cast_unsigned() {
+            return fail!(Invalid, "invalid size, got {size}, want at most {}", i64::MAX);
+        }
+        let first = vec![0; usize::try_from(size).unwrap_or(COPY_BYTES).min(COPY_BYTES)];
+        let mut content = ReaderContent { reader, first, size, position: 0, ended: false };
+        let mut first = std::mem::take(&mut content.first);
+        content.take(&mut first)?;
+        content.first = first;
+        Ok(content)
+    }
+
+    /// The next bytes of the reader.
+    fn take(&mut self, piece: &mut [u8]) -> Result<()> {
+        let mut filled = 0;
+        while filled < piece.len() {
+            match self.reader.read(&mut piece[filled..]) {
+                Ok(0) => {
+                    let got = self.position + filled as u64;
+                    return fail!(Invalid, "the content ended after {got} bytes, want {}", self.size);
+                }
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context(|| "read the content"),
+            }
+        }
+        self.position += filled as u64;
+        Ok(())
+    }
+}
+
+impl Content for ReaderContent<'_> {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn piece(&mut self, position: u64, piece: &mut [u8]) -> Result<()> {
+        // Pieces are of one size, so one that begins in the first is the first.
+        if position == 0 {
+            piece.copy_from_slice(&self.first);
+            return Ok(());
+        }
+        assert_eq!(position, self.position, "a reader does not go back");
+        self.take(piece)
+    }
+
+    fn check_end(&mut self) -> Result<()> {
+        while !self.ended {
+            match self.reader.read(&mut [0]) {
+                Ok(0) => self.ended = true,
+                Ok(_) => return fail!(Invalid, "the content goes on after {} bytes", self.size),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context(|| "read the content"),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.position == self.first.len() as u64
+    }
+
+    fn is_always_repeatable(&self) -> bool {
+        self.size == self.first.len() as u64
+    }
+}
+
+/// An attempt that failed, and what it may have done all the same.
+enum Broken {
+    /// The content itself is at fault.
+    Content(Error),
+    /// No connection was made.
+    Connect(Error),
+    /// On the way, or by the storage.
+    Sent {
+        error: Error,
+        /// The storage has answered.
+        replied: bool,
+        /// It has, or may have, all of the content.
+        whole: bool,
+        /// The connection had idled before.
+        reused: bool,
+    },
+}
+
+/// Whether an earlier attempt got through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Landed {
+    Yes,
+    /// The file is not there.
+    No,
+    /// There is one, with another size or checksum.
+    Other,
+    /// Nobody could tell.
+    Unknown,
+}
+
+/// One upload, with all its attempts.
+struct Sending<'a> {
+    client: &'a Client,
+    content: &'a mut dyn Content,
+    request: Upload,
+    /// The storages of the group, for asking about the file.
+    members: Vec<SocketAddr>,
+    /// The checksum, once all content has been read.
+    crc32: Option<u32>,
+    /// An attempt may have got through.
+    doubtful: bool,
+    /// An attempt's outcome was not told.
+    lost: bool,
+}
+
+/// Uploads; `what` begins the error.
+pub(crate) fn upload(client: &Client, owner: Owner, content: &mut dyn Content, what: &str) -> Result<FileId> {
+    let fileid = make_file_id(&owner.1)?;
+    let members = client.mngr().route(&owner)?.addresses;
+    let (appid, userid) = owner.clone();
+    let file = Triple { appid, userid, fileid: fileid.clone() };
+    let request = Upload { file, size: content.size() };
+    let mut sending = Sending {
+        client,
+        content,
+        request,
+        members: members.clone(),
+        crc32: None,
+        doubtful: false,
+        lost: false,
+    };
+    let outcome = client.try_each(what, &owner, members, |address| sending.attempt(address));
+    let Err(error) = outcome else { return Ok(fileid) };
+    match sending.settle() {
+        Landed::Yes => Ok(fileid),
+        Landed::No if !sending.lost => Err(error),
+        Landed::Other => fail!(
+            Internal,
+            "{}; what is stored as {fileid} has another size or checksum than what was sent",
+            error.message()
+        ),
+        _ => fail!(OutcomeUnknown, "{}; it may have been stored as {fileid} all the same", error.message()),
+    }
+}
+
+impl Sending<'_> {
+    /// One attempt at one storage.
+    fn attempt(&mut self, address: SocketAddr) -> Tried<()> {
+        if !self.members.contains(&address) {
+            self.members.push(address);
+        }
+        if self.doubtful && self.landed() == Landed::Yes {
+            return Ok(());
+        }
+        let broken = match self.send(address, true) {
+            // An idle connection that was dead is no failure of the storage.
+            Err(Broken::Sent { error, replied: false, whole, reused: true })
+                if error.kind() == ErrorKind::Unavailable && self.content.is_repeatable() =>
+            {
+                self.doubtful |= whole;
+                self.lost |= whole;
+                if whole && self.landed() == Landed::Yes {
+                    return Ok(());
+                }
+                self.send(address, false)
+            }
+            outcome => outcome,
+        };
+        let failure = match broken {
+            Ok(()) => return Ok(()),
+            Err(Broken::Content(error)) => return Err(Failure::here(error)),
+            Err(Broken::Connect(error)) => return Err(Failure::connect(error)),
+            Err(Broken::Sent { error, replied, whole, .. }) => {
+                if replied && self.doubtful && self.landed() == Landed::Yes {
+                    return Ok(());
+                }
+                let unknown = error.kind() == ErrorKind::OutcomeUnknown;
+                self.lost |= whole && (!replied || unknown);
+                self.doubtful |= whole && (!replied || unknown || error.kind() == ErrorKind::Internal);
+                Failure::judge(replied, error)
+            }
+        };
+        // What a reader has yielded beyond its first piece is gone.
+        let last = failure.last || !self.content.is_repeatable();
+        let progress = if self.request.size > COPY_BYTES as u64 { Progress::Moved } else { Progress::None };
+        Err(Failure { last, progress, ..failure })
+    }
+
+    /// Sends everything on one connection and waits for the answer.
+    fn send(&mut self, address: SocketAddr, reuse: bool) -> std::result::Result<(), Broken> {
+        // Only what can be sent again is trusted to a connection that may be dead.
+        let pooled = match reuse && self.content.is_always_repeatable() {
+            true => self.client.mngr().pooled(address),
+            false => None,
+        };
+        let reused = pooled.is_some();
+        let mut conn = match pooled {
+            Some(conn) => conn,
+            None => self.client.mngr().connect(address).map_err(Broken::Connect)?,
+        };
+        let mut whole = false;
+        let outcome = self.send_on(&mut conn, &mut whole);
+        match outcome {
+            Ok(()) => {
+                self.client.mngr().put(conn);
+                Ok(())
+            }
+            Err(SendError::Content(error)) => Err(Broken::Content(error)),
+            Err(SendError::Server(error)) => {
+                Err(Broken::Sent { error, replied: conn.replied(), whole, reused })
+            }
+        }
+    }
+
+    fn send_on(&mut self, conn: &mut Conn, whole: &mut bool) -> std::result::Result<(), SendError> {
+        let size = self.request.size;
+        let mut hasher = Hasher::new();
+        let mut piece = vec![0; usize::try_from(size).unwrap_or(COPY_BYTES).min(COPY_BYTES)];
+        let mut position = 0;
+        if size == 0 {
+            self.content.check_end().map_err(SendError::Content)?;
+        }
+        conn::upload(conn, &self.request).map_err(SendError::Server)?;
+        while position < size {
+            let count = piece.len().min(usize::try_from(size - position).unwrap_or(usize::MAX));
+            let piece = &mut piece[..count];
+            self.content.piece(position, piece).map_err(SendError::Content)?;
+            if position + count as u64 == size {
+                self.content.check_end().map_err(SendError::Content)?;
+            }
+            if conn.early_reply() {
+                return conn::early_upload_reply(conn).map_err(SendError::Server);
+            }
+            conn.send_content(piece).map_err(SendError::Server)?;
+            hasher.update(piece);
+            position += count as u64;
+        }
+        self.crc32 = Some(hasher.finalize());
+        *whole = true;
+        conn::upload_reply(conn, size).map_err(SendError::Server)
+    }
+
+    /// Whether an earlier attempt got through, asked of the group's storages until one knows.
+    fn landed(&self) -> Landed {
+        for address in self.client.mngr().order(self.members.clone()) {
+            match self.landed_at(address) {
+                Ok(landed) => return landed,
+                Err(failure) if failure.error.kind() == ErrorKind::NotFound => return Landed::No,
+                Err(failure) => log::info!("ask for {}: {}", self.request.file.fileid, failure.error),
+            }
+        }
+        Landed::Unknown
+    }
+
+    fn landed_at(&self, address: SocketAddr) -> Tried<Landed> {
+        let file = &self.request.file;
+        let (size, crc32) = match self.client.stat_at(address, file)? {
+            Some(stat) => (stat.size, stat.crc32),
+            None => (self.client.mngr().exchange(address, |conn| conn::file_size(conn, file))?, None),
+        };
+        // A checksum that either side does not know cannot differ.
+        let same =
+            size == self.request.size && crc32.zip(self.crc32).is_none_or(|(theirs, ours)| theirs == ours);
+        Ok(if same { Landed::Yes } else { Landed::Other })
+    }
+
+    /// The last word on an upload whose attempts are over.
+    fn settle(&self) -> Landed {
+        if !self.doubtful {
+            return Landed::No;
+        }
+        let mut landed = Landed::Unknown;
+        for pause in SETTLE_PAUSES {
+            thread::sleep(pause);
+            landed = self.landed();
+            // Only where a reply was lost may the file still come.
+            if matches!(landed, Landed::Yes | Landed::Other) || !self.lost {
+                break;
+            }
+        }
+        landed
+    }
+}
+
+enum SendError {
+    Content(Error),
+    Server(Error),
+}

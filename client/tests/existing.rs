@@ -1,0 +1,220 @@
+//! Our client with existing servers, as their captured bytes have it.
+
+mod peer;
+
+use peer::{Peer, Then, appid, captured, client, file, tracker, userid};
+use tnv_client::{Client, ErrorKind, Options};
+use tnv_common::wire::tnv::{Download, Triple, Upload, command};
+
+/// A server that answers every request with a captured reply, and closes after a failure as existing
+/// servers do.
+fn replaying(name: &'static str) -> Peer {
+    Peer::new(move |request| {
+        request.body();
+        let reply = captured(&format!("{name}.response.hex"));
+        request.raw(&reply);
+        if reply[9] == 0 { Then::Keep } else { Then::Close }
+    })
+}
+
+/// An existing storage: it knows what captures know of, refuses the rest and closes. It is sent
+/// only what a request of ours may be, which it holds against the layout.
+fn existing_storage() -> Peer {
+    Peer::new(|request| {
+        let name = match request.header.command {
+            command::UPLOAD => {
+                let bytes = request.header.body_bytes;
+                let head = request.read(408);
+                let upload = Upload::decode(head.as_slice().try_into().unwrap(), bytes).unwrap();
+                assert_eq!(request.read(usize::try_from(upload.size).unwrap()), CONTENT);
+                "UPLOAD"
+            }
+            command::FILE_SIZE => {
+                Triple::decode(request.body().as_slice().try_into().unwrap()).unwrap();
+                "FILESIZE"
+            }
+            command::DOWNLOAD => {
+                let download = Download::decode(request.body().as_slice().try_into().unwrap()).unwrap();
+                match (download.offset, download.size) {
+                    (0, 0) => "DOWNLOAD",
+                    (6, 9) => "DOWNLOAD_RANGE_6_9",
+                    _ => "ERROR_DOWNLOAD_BAD_OFFSET",
+                }
+            }
+            command::DELETE => {
+                request.body();
+                "DELETE"
+            }
+            _ => return request.unknown_command(),
+        };
+        let reply = captured(&format!("{name}.response.hex"));
+        request.raw(&reply);
+        if reply[9] == 0 { Then::Keep } else { Then::Close }
+    })
+}
+
+const CONTENT: &[u8] = b"hello net-video 0123456789\n";
+
+#[test]
+fn every_command_works_on_an_existing_storage() {
+    let storage = existing_storage();
+    let tracker = tracker(&[&storage]);
+    let client = client(&tracker);
+    client.upload(&appid(), &userid(), &mut &*CONTENT, CONTENT.len() as u64).unwrap();
+    let file = file("6b0236710");
+    assert_eq!(client.file_size(&file), Ok(CONTENT.len() as u64));
+    let mut out = Vec::new();
+    assert_eq!(client.download(&file, 0, 0, &mut out), Ok(27));
+    assert_eq!(out, CONTENT);
+    out.clear();
+    assert_eq!(client.download(&file, 6, 9, &mut out), Ok(9));
+    assert_eq!(out, b"net-video");
+    client.delete(&file).unwrap();
+}
+
+#[test]
+fn an_existing_storage_is_asked_for_its_size_where_it_lacks_validators_and_this_is_remembered() {
+    let storage = existing_storage();
+    let tracker = tracker(&[&storage]);
+    let client = client(&tracker);
+    for _ in 0..3 {
+        let info = client.stat(&file("f")).unwrap();
+        assert_eq!((info.size, info.stat), (27, None));
+    }
+    assert_eq!(
+        storage.commands(),
+        [command::STAT, command::FILE_SIZE, command::FILE_SIZE, command::FILE_SIZE]
+    );
+    let info = client.stat(&file("f")).unwrap();
+    let mut slice = [0; 9];
+    client.read_slice(&file("f"), &info, 6, &mut slice).unwrap();
+    assert_eq!(&slice, b"net-video");
+    client.read_slice(&file("f"), &info, 6, &mut []).unwrap();
+}
+
+#[test]
+fn a_storage_that_closes_without_a_word_on_stat_still_tells_the_size() {
+    // Closing with the request unread may reset the connection before the refusal is read.
+    let storage = Peer::new(|request| match request.header.command {
+        command::FILE_SIZE => {
+            request.body();
+            request.raw(&captured("FILESIZE.response.hex"));
+            Then::Keep
+        }
+        _ => Then::Close,
+    });
+    let tracker = tracker(&[&storage]);
+    let client = client(&tracker);
+    assert_eq!(client.stat(&file("f")).unwrap().size, 27);
+    assert_eq!(client.stat(&file("f")).unwrap().stat, None);
+    assert_eq!(storage.commands().iter().filter(|&&command| command == command::STAT).count(), 1);
+}
+
+#[test]
+fn the_table_of_groups_is_told_as_the_tracker_prints_it() {
+    let groups = client(&replaying("GROUPS")).groups().unwrap();
+    assert!(
+        groups.starts_with("         COUNT OF GROUPS: 1\n               GROUPNAME: group001\n"),
+        "{groups}"
+    );
+    assert!(groups.ends_with("STATUS: ACTIVE"), "{groups}");
+}
+
+#[test]
+fn a_captured_route_is_understood() {
+    let route = client(&replaying("SADDRS")).route(&appid(), &userid()).unwrap();
+    assert_eq!(route.group.as_str(), "group001");
+    assert_eq!(route.addresses, ["127.0.0.1:23000".parse().unwrap()]);
+}
+
+#[test]
+fn an_unknown_appid_is_told_at_once_and_no_other_tracker_asked() {
+    let trackers = [replaying("ERROR_SADDRS_UNKNOWN_APPID"), replaying("ERROR_SADDRS_UNKNOWN_APPID")];
+    let names = trackers.each_ref().map(|tracker| tracker.address.to_string());
+    let client = Client::new(&names, Options::default()).unwrap();
+    let error = client.file_size(&file("f")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.message().contains("unknown appid: badapp"), "{error}");
+    assert_eq!(trackers.iter().map(|tracker| tracker.commands().len()).sum::<usize>(), 1);
+}
+
+#[test]
+fn a_tracker_without_an_active_storage_is_passed_over_for_one_that_has() {
+    let storage = existing_storage();
+    let knowing = tracker(&[&storage]);
+    let ignorant = replaying("ERROR_SADDRS_NO_ACTIVE_STORAGE");
+    let names = [ignorant.address.to_string(), knowing.address.to_string()];
+    for _ in 0..8 {
+        let client = Client::new(&names, Options::default()).unwrap();
+        assert_eq!(client.file_size(&file("f")), Ok(27));
+    }
+    let error = client(&ignorant).file_size(&file("f")).unwrap_err();
+    assert!(error.message().contains("[vm] get storage address fail"), "{error}");
+}
+
+#[test]
+fn an_unknown_file_of_existing_storages_is_an_unknown_file() {
+    let storages = [replaying("ERROR"), replaying("ERROR")];
+    let tracker = tracker(&[&storages[0], &storages[1]]);
+    let error = client(&tracker).delete(&file("f")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    for storage in &storages {
+        let said = format!("{}: [vm] read database fail, fileid: 6b023671", storage.address);
+        assert!(error.message().contains(&said), "{error}");
+        assert_eq!(storage.commands(), [command::DELETE], "once each: it will not pass");
+    }
+}
+
+#[test]
+fn a_bad_offset_is_told_at_once() {
+    let storages = [existing_storage(), existing_storage()];
+    let tracker = tracker(&[&storages[0], &storages[1]]);
+    let error = client(&tracker).download(&file("f"), 5, 1, &mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.message().contains("invalid offset, 5 is not between 0 and 4"), "{error}");
+}
+
+#[test]
+fn two_failure_frames_for_one_upload_do_not_confuse_the_next_request() {
+    let storage = Peer::new(|request| {
+        let command = request.header.command;
+        if matches!(command, command::STAT) {
+            return request.unknown_command();
+        }
+        request.body();
+        if command == command::UPLOAD {
+            request.raw(&captured("ERROR_UPLOAD_DUPLICATE_TWO_FRAMES.response.hex"));
+            return Then::Close;
+        }
+        request.raw(&captured("ERROR.response.hex"));
+        Then::Close
+    });
+    let tracker = tracker(&[&storage]);
+    let client = client(&tracker);
+    for _ in 0..2 {
+        let error = client.upload(&appid(), &userid(), &mut &b"w"[..], 1).unwrap_err();
+        assert!(error.message().contains("insert database fail"), "{error}");
+        assert!(!error.message().contains("save file fail"), "{error}");
+    }
+}
+
+#[test]
+fn a_failure_without_text_is_accepted_and_one_with_too_much_is_not() {
+    let wordless = Peer::new(|request| {
+        request.body();
+        request.raw(&[0, 0, 0, 0, 0, 0, 0, 2, 102, 0xFD, 0xFF, 0xFF]);
+        Then::Close
+    });
+    let error = client(&tracker(&[&wordless])).file_size(&file("f")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert!(error.message().contains("gave no reason"), "{error}");
+
+    let endless = Peer::new(|request| {
+        request.body();
+        request.raw(&[0, 0, 0, 0, 0, 0, 4, 3, 102, 0xFD]);
+        request.raw(&[b'x'; 1027]);
+        Then::Close
+    });
+    let error = client(&tracker(&[&endless])).file_size(&file("f")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Protocol);
+}

@@ -1,0 +1,574 @@
+//! What the client promises when servers and connections fail.
+
+mod peer;
+
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use peer::{Peer, Request, Then, appid, client, content, file, nobody, stat, tracker, tracker_of, userid};
+use tnv_client::{Client, ErrorKind, FileId, Options, Result, Triple};
+use tnv_common::wire::Header;
+use tnv_common::wire::tnv::{REPLY_STORAGE, Read as ReadRequest, Stat, Upload, command};
+
+fn upload(client: &Client, bytes: &[u8]) -> Result<FileId> {
+    client.upload(&appid(), &userid(), &mut &*bytes, bytes.len() as u64)
+}
+
+/// What a storage was sent.
+type Stored = Arc<Mutex<Vec<(Triple, Vec<u8>)>>>;
+
+/// Reads an upload wholly and returns its file and content.
+fn take_upload(request: &mut Request<'_>) -> (Triple, Vec<u8>) {
+    let bytes = request.header.body_bytes;
+    let head = request.read(408);
+    let upload = Upload::decode(head.as_slice().try_into().unwrap(), bytes).unwrap();
+    let content = request.read(usize::try_from(upload.size).unwrap());
+    (upload.file, content)
+}
+
+/// A storage of ours that holds one file under any name.
+fn holding(content: Vec<u8>, unique: u8) -> Peer {
+    Peer::new(move |request| match request.header.command {
+        command::STAT => {
+            request.body();
+            request.reply(REPLY_STORAGE, &stat(&content, unique).encode())
+        }
+        command::READ => {
+            let read = ReadRequest::decode(request.body().as_slice().try_into().unwrap()).unwrap();
+            if read.unique.0 != [unique; 16] {
+                return request.refuse(ErrorKind::NotFound, "another upload");
+            }
+            let (offset, count) = read.download.check(content.len() as u64).unwrap();
+            let (offset, count) = (usize::try_from(offset).unwrap(), usize::try_from(count).unwrap());
+            request.reply(REPLY_STORAGE, &content[offset..offset + count])
+        }
+        other => panic!("command {other}"),
+    })
+}
+
+/// A storage of ours that says no such file to everything, but stores.
+fn storing(stored: Stored) -> Peer {
+    Peer::new(move |request| match request.header.command {
+        command::UPLOAD => {
+            let taken = take_upload(request);
+            stored.lock().unwrap().push(taken);
+            request.reply(REPLY_STORAGE, &[])
+        }
+        _ => {
+            request.body();
+            request.refuse(ErrorKind::NotFound, "no such file")
+        }
+    })
+}
+
+/// A storage that reads an upload, keeps it or not, and loses the reply.
+fn losing_the_reply(kept: Stored) -> Peer {
+    Peer::new(move |request| match request.header.command {
+        command::UPLOAD => {
+            let taken = take_upload(request);
+            kept.lock().unwrap().push(taken);
+            Then::Close
+        }
+        _ => Then::Close,
+    })
+}
+
+/// A tracker whose route begins with `first`: the client shuffles it, so the tests that need an order
+/// make the first one's address the only one, until it was asked.
+fn first_then(first: &Peer, second: &Peer) -> Peer {
+    let (first, second) = (first.address, second.address);
+    Peer::new(move |request| {
+        request.body();
+        let addresses = if request.nth == 0 { vec![first] } else { vec![second] };
+        let group = tnv_client::GroupName::new("group001").unwrap();
+        request.reply(100, &tnv_client::Route { group, addresses }.encode())
+    })
+}
+
+// Uploads.
+
+#[test]
+fn an_upload_whose_reply_was_lost_is_found_and_not_sent_again() {
+    let bytes = content(300_000);
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let storage = losing_the_reply(Arc::clone(&kept));
+    let other = holding(bytes.clone(), 1);
+    let tracker = first_then(&storage, &other);
+    let fileid = upload(&client(&tracker), &bytes[..200_000]);
+    assert!(fileid.is_err(), "what {} holds has another size", other.address);
+    assert_eq!(fileid.unwrap_err().kind(), ErrorKind::Internal);
+
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let storage = losing_the_reply(Arc::clone(&kept));
+    let bytes = content(200_000);
+    let other = holding(bytes.clone(), 1);
+    let tracker = first_then(&storage, &other);
+    let fileid = upload(&client(&tracker), &bytes).unwrap();
+    assert_eq!(kept.lock().unwrap()[0].0.fileid, fileid);
+    assert_eq!(other.commands(), [command::STAT]);
+}
+
+#[test]
+fn an_upload_whose_reply_was_lost_and_that_is_not_there_is_sent_again_under_the_same_id() {
+    let (lost, stored) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+    let (storage, other) = (losing_the_reply(Arc::clone(&lost)), storing(Arc::clone(&stored)));
+    let tracker = first_then(&storage, &other);
+    let bytes = content(200_000);
+    let fileid = upload(&client(&tracker), &bytes).unwrap();
+    let (lost, stored) = (lost.lock().unwrap(), stored.lock().unwrap());
+    assert_eq!((lost.len(), stored.len()), (1, 1));
+    assert_eq!(lost[0], stored[0]);
+    assert_eq!(stored[0].0.fileid, fileid);
+    assert_eq!(stored[0].1, bytes);
+}
+
+#[test]
+fn exists_after_a_lost_reply_is_the_success_it_was() {
+    // The first attempt gets through only after it has been asked for: its row comes with the second.
+    let bytes = content(1000);
+    let told = bytes.clone();
+    let storage = losing_the_reply(Arc::default());
+    let asked = AtomicU64::new(0);
+    let other = Peer::new(move |request| match request.header.command {
+        command::UPLOAD => {
+            take_upload(request);
+            request.refuse(ErrorKind::Exists, "exists already")
+        }
+        command::STAT => {
+            request.body();
+            match asked.fetch_add(1, Ordering::Relaxed) {
+                0 => request.refuse(ErrorKind::NotFound, "no such file"),
+                _ => request.reply(REPLY_STORAGE, &stat(&told, 1).encode()),
+            }
+        }
+        other => panic!("command {other}"),
+    });
+    let tracker = first_then(&storage, &other);
+    upload(&client(&tracker), &bytes).unwrap();
+    assert_eq!(other.commands(), [command::STAT, command::UPLOAD, command::STAT]);
+}
+
+#[test]
+fn exists_on_a_first_attempt_is_an_error() {
+    let storage = Peer::new(|request| {
+        take_upload(request);
+        request.refuse(ErrorKind::Exists, "exists already")
+    });
+    let error = upload(&client(&tracker(&[&storage])), b"x").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exists);
+    assert_eq!(storage.commands(), [command::UPLOAD]);
+}
+
+#[test]
+fn with_existing_storages_a_lost_reply_is_looked_into_by_size() {
+    let existing = Peer::new(|request| match request.header.command {
+        command::FILE_SIZE => {
+            request.body();
+            request.reply(REPLY_STORAGE, &1000_u64.to_be_bytes())
+        }
+        _ => request.unknown_command(),
+    });
+    let storage = losing_the_reply(Arc::default());
+    let tracker = first_then(&storage, &existing);
+    upload(&client(&tracker), &content(1000)).unwrap();
+    assert!(!existing.commands().contains(&command::UPLOAD));
+}
+
+#[test]
+fn where_nobody_can_tell_the_error_names_the_file_id() {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let storage = losing_the_reply(Arc::clone(&kept));
+    let client = client(&tracker(&[&storage]));
+    // More than a piece from a reader cannot be sent again.
+    let error = upload(&client, &content(600_000)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+    let kept = kept.lock().unwrap();
+    assert_eq!(kept.len(), 1, "it was not sent twice");
+    assert!(error.message().contains(kept[0].0.fileid.as_str()), "{error}");
+    assert!(error.message().contains(&storage.address.to_string()), "{error}");
+}
+
+#[test]
+fn a_refusal_while_content_is_sent_stops_the_sending() {
+    let storage = Peer::new(|request| {
+        request.read(408);
+        request.refuse(ErrorKind::NoSpace, "no store path has room");
+        // Drains a little, as servers do.
+        let mut buffer = [0; 64 << 10];
+        while request.stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
+        Then::Close
+    });
+    let client = client(&tracker(&[&storage]));
+    let start = Instant::now();
+    let terabyte = 1 << 40;
+    let error =
+        client.upload(&appid(), &userid(), &mut std::io::repeat(7).take(terabyte), terabyte).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    assert!(error.message().contains("no store path has room"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_full_storage_is_passed_over_for_one_with_room() {
+    let full = Peer::new(|request| {
+        take_upload(request);
+        request.refuse(ErrorKind::NoSpace, "full")
+    });
+    let stored = Arc::new(Mutex::new(Vec::new()));
+    let roomy = storing(Arc::clone(&stored));
+    let tracker = tracker(&[&full, &roomy]);
+    for _ in 0..8 {
+        upload(&client(&tracker), b"x").unwrap();
+    }
+    assert_eq!(stored.lock().unwrap().len(), 8);
+}
+
+#[test]
+fn a_reader_of_another_size_than_announced_stores_nothing() {
+    let stored = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&stored);
+    // Reads uploads by their parts, so that a broken one is seen as such.
+    let storage = Peer::new(move |request| {
+        request.read(408);
+        let mut content = Vec::new();
+        let size = request.header.body_bytes - 408;
+        request.stream.take(size).read_to_end(&mut content).unwrap();
+        if content.len() as u64 == size {
+            kept.lock().unwrap().push(size);
+            request.reply(REPLY_STORAGE, &[]);
+        }
+        Then::Close
+    });
+    let client = client(&tracker(&[&storage]));
+    for (bytes, size) in [(10, 11), (11, 10), (1, 0), (600_000, 600_001), (600_001, 600_000)] {
+        let error = client.upload(&appid(), &userid(), &mut &*content(bytes), size).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        let says = if size > bytes as u64 { "ended after" } else { "goes on after" };
+        assert!(error.message().contains(says), "{error}");
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(stored.lock().unwrap().is_empty());
+}
+
+// Connections.
+
+#[test]
+fn connections_are_used_again_and_a_dead_one_costs_no_attempt() {
+    // Closes each connection when the third request comes on it: no look beforehand can tell.
+    let count = Mutex::new(std::collections::HashMap::new());
+    let storage = Peer::new(move |request| {
+        let mut count = count.lock().unwrap();
+        let count = count.entry(request.conn).or_insert(0);
+        *count += 1;
+        if *count == 3 {
+            return Then::Close;
+        }
+        request.body();
+        request.reply(REPLY_STORAGE, &27_u64.to_be_bytes())
+    });
+    let tracker = tracker(&[&storage]);
+    let options = Options { attempts: 1, ..Options::default() };
+    let client = Client::new(&[tracker.address.to_string()], options).unwrap();
+    for _ in 0..8 {
+        assert_eq!(client.file_size(&file("f")), Ok(27));
+    }
+    assert_eq!(storage.conns(), 4);
+    assert_eq!(tracker.conns(), 1);
+}
+
+#[test]
+fn a_connection_with_bytes_nobody_asked_for_is_not_used_again() {
+    let storage = Peer::new(|request| {
+        request.body();
+        request.reply(REPLY_STORAGE, &27_u64.to_be_bytes());
+        request.raw(b"junk");
+        Then::Keep
+    });
+    let client = client(&tracker(&[&storage]));
+    for _ in 0..3 {
+        assert_eq!(client.file_size(&file("f")), Ok(27));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(storage.conns(), 3);
+}
+
+#[test]
+fn a_storage_that_failed_is_tried_last_for_a_while() {
+    let dead = Peer::new(|_| Then::Close);
+    let alive = holding(content(10), 1);
+    let tracker = tracker(&[&dead, &alive]);
+    let client = client(&tracker);
+    for _ in 0..20 {
+        assert_eq!(client.stat(&file("f")).unwrap().size, 10);
+    }
+    // The one attempt is two connections: a storage that closes on STAT may be an existing one.
+    assert!(dead.conns() <= 2, "{}", dead.conns());
+}
+
+#[test]
+fn a_tracker_that_is_away_is_passed_over() {
+    let storage = holding(content(10), 1);
+    let tracker = tracker(&[&storage]);
+    let names = [nobody().to_string(), tracker.address.to_string(), nobody().to_string()];
+    for _ in 0..8 {
+        let client = Client::new(&names, Options::default()).unwrap();
+        assert_eq!(client.stat(&file("f")).unwrap().size, 10);
+    }
+}
+
+#[test]
+fn the_error_names_every_server_that_was_tried() {
+    let (one, two) = (nobody(), nobody());
+    let tracker = tracker_of(vec![one, two]);
+    let error = client(&tracker).file_size(&file("f1")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    let text = error.message();
+    assert!(text.starts_with("get the size of f1: "), "{text}");
+    assert!(text.contains(&format!("connect to {one}: ")), "{text}");
+    assert!(text.contains(&format!("connect to {two}: ")), "{text}");
+    assert_eq!(tracker.commands().len(), 2, "it was asked anew, once");
+}
+
+#[test]
+fn a_route_is_remembered_and_forgotten_when_its_storages_fail() {
+    let storage = holding(content(10), 1);
+    let gone = nobody();
+    let address = storage.address;
+    let tracker = Peer::new(move |request| {
+        request.body();
+        let addresses = if request.nth == 0 { vec![gone] } else { vec![address] };
+        let group = tnv_client::GroupName::new("group001").unwrap();
+        request.reply(100, &tnv_client::Route { group, addresses }.encode())
+    });
+    let options = Options { route_cache: Duration::from_secs(60), ..Options::default() };
+    let client = Client::new(&[tracker.address.to_string()], options).unwrap();
+    for _ in 0..5 {
+        assert_eq!(client.stat(&file("f")).unwrap().size, 10);
+    }
+    assert_eq!(tracker.commands().len(), 2);
+}
+
+#[test]
+fn malformed_trackers_are_refused_and_unknown_hosts_are_not_yet() {
+    for names in [vec![], vec!["a:b:c".to_owned()], vec!["host:port".to_owned()], vec![":1".to_owned()]] {
+        assert_eq!(Client::new(&names, Options::default()).err().unwrap().kind(), ErrorKind::Invalid);
+    }
+    let client = Client::new(&["no-such-host.invalid".to_owned()], Options::default()).unwrap();
+    let error = client.groups().unwrap_err();
+    assert!(error.message().contains("no-such-host.invalid"), "{error}");
+}
+
+// Deletes.
+
+#[test]
+fn a_delete_whose_reply_was_lost_is_done_when_the_file_is_gone() {
+    let storage = Peer::new(|request| {
+        request.body();
+        match request.nth {
+            0 => Then::Close,
+            _ => request.refuse(ErrorKind::NotFound, "no such file"),
+        }
+    });
+    client(&tracker(&[&storage])).delete(&file("f")).unwrap();
+
+    let storage = Peer::new(|request| {
+        request.body();
+        request.refuse(ErrorKind::NotFound, "no such file")
+    });
+    for _ in 0..4 {
+        // That another could not be reached before is no lost reply.
+        let tracker = tracker_of(vec![nobody(), storage.address]);
+        let error = client(&tracker).delete(&file("f")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+}
+
+// Downloads.
+
+/// A storage that has the file but gives only the first bytes of each content.
+fn cutting(content: Vec<u8>, unique: u8, after: usize) -> Peer {
+    Peer::new(move |request| match request.header.command {
+        command::STAT => {
+            request.body();
+            request.reply(REPLY_STORAGE, &stat(&content, unique).encode())
+        }
+        _ => {
+            let read = ReadRequest::decode(request.body().as_slice().try_into().unwrap()).unwrap();
+            let (offset, count) = read.download.check(content.len() as u64).unwrap();
+            request.raw(&Header::new(REPLY_STORAGE, count).encode());
+            let offset = usize::try_from(offset).unwrap();
+            request.raw(&content[offset..(offset + after).min(content.len())]);
+            Then::Close
+        }
+    })
+}
+
+#[test]
+fn a_download_goes_on_at_another_storage_when_one_is_lost_in_the_middle() {
+    let bytes = content(3_000_000);
+    let broken = cutting(bytes.clone(), 1, 1_000_000);
+    let whole = holding(bytes.clone(), 1);
+    let tracker = tracker(&[&broken, &whole]);
+    let (mut met, mut out) = (0, Vec::new());
+    for _ in 0..12 {
+        let client = client(&tracker);
+        out.clear();
+        assert_eq!(client.download(&file("f"), 0, 0, &mut out), Ok(3_000_000));
+        assert!(out == bytes);
+        out.clear();
+        assert_eq!(client.download(&file("f"), 500_000, 2_000_000, &mut out), Ok(2_000_000));
+        assert!(out == bytes[500_000..2_500_000]);
+        met = broken.commands().len();
+    }
+    assert!(met > 0);
+}
+
+#[test]
+fn a_download_goes_on_at_the_same_storage_as_long_as_it_comes_on() {
+    // Ten connections for one download, more than attempts are allowed without progress.
+    let bytes = content(5_000_000);
+    let broken = cutting(bytes.clone(), 1, 500_000);
+    let mut out = Vec::new();
+    client(&tracker(&[&broken])).download(&file("f"), 0, 0, &mut out).unwrap();
+    assert!(out == bytes);
+}
+
+#[test]
+fn a_storage_that_gives_crumbs_does_not_keep_a_download_for_ever() {
+    let broken = cutting(content(5_000_000), 1, 10);
+    let error = client(&tracker(&[&broken])).download(&file("f"), 0, 0, &mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(broken.commands().len() < 10);
+}
+
+#[test]
+fn bytes_of_two_uploads_are_never_mixed() {
+    let broken = cutting(content(3_000_000), 1, 1_000_000);
+    let mut other = content(3_000_000);
+    other.reverse();
+    let other = holding(other, 2);
+    let tracker = first_then(&broken, &other);
+    let mut out = Vec::new();
+    let error = client(&tracker).download(&file("f"), 0, 0, &mut out).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.message().contains("another upload"), "{error}");
+    assert!(out == content(1_000_000));
+}
+
+#[test]
+fn an_existing_storage_lost_in_the_middle_is_an_error() {
+    let storage = Peer::new(|request| match request.header.command {
+        command::DOWNLOAD => {
+            request.body();
+            request.raw(&Header::new(REPLY_STORAGE, 1000).encode());
+            request.raw(&[7; 400]);
+            Then::Close
+        }
+        _ => request.unknown_command(),
+    });
+    let mut out = Vec::new();
+    let error = client(&tracker(&[&storage])).download(&file("f"), 0, 0, &mut out).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.message().contains("lost after 400 bytes"), "{error}");
+    assert_eq!(out.len(), 400);
+}
+
+#[test]
+fn damaged_content_is_told() {
+    let bytes = content(1000);
+    let storage = Peer::new(move |request| {
+        request.body();
+        match request.header.command {
+            command::STAT => request.reply(REPLY_STORAGE, &stat(&bytes, 1).encode()),
+            _ => request.reply(REPLY_STORAGE, &[0; 1000]),
+        }
+    });
+    let error = client(&tracker(&[&storage])).download(&file("f"), 0, 0, &mut Vec::new()).unwrap_err();
+    assert!(error.message().contains("the content is damaged"), "{error}");
+}
+
+#[test]
+fn a_writer_that_fails_is_not_the_storages_fault() {
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let storage = holding(content(1000), 1);
+    let error = client(&tracker(&[&storage])).download(&file("f"), 0, 0, &mut Full).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    assert!(!error.message().contains(&storage.address.to_string()), "{error}");
+    assert_eq!(storage.commands(), [command::STAT, command::READ]);
+}
+
+#[test]
+fn an_empty_file_is_downloaded_without_asking_for_content() {
+    let storage = holding(Vec::new(), 1);
+    assert_eq!(client(&tracker(&[&storage])).download(&file("f"), 0, 0, &mut Vec::new()), Ok(0));
+    assert_eq!(storage.commands(), [command::STAT]);
+}
+
+// Slices.
+
+#[test]
+fn a_slice_comes_from_any_storage_that_has_the_same_upload() {
+    let bytes = content(100_000);
+    let one = holding(bytes.clone(), 1);
+    let dying = cutting(bytes.clone(), 1, 100);
+    let stale = holding(content(5), 9);
+    let tracker = tracker(&[&one, &dying, &stale]);
+    let options = Options { route_cache: Duration::from_secs(5), ..Options::default() };
+    let client = Client::new(&[tracker.address.to_string()], options).unwrap();
+    let mut info = client.stat(&file("f")).unwrap();
+    while info.stat.map(|stat| stat.unique.0[0]) != Some(1) {
+        info = client.stat(&file("f")).unwrap();
+    }
+    for i in 0..20 {
+        let mut slice = vec![0; 4000];
+        client.read_slice(&file("f"), &info, i * 4000, &mut slice).unwrap();
+        let start = usize::try_from(i * 4000).unwrap();
+        assert!(slice == bytes[start..start + 4000]);
+    }
+}
+
+#[test]
+fn a_slice_of_an_upload_that_no_storage_has_any_more_is_not_found() {
+    let storages = [holding(content(10), 2), holding(content(10), 2)];
+    let tracker = tracker(&[&storages[0], &storages[1]]);
+    let client = client(&tracker);
+    let mut info = client.stat(&file("f")).unwrap();
+    info.stat = info.stat.map(|stat| Stat { unique: tnv_client::Unique([1; 16]), ..stat });
+    let error = client.read_slice(&file("f"), &info, 0, &mut [0; 5]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    for storage in &storages {
+        assert_eq!(storage.commands().iter().filter(|&&command| command == command::READ).count(), 1);
+    }
+}
+
+#[test]
+fn slices_go_on_while_no_tracker_answers() {
+    let bytes = content(1000);
+    let storage = holding(bytes.clone(), 1);
+    let address = storage.address;
+    let tracker = Peer::new(move |request| {
+        request.body();
+        if request.nth > 0 {
+            return Then::Close;
+        }
+        let group = tnv_client::GroupName::new("group001").unwrap();
+        request.reply(100, &tnv_client::Route { group, addresses: vec![address] }.encode())
+    });
+    let options = Options { route_cache: Duration::from_millis(1), ..Options::default() };
+    let client = Client::new(&[tracker.address.to_string()], options).unwrap();
+    let info = client.stat(&file("f")).unwrap();
+    std::thread::sleep(Duration::from_millis(5));
+    let mut slice = [0; 100];
+    client.read_slice(&file("f"), &info, 0, &mut slice).unwrap();
+    assert_eq!(slice, bytes[..100]);
+}

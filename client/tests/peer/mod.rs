@@ -1,0 +1,208 @@
+//! Small scripted servers on real sockets, for what no healthy server does on demand: replies that
+//! are lost, connections that end in the middle, and the manners of existing servers, as captured.
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use tnv_client::{
+    AppId, Client, Error, ErrorKind, FileId, GroupName, Options, Route, Stat, Triple, Unique, UserId,
+};
+use tnv_common::wire::tnv::{REPLY_STORAGE, REPLY_TRACKER, command, encode_failure};
+use tnv_common::wire::{HEADER_BYTES, Header};
+
+/// What becomes of the connection after a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    Keep,
+    Close,
+}
+
+/// One request that a peer got.
+pub struct Request<'a> {
+    pub stream: &'a mut TcpStream,
+    pub header: Header,
+    /// How many connections this peer had before this one.
+    pub conn: usize,
+    /// How many requests this peer had before this one.
+    pub nth: usize,
+}
+
+impl Request<'_> {
+    /// Reads this much of the body.
+    pub fn read(&mut self, bytes: usize) -> Vec<u8> {
+        let mut body = vec![0; bytes];
+        self.stream.read_exact(&mut body).unwrap();
+        body
+    }
+
+    /// Reads the whole body.
+    pub fn body(&mut self) -> Vec<u8> {
+        self.read(usize::try_from(self.header.body_bytes).unwrap())
+    }
+
+    /// Replies with a success.
+    pub fn reply(&mut self, reply: u8, body: &[u8]) -> Then {
+        let mut message = Header::new(reply, body.len() as u64).encode().to_vec();
+        message.extend_from_slice(body);
+        self.raw(&message);
+        Then::Keep
+    }
+
+    /// Sends bytes as they are.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        // The client may have gone.
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// A storage's failure reply.
+    pub fn refuse(&mut self, kind: ErrorKind, text: &str) -> Then {
+        let message = encode_failure(REPLY_STORAGE, "peer", &Error::new(kind, text));
+        self.raw(&message);
+        Then::Keep
+    }
+
+    /// As an existing server answers a command that it does not know: a failure, and closed with the
+    /// body unread.
+    pub fn unknown_command(&mut self) -> Then {
+        let text = format!("unknown command: {}", self.header.command);
+        self.refuse(ErrorKind::Internal, &text);
+        Then::Close
+    }
+}
+
+/// A server that follows a script.
+pub struct Peer {
+    pub address: SocketAddr,
+    seen: Arc<Mutex<(Vec<u8>, usize)>>,
+}
+
+impl Peer {
+    pub fn new(serve: impl Fn(&mut Request<'_>) -> Then + Send + Sync + 'static) -> Peer {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new((Vec::new(), 0)));
+        let (serve, noted) = (Arc::new(serve), Arc::clone(&seen));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (serve, noted) = (Arc::clone(&serve), Arc::clone(&noted));
+                let conn = {
+                    let mut seen = noted.lock().unwrap();
+                    seen.1 += 1;
+                    seen.1 - 1
+                };
+                thread::spawn(move || {
+                    let mut stream = stream.unwrap();
+                    let mut header = [0; HEADER_BYTES];
+                    while stream.read_exact(&mut header).is_ok() {
+                        let header = Header::decode(&header).unwrap();
+                        let nth = {
+                            let mut seen = noted.lock().unwrap();
+                            seen.0.push(header.command);
+                            seen.0.len() - 1
+                        };
+                        let mut request = Request { stream: &mut stream, header, conn, nth };
+                        if serve(&mut request) == Then::Close {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Peer { address, seen }
+    }
+
+    /// The commands it got, in order.
+    pub fn commands(&self) -> Vec<u8> {
+        self.seen.lock().unwrap().0.clone()
+    }
+
+    /// How many connections it had.
+    pub fn conns(&self) -> usize {
+        self.seen.lock().unwrap().1
+    }
+}
+
+/// A tracker that sends everybody to these storages.
+pub fn tracker(storages: &[&Peer]) -> Peer {
+    tracker_of(storages.iter().map(|storage| storage.address).collect())
+}
+
+/// The same by address.
+pub fn tracker_of(addresses: Vec<SocketAddr>) -> Peer {
+    Peer::new(move |request| {
+        request.body();
+        assert_eq!(request.header.command, command::ADDRESSES);
+        let route = Route { group: GroupName::new("group001").unwrap(), addresses: addresses.clone() };
+        request.reply(REPLY_TRACKER, &route.encode())
+    })
+}
+
+/// An address where nobody listens.
+pub fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+pub fn client(tracker: &Peer) -> Client {
+    Client::new(&[tracker.address.to_string()], Options::default()).unwrap()
+}
+
+pub fn appid() -> AppId {
+    AppId::new("tnvideo").unwrap()
+}
+
+pub fn userid() -> UserId {
+    UserId::new("tnv001").unwrap()
+}
+
+pub fn file(fileid: &str) -> Triple {
+    Triple { appid: appid(), userid: userid(), fileid: FileId::new(fileid).unwrap() }
+}
+
+/// What storages of ours tell of content.
+pub fn stat(content: &[u8], unique: u8) -> Stat {
+    let crc32 = Some(crc32fast::hash(content));
+    Stat { size: content.len() as u64, time: 1_700_000_000, crc32, unique: Unique([unique; 16]) }
+}
+
+/// Content in which no two places look alike.
+pub fn content(bytes: usize) -> Vec<u8> {
+    (0..bytes as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
+}
+
+/// A captured message.
+pub fn captured(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/wire").join(name);
+    let text = std::fs::read_to_string(path).unwrap();
+    let digits = text.trim().as_bytes();
+    digits.chunks(2).map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+/// An empty directory of this test's own, removed at the end.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new(name: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("tnv-client-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    /// The names in it.
+    pub fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.0).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

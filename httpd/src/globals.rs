@@ -1,0 +1,31 @@
+//! The settings of this server, made once of its configuration.
+
+use tnv_common::config::{Config, Fault, keys};
+use tnv_common::wire::{AppId, UserId};
+
+/// Whose files `/files/FILEID` means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The application.
+    pub appid: AppId,
+    /// The user.
+    pub userid: UserId,
+}
+
+/// What the server runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The trackers, `host[:port]` each.
+    pub trackers: Vec<String>,
+    /// Whose files those without an owner in their path are.
+    pub owner: Owner,
+}
+
+impl Settings {
+    /// The settings of a configuration.
+    pub fn new(config: &Config) -> Result<Settings, Vec<Fault>> {
+        let owner =
+            Owner { appid: config.get(&keys::TNV_HTTP_APPID)?, userid: config.get(&keys::TNV_HTTP_USERID)? };
+        Ok(Settings { trackers: config.get(&keys::TNV_TRACKER_ADDRS)?, owner })
+    }
+}

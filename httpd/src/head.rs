@@ -1,0 +1,324 @@
+//! The head of one request: read within limits, checked, and reduced to what the service uses.
+//! Nothing else of it travels inward, so that nothing a stranger invents reaches the service.
+
+use std::borrow::Cow;
+
+use crate::status::{Refusal, Status};
+
+/// Longest head, request line and empty line included: browsers send about 1 KiB.
+pub const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Most header lines.
+pub const HEADERS_MAX: usize = 100;
+
+/// Longest request target: a userid and a file ID of full length, percent-encoded, and a name.
+pub const TARGET_BYTES_MAX: usize = 4 << 10;
+
+/// The rest of a request line: method, blanks and version.
+const REQUEST_LINE_REST_BYTES_MAX: usize = 64;
+
+/// The header lines that the service uses. Several of one name are joined to a list, as HTTP has
+/// it; those that may not be lists are then no valid values and treated so.
+const PASSED: [&str; 6] =
+    ["Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"];
+
+/// A request, as far as anybody here is concerned with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The method, a token.
+    pub method: String,
+    /// Path and query, or `*`: printable ASCII without blanks.
+    pub target: String,
+    /// Whether it speaks HTTP/1.0.
+    pub is_http_10: bool,
+    /// Whether the client wants the connection to last.
+    pub keep_alive: bool,
+    /// Whether a body follows.
+    pub has_body: bool,
+    /// The header lines for the service, each ended by CRLF.
+    pub passed: String,
+}
+
+/// Reads a head off the front of `bytes`: the head and its length, or nothing when more must come.
+pub fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>, Refusal> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => Ok(Some((check(&request)?, length))),
+        Ok(httparse::Status::Partial) => check_partial(bytes).map(|()| None),
+        Err(error) => Err(malformed(error, bytes)),
+    }
+}
+
+/// Whether what has come so far may still become a head.
+fn check_partial(bytes: &[u8]) -> Result<(), Refusal> {
+    let line = bytes.trim_ascii_start();
+    if !line.contains(&b'\n') && line.len() > TARGET_BYTES_MAX + REQUEST_LINE_REST_BYTES_MAX {
+        return Err(target_too_long());
+    }
+    match bytes.len() < HEAD_BYTES_MAX {
+        true => Ok(()),
+        false => {
+            let text = format!("the request's head is longer than {HEAD_BYTES_MAX} bytes");
+            Err(Refusal::new(Status::HEAD_TOO_LARGE, text))
+        }
+    }
+}
+
+fn target_too_long() -> Refusal {
+    let text = format!("the request's target is longer than {TARGET_BYTES_MAX} bytes");
+    Refusal::new(Status::URI_TOO_LONG, text)
+}
+
+fn bad(text: impl Into<String>) -> Refusal {
+    Refusal::new(Status::BAD_REQUEST, text)
+}
+
+fn malformed(error: httparse::Error, bytes: &[u8]) -> Refusal {
+    match error {
+        httparse::Error::TooManyHeaders => {
+            let text = format!("the request has more than {HEADERS_MAX} header lines");
+            Refusal::new(Status::HEAD_TOO_LARGE, text)
+        }
+        httparse::Error::Version if names_a_version(bytes) => {
+            Refusal::new(Status::VERSION_NOT_SUPPORTED, "this server speaks HTTP/1.1 and HTTP/1.0")
+        }
+        httparse::Error::HeaderName => bad("a header line has no valid name, or is folded"),
+        httparse::Error::HeaderValue => bad("a header line has a control character in its value"),
+        _ => bad("the request line is malformed, want METHOD TARGET HTTP/1.1"),
+    }
+}
+
+/// Whether the request line has its three words, and the last is a version, if a wrong one.
+fn names_a_version(bytes: &[u8]) -> bool {
+    let line = bytes.trim_ascii_start().split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let mut words = line.trim_ascii_end().split(|&byte| byte == b' ').skip(2);
+    let version = words.next().and_then(|word| word.strip_prefix(b"HTTP/"));
+    words.next().is_none() && version.and_then(|version| version.first()).is_some_and(u8::is_ascii_digit)
+}
+
+/// Holds a well-formed head against the rules of HTTP.
+fn check(request: &httparse::Request<'_, '_>) -> Result<Head, Refusal> {
+    let method = request.method.unwrap_or_default();
+    let is_http_10 = request.version == Some(0);
+    check_host(request, is_http_10)?;
+    let has_body = has_body(request, is_http_10)?;
+    let target = target(method, request.path.unwrap_or_default())?;
+    let passed =
+        PASSED.into_iter().filter_map(|name| Some(format!("{name}: {}\r\n", joined(request, name)?)));
+    Ok(Head {
+        method: method.to_owned(),
+        target,
+        is_http_10,
+        // Whoever sends a body to a server that takes none is asked to come again on a new
+        // connection: no bytes of a body can then be taken for a request.
+        keep_alive: keep_alive(request, is_http_10) && !has_body,
+        has_body,
+        passed: passed.collect(),
+    })
+}
+
+/// The values of all header lines of a name.
+fn values<'a>(request: &'a httparse::Request<'_, '_>, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    request
+        .headers
+        .iter()
+        .filter(move |header| header.name.eq_ignore_ascii_case(name))
+        .map(|header| header.value)
+}
+
+/// The list that the header lines of a name make, in ASCII without control characters. What is not
+/// ASCII becomes `?`: it can then match none of our validators, as it did not before.
+fn joined(request: &httparse::Request<'_, '_>, name: &str) -> Option<String> {
+    let values: Vec<String> = values(request, name)
+        .map(|value| {
+            let plain = |&byte: &u8| match byte {
+                b' '..=b'~' => char::from(byte),
+                b'\t' => ' ',
+                _ => '?',
+            };
+            value.iter().map(plain).collect()
+        })
+        .collect();
+    (!values.is_empty()).then(|| values.join(", "))
+}
+
+fn check_host(request: &httparse::Request<'_, '_>, is_http_10: bool) -> Result<(), Refusal> {
+    let mut hosts = values(request, "Host");
+    match (hosts.next(), hosts.next()) {
+        (None, _) if is_http_10 => Ok(()),
+        (None, _) => Err(bad("the request has no Host header line")),
+        (Some(_), Some(_)) => Err(bad("the request has more than one Host header line")),
+        (Some(host), None) => match host.iter().all(|&byte| is_host_byte(byte)) {
+            true => Ok(()),
+            false => Err(bad("the request's Host is not a host and port")),
+        },
+    }
+}
+
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte)
+}
+
+/// Whether a body follows; one whose length is in doubt is refused.
+fn has_body(request: &httparse::Request<'_, '_>, is_http_10: bool) -> Result<bool, Refusal> {
+    let is_encoded = values(request, "Transfer-Encoding").next().is_some();
+    let mut lengths = values(request, "Content-Length");
+    let length = lengths.next();
+    if is_encoded && (length.is_some() || is_http_10) {
+        return Err(bad(
+            "a Transfer-Encoding beside a Content-Length or in HTTP/1.0 leaves the length in doubt",
+        ));
+    }
+    let Some(length) = length else { return Ok(is_encoded) };
+    if length.is_empty() || !length.iter().all(u8::is_ascii_digit) || lengths.any(|other| other != length) {
+        return Err(bad("the request's Content-Length is not one number"));
+    }
+    Ok(length.iter().any(|&digit| digit != b'0'))
+}
+
+fn keep_alive(request: &httparse::Request<'_, '_>, is_http_10: bool) -> bool {
+    let has = |token: &[u8]| {
+        values(request, "Connection")
+            .flat_map(|value| value.split(|&byte| byte == b','))
+            .any(|option| option.trim_ascii().eq_ignore_ascii_case(token))
+    };
+    !has(b"close") && (!is_http_10 || has(b"keep-alive"))
+}
+
+/// The target's path and query. The authority of an absolute one counts for nothing here.
+fn target(method: &str, target: &str) -> Result<String, Refusal> {
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(target_too_long());
+    }
+    let path = match target.get(..target.find("://").map_or(0, |end| end + 3)).unwrap_or_default() {
+        scheme if scheme.eq_ignore_ascii_case("http://") || scheme.eq_ignore_ascii_case("https://") => {
+            let rest = &target[scheme.len()..];
+            match rest.find(['/', '?']) {
+                Some(start) if rest[start..].starts_with('/') => Cow::Borrowed(&rest[start..]),
+                Some(start) => Cow::Owned(format!("/{}", &rest[start..])),
+                None => Cow::Borrowed("/"),
+            }
+        }
+        _ => Cow::Borrowed(target),
+    };
+    let is_known = path.starts_with('/') || (path == "*" && method == "OPTIONS");
+    match is_known && path.bytes().all(|byte| byte > b' ' && byte != 0x7F) {
+        true => Ok(printable(&path)),
+        // CONNECT and the like name no path; that they are not allowed is the better answer.
+        false if !matches!(method, "GET" | "HEAD") => Ok("*".to_owned()),
+        false => Err(bad("the request's target is not a path, want /files/FILEID")),
+    }
+}
+
+/// Some clients send names as they are: what is not ASCII is percent-encoded for them.
+fn printable(path: &str) -> String {
+    percent_encoding::utf8_percent_encode(path, percent_encoding::CONTROLS).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(text: &str) -> Head {
+        let (head, length) = parse(text.as_bytes()).unwrap().unwrap();
+        assert_eq!(length, text.len());
+        head
+    }
+
+    fn refused(text: impl AsRef<[u8]>) -> u16 {
+        parse(text.as_ref()).unwrap_err().status.0
+    }
+
+    #[test]
+    fn only_what_the_service_uses_is_passed_on() {
+        let head = whole(
+            "GET /files/x?download HTTP/1.1\r\nhost: a:8080\r\nCookie: secret\r\nrange: bytes=0-1\r\n\
+             If-None-Match: \"a\"\r\nif-none-match: \"bü\"\r\nX-Tnv-Link: 7\r\n\r\n",
+        );
+        assert_eq!((head.method.as_str(), head.target.as_str()), ("GET", "/files/x?download"));
+        assert_eq!(head.passed, "Range: bytes=0-1\r\nIf-None-Match: \"a\", \"b??\"\r\n");
+        assert!(head.keep_alive && !head.has_body && !head.is_http_10);
+    }
+
+    #[test]
+    fn a_head_in_pieces_is_waited_for() {
+        let text = "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for end in 0..text.len() {
+            assert_eq!(parse(&text.as_bytes()[..end]), Ok(None), "{end}");
+        }
+        assert!(parse(text.as_bytes()).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_connection_lasts_as_the_client_wants() {
+        for (text, want) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: foo, Close\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", false),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", false),
+        ] {
+            assert_eq!(whole(text).keep_alive, want, "{text}");
+        }
+    }
+
+    #[test]
+    fn targets_of_every_form_become_a_path() {
+        for (method, target, want) in [
+            ("GET", "/a?b", "/a?b"),
+            ("GET", "http://host:80/a/b?c", "/a/b?c"),
+            ("GET", "HTTPS://host", "/"),
+            ("GET", "http://host?q", "/?q"),
+            ("GET", "/f%C3%BC?x=http://y/", "/f%C3%BC?x=http://y/"),
+            ("GET", "/fü", "/f%C3%BC"),
+            ("OPTIONS", "*", "*"),
+            ("CONNECT", "host:443", "*"),
+        ] {
+            assert_eq!(whole(&format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n")).target, want);
+        }
+        for target in ["*", "files/x", "ftp://host/x", "host:443"] {
+            assert_eq!(refused(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")), 400, "{target}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_http_is_refused_with_the_reason() {
+        for (text, want) in [
+            ("GET / HTTP/1.1\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX : a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400),
+            ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET /\r\n\r\n", 400),
+            ("\x16\x03\x01\x02\x00", 400),
+            ("G\0T / HTTP/1.1\r\n", 400),
+            ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+            ("GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        ] {
+            assert_eq!(refused(text), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn heads_are_held_to_their_limits() {
+        let long = "x".repeat(TARGET_BYTES_MAX);
+        assert_eq!(refused(format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n")), 414);
+        assert_eq!(refused(format!("GET /{long}{long}")), 414);
+        let lines = "A: b\r\n".repeat(HEADERS_MAX);
+        assert_eq!(refused(format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n")), 431);
+        let line = format!("A: {}", "x".repeat(HEAD_BYTES_MAX));
+        assert_eq!(refused(format!("GET / HTTP/1.1\r\nHost: a\r\n{line}")), 431);
+    }
+}

@@ -1,0 +1,117 @@
+//! From a request's target to the file that is meant:
+//! `/files/FILEID[/NAME]` or `/files/APPID/USERID/FILEID[/NAME]`, with `?download` for an
+//! attachment. The number of parts tells the two apart.
+
+use percent_encoding::percent_decode_str;
+use tnv_common::wire::tnv::Triple;
+use tnv_common::wire::{AppId, FileId, UserId};
+
+use crate::globals::Owner;
+use crate::status::{Refusal, Status};
+
+/// What a target means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The file.
+    pub file: Triple,
+    /// What the download is to be called.
+    pub name: Option<String>,
+    /// Whether it is wanted as an attachment.
+    pub download: bool,
+}
+
+/// Reads a target; `owner` is whose files those without APPID and USERID are.
+pub fn parse(target: &str, owner: &Owner) -> Result<Target, Refusal> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let Some(path) = path.strip_prefix("/files/") else { return Err(no_such_place()) };
+    let parts: Vec<String> = path.split('/').map(decode).collect::<Result<_, _>>()?;
+    let mut parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let name = match parts.len() {
+        2 | 4 => parts.pop(),
+        _ => None,
+    };
+    let file = match parts[..] {
+        [fileid] => triple(owner.appid.clone(), owner.userid.clone(), fileid),
+        [appid, userid, fileid] => {
+            AppId::new(appid).and_then(|appid| triple(appid, UserId::new(userid)?, fileid))
+        }
+        _ => return Err(no_such_place()),
+    };
+    Ok(Target {
+        file: file.map_err(|error| Refusal::new(Status::BAD_REQUEST, error.message()))?,
+        name: name.filter(|name| !name.is_empty()).map(str::to_owned),
+        download: query.split('&').any(|item| item == "download" || item.starts_with("download=")),
+    })
+}
+
+fn triple(appid: AppId, userid: UserId, fileid: &str) -> tnv_common::error::Result<Triple> {
+    Ok(Triple { appid, userid, fileid: FileId::new(fileid)? })
+}
+
+fn decode(part: &str) -> Result<String, Refusal> {
+    match percent_decode_str(part).decode_utf8() {
+        Ok(text) if !text.contains('\0') => Ok(text.into_owned()),
+        _ => Err(Refusal::new(
+            Status::BAD_REQUEST,
+            "the path is not percent-encoded UTF-8, or has a NUL in it",
+        )),
+    }
+}
+
+fn no_such_place() -> Refusal {
+    Refusal::new(
+        Status::NOT_FOUND,
+        "files are at /files/FILEID and /files/APPID/USERID/FILEID, with /NAME after it to name a download",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner() -> Owner {
+        Owner { appid: AppId::new("tnvideo").unwrap(), userid: UserId::new("tnv001").unwrap() }
+    }
+
+    fn parsed(target: &str) -> (String, Option<String>, bool) {
+        let target = parse(target, &owner()).unwrap();
+        let Triple { appid, userid, fileid } = target.file;
+        (format!("{appid}|{userid}|{fileid}"), target.name, target.download)
+    }
+
+    #[test]
+    fn the_number_of_parts_tells_whose_file_it_is() {
+        let named = |file: &str, name: Option<&str>| (file.to_owned(), name.map(str::to_owned), false);
+        assert_eq!(parsed("/files/f1"), named("tnvideo|tnv001|f1", None));
+        assert_eq!(parsed("/files/f1/"), named("tnvideo|tnv001|f1", None));
+        assert_eq!(parsed("/files/f1/a%20b.mp4"), named("tnvideo|tnv001|f1", Some("a b.mp4")));
+        assert_eq!(parsed("/files/app/o'brien/f1"), named("app|o'brien|f1", None));
+        assert_eq!(parsed("/files/app/a%2Fb/f%25/x.mp4"), named("app|a/b|f%", Some("x.mp4")));
+    }
+
+    #[test]
+    fn an_attachment_is_asked_for_by_the_query() {
+        assert!(parsed("/files/f1?download").2);
+        assert!(parsed("/files/f1/x?a=b&download=1").2);
+        assert!(!parsed("/files/f1?a=download").2);
+    }
+
+    #[test]
+    fn other_targets_are_refused() {
+        for (target, status) in [
+            ("/", 404),
+            ("/files", 404),
+            ("/file/x", 404),
+            ("/files/a/b/c/d/e", 404),
+            ("/files/", 400),
+            ("/files/a/b/", 400),
+            ("/files/%00", 400),
+            ("/files/%ff", 400),
+            ("/files/ap-p/u/f", 400),
+        ] {
+            assert_eq!(parse(target, &owner()).unwrap_err().status.0, status, "{target}");
+        }
+        let long = format!("/files/{}", "f".repeat(128));
+        assert_eq!(parse(&long, &owner()).unwrap_err().status.0, 400);
+    }
+}

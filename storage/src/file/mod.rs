@@ -1,0 +1,87 @@
+//! The files: the only room that touches the disk. It knows no command and no connection; whichever
+//! protocol asks, the same things are done in the same order.
+//!
+//! - [`paths`]: where a file lies.
+//! - [`space`]: the store paths, and which of them is next.
+//! - [`journal`] and [`settle`]: nothing half done stays, whatever happens.
+//! - [`disk`] and [`flush`]: directories, syncing.
+//! - [`write`]: uploads and deletes, and the order that durability depends on.
+//! - [`send`]: finding and opening a file.
+
+pub mod disk;
+pub mod flush;
+pub mod journal;
+pub mod paths;
+pub mod send;
+pub mod settle;
+pub mod space;
+pub mod write;
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tnv_common::error::{Context, Error, ErrorKind, Result};
+use tnv_common::stop::Stop;
+use tnv_common::wire::tnv::Triple;
+use tnv_common::workers::Workers;
+
+use crate::cache::Cache;
+use crate::db::Db;
+use crate::globals::Globals;
+use crate::id::Ids;
+use disk::Directories;
+use flush::FLUSHERS_MAX;
+use settle::Settler;
+use space::Stores;
+
+#[cfg(test)]
+mod tests;
+
+/// How long the start may spend on what a predecessor left; what is open then is settled beside the
+/// service.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The files of this storage.
+pub struct Files {
+    db: Db,
+    cache: Cache,
+    ids: Ids,
+    stores: Stores,
+    directories: Directories,
+    settler: Arc<Settler>,
+    flushers: Workers,
+}
+
+impl Files {
+    /// Opens the store paths, and undoes what a predecessor that was killed left half done.
+    pub fn new(globals: &Globals, db: Db, ids: Ids, stop: &Stop) -> Result<Files> {
+        let settings = &globals.settings;
+        let (stores, left) =
+            Stores::open(&settings.store_paths, settings.reserve, &globals.host, globals.address)?;
+        let settler = Arc::new(Settler::new(db.clone()));
+        left.into_iter().for_each(|open| settler.add(open));
+        if let Err(error) = settler.round(Some(Instant::now() + RECOVERY_TIMEOUT)) {
+            log::warn!("uploads or deletes that were cut off stay open for now: {error}");
+        }
+        let (thread_settler, thread_stop) = (Arc::clone(&settler), stop.clone());
+        thread::Builder::new()
+            .name("settler".into())
+            .spawn(move || thread_settler.run(&thread_stop))
+            .context(|| "start the settler thread")?;
+        Ok(Files {
+            db,
+            cache: Cache::new(settings.cache_lifetime),
+            ids,
+            stores,
+            directories: Directories::default(),
+            settler,
+            flushers: Workers::new("flusher", FLUSHERS_MAX),
+        })
+    }
+}
+
+/// The failure of whoever asks for a file that is not there, or is not his.
+pub fn no_such_file(file: &Triple) -> Error {
+    Error::new(ErrorKind::NotFound, format!("no such file, fileid: {}", file.fileid))
+}

@@ -1,0 +1,275 @@
+//! The files as a whole, on the embedded database and with an ID server of a few lines.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use tnv_common::config::kinds::Space;
+use tnv_common::db::{Database, DbSettings, Password};
+use tnv_common::wire::tnv::REPLY_ID;
+use tnv_common::wire::{AppId, FileId, GroupName, HEADER_BYTES, Header, HostName, IdKey, UserId};
+
+use super::*;
+use crate::db::SCHEMA;
+use crate::globals::Settings;
+use crate::scratch::Scratch;
+use tnv_common::fail;
+
+/// A group's store directory, its database and its ID server.
+struct Group {
+    scratch: Scratch,
+    id_server: SocketAddr,
+    stop: Stop,
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.stop.set();
+    }
+}
+
+impl Group {
+    /// `repeats`: how often the ID server gives each number, once being what a real one does.
+    fn new(repeats: u64) -> Group {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let id_server = listener.local_addr().unwrap();
+        let next = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, next) = (stream.unwrap(), Arc::clone(&next));
+                thread::spawn(move || {
+                    let mut header = [0; HEADER_BYTES];
+                    while stream.read_exact(&mut header).is_ok() {
+                        let bytes = Header::decode(&header).unwrap().body_bytes;
+                        stream.read_exact(&mut vec![0; bytes as usize]).unwrap();
+                        let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed) / repeats;
+                        let reply = [&Header::new(REPLY_ID, 8).encode()[..], &number.to_be_bytes()].concat();
+                        stream.write_all(&reply).unwrap();
+                    }
+                });
+            }
+        });
+        Group { scratch: Scratch::new(), id_server, stop: Stop::new().unwrap() }
+    }
+
+    /// A storage of the group.
+    fn member(&self, port: u16) -> Files {
+        let database = DbSettings {
+            addresses: Vec::new(),
+            user: String::new(),
+            password: Password::default(),
+            rw_timeout: Duration::from_secs(5),
+            directory: self.scratch.path().join("db"),
+        };
+        let id_servers = vec![self.id_server.to_string()];
+        let globals = Globals {
+            settings: Settings {
+                group: GroupName::new("group001").unwrap(),
+                store_paths: vec![IdKey::new(self.data().to_str().unwrap()).unwrap()],
+                reserve: Space::Bytes(0),
+                trackers: Vec::new(),
+                id_servers: id_servers.clone(),
+                beat_interval: Duration::from_secs(10),
+                cache_lifetime: Duration::from_secs(60),
+                database: database.clone(),
+            },
+            host: HostName::new("host").unwrap(),
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            started: 0,
+        };
+        let database = Database::open(&database, &SCHEMA, &self.stop).unwrap();
+        Files::new(&globals, Db::new(database), Ids::new(&id_servers), &self.stop).unwrap()
+    }
+
+    fn data(&self) -> std::path::PathBuf {
+        self.scratch.path().join("data")
+    }
+
+    /// The files that are there, journals aside.
+    fn files(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        collect(&self.data(), &mut found);
+        found
+    }
+}
+
+fn collect(directory: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, found);
+        } else if !path.file_name().unwrap().to_str().unwrap().starts_with('.') {
+            found.push(path.to_str().unwrap().to_owned());
+        }
+    }
+}
+
+fn triple(fileid: &str) -> Triple {
+    Triple {
+        appid: AppId::new("tnvideo").unwrap(),
+        userid: UserId::new("tnv001").unwrap(),
+        fileid: FileId::new(fileid).unwrap(),
+    }
+}
+
+fn upload(files: &Files, fileid: &str, content: &[u8]) -> Result<()> {
+    let mut rest = content;
+    files.upload(&triple(fileid), content.len() as u64, &mut |buffer| {
+        let count = rest.read(buffer).unwrap();
+        Ok(count)
+    })
+}
+
+fn content(files: &Files, fileid: &str) -> Result<Vec<u8>> {
+    let mut found = files.open(&triple(fileid))?;
+    let mut content = Vec::new();
+    found.what.read_to_end(&mut content).unwrap();
+    Ok(content)
+}
+
+#[test]
+fn a_file_comes_back_as_it_went_in() {
+    let group = Group::new(1);
+    let files = group.member(1);
+    let large: Vec<u8> = (0..3_000_000_u32).map(|n| (n / 7) as u8).collect();
+    for (name, bytes) in [("empty", &b""[..]), ("one", b"1"), ("large", &large)] {
+        upload(&files, name, bytes).unwrap();
+        assert_eq!(content(&files, name).unwrap(), bytes);
+        let stat = files.look(&triple(name)).unwrap().stat();
+        assert_eq!((stat.size, stat.crc32), (bytes.len() as u64, Some(crc32fast::hash(bytes))));
+    }
+    assert_eq!(group.files().len(), 3);
+}
+
+#[test]
+fn what_fails_on_the_way_leaves_neither_file_nor_row() {
+    let group = Group::new(1);
+    let files = group.member(1);
+    let mut left = 3;
+    let error = files.upload(&triple("a"), 1 << 20, &mut |buffer| {
+        left -= 1;
+        if left == 0 { fail!(Unavailable, "the peer has gone") } else { Ok(buffer.len()) }
+    });
+    assert!(error.is_err());
+    assert!(files.upload(&triple("a"), 10, &mut |_| Ok(0)).is_err(), "shorter than it said");
+    assert_eq!(group.files(), Vec::<String>::new());
+    assert_eq!(files.look(&triple("a")).err().unwrap().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_duplicate_is_refused_before_its_content_is_read_and_the_first_one_stays() {
+    let group = Group::new(1);
+    let files = group.member(1);
+    upload(&files, "a", b"first").unwrap();
+    let error = files.upload(&triple("a"), 5, &mut |_| panic!("it was read")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exists);
+    assert_eq!(content(&files, "a").unwrap(), b"first");
+}
+
+#[test]
+fn of_two_uploads_of_one_id_at_once_one_wins_and_the_other_leaves_nothing() {
+    let group = Group::new(1);
+    let files = group.member(1);
+    let outer = files.upload(&triple("a"), 5, &mut |buffer| {
+        // The other one begins and ends in the middle of this one.
+        if group.files().len() == 1 {
+            upload(&files, "a", b"other").unwrap();
+            buffer.copy_from_slice(b"outer");
+            return Ok(5);
+        }
+        Ok(0)
+    });
+    assert_eq!(outer.unwrap_err().kind(), ErrorKind::Exists);
+    assert_eq!(content(&files, "a").unwrap(), b"other");
+    assert_eq!(group.files().len(), 1);
+}
+
+#[test]
+fn an_answer_from_the_cache_is_held_against_what_another_member_did() {
+    let group = Group::new(1);
+    let (one, two) = (group.member(1), group.member(2));
+    upload(&one, "a", b"old").unwrap();
+    assert_eq!(content(&one, "a").unwrap(), b"old");
+    two.delete(&triple("a")).unwrap();
+    assert_eq!(one.look(&triple("a")).err().unwrap().kind(), ErrorKind::NotFound);
+    upload(&one, "a", b"old").unwrap();
+    let before = one.look(&triple("a")).unwrap().unique();
+    two.delete(&triple("a")).unwrap();
+    upload(&two, "a", b"newer").unwrap();
+    assert_eq!(one.look(&triple("a")).unwrap().size(), 5);
+    assert_ne!(one.look(&triple("a")).unwrap().unique(), before);
+    assert_eq!(content(&one, "a").unwrap(), b"newer");
+}
+
+#[test]
+fn content_that_was_cut_or_is_a_link_is_not_served() {
+    let group = Group::new(1);
+    let files = group.member(1);
+    upload(&files, "a", b"content").unwrap();
+    let path = &group.files()[0];
+    std::fs::write(path, "cut").unwrap();
+    assert_eq!(content(&files, "a").unwrap_err().kind(), ErrorKind::Unavailable);
+    std::fs::remove_file(path).unwrap();
+    std::fs::write(group.scratch.path().join("secret"), "content").unwrap();
+    std::os::unix::fs::symlink(group.scratch.path().join("secret"), path).unwrap();
+    assert_eq!(content(&files, "a").unwrap_err().kind(), ErrorKind::Unavailable);
+    files.delete(&triple("a")).unwrap();
+    assert_eq!(group.files(), Vec::<String>::new());
+    assert!(group.scratch.path().join("secret").exists());
+}
+
+#[test]
+fn a_number_that_was_given_twice_costs_nobody_his_file() {
+    let group = Group::new(2);
+    let files = group.member(1);
+    for name in 0..10 {
+        upload(&files, &name.to_string(), name.to_string().as_bytes()).unwrap();
+    }
+    for name in 0..10 {
+        assert_eq!(content(&files, &name.to_string()).unwrap(), name.to_string().as_bytes());
+    }
+}
+
+#[test]
+fn the_next_start_removes_what_a_kill_left_and_keeps_what_has_its_row() {
+    let group = Group::new(1);
+    let files = group.member(1);
+    let mut pieces = 0;
+    // One upload has no row yet when the kill comes...
+    let _ = files.upload(&triple("half"), 5, &mut |_| {
+        pieces += 1;
+        if pieces > 1 {
+            return fail!(Unavailable, "the peer has gone");
+        }
+        // ...the other has its row, but its slot is not released.
+        upload(&files, "other", b"other").unwrap();
+        let path = files.db.find(&triple("other")).unwrap().unwrap().path;
+        let Triple { userid, fileid, .. } = triple("other");
+        let record = journal::Record { userid, fileid, path: path.clone() };
+        std::mem::forget(files.stores.journal_of(&path).unwrap().take(&record).unwrap());
+        assert_eq!(group.files().len(), 2);
+        // What a kill would leave now, in the name of another member.
+        let journal = |port: u16| group.data().join(format!(".uploads-host-127.0.0.1-{port}"));
+        std::fs::copy(journal(1), journal(3)).unwrap();
+        let started = group.member(3);
+        assert_eq!(group.files(), [path]);
+        assert_eq!(content(&started, "other").unwrap(), b"other");
+        Ok(1)
+    });
+    assert_eq!(pieces, 2);
+}
+
+#[test]
+fn a_row_that_names_a_file_elsewhere_is_not_followed() {
+    let group = Group::new(1);
+    let files = group.member(1);
+    let secret = group.scratch.path().join("secret");
+    std::fs::write(&secret, "12345").unwrap();
+    let row = crate::db::FileRow { path: secret.to_str().unwrap().into(), size: 5, crc32: None };
+    files.db.insert(&triple("a"), &row).unwrap();
+    assert_eq!(content(&files, "a").unwrap_err().kind(), ErrorKind::Internal);
+    assert!(files.delete(&triple("a")).is_err());
+    assert!(secret.exists());
+}

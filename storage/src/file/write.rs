@@ -1,0 +1,297 @@
+//! Uploads and deletes.
+//!
+//! # The order that durability depends on
+//!
+//! An upload, step by step, and why each stands where it does:
+//!
+//! 1. **The ID is looked up**, so that a duplicate is refused before its content is read. It decides
+//!    nothing: two uploads of one ID may both get past it.
+//! 2. **A store path is chosen** by its free space, and its next number asked of an ID server. The
+//!    number makes the name unique among all members and for ever.
+//! 3. **A journal slot is taken**, which names the file to be. It comes before the file: were it the
+//!    other way round, a kill in between would leave a file that nobody knows of.
+//! 4. **The directories are made and synced** where they are not known, **the file is created** with
+//!    O_EXCL. Should it be there it is somebody else's: the slot is released, nothing is removed, and
+//!    the next number is tried. Up to here another store path can still take the file.
+//! 5. **The content is received**, with its checksum. The file is under its final name, but no row
+//!    names it, so nobody can see it half done.
+//! 6. **The file is synced**, then **the directory** that has its name. Both come before the row: a
+//!    row that survives a power loss must find its file whole.
+//! 7. **The row is committed.** This is the moment at which the file exists. The table's primary key
+//!    decides between two uploads of one ID.
+//! 8. **The slot is released.** Not before the row: the journal's rule would then have nothing to go
+//!    by. Not after the reply: a slot of a file that is acknowledged should not linger.
+//! 9. **The reply is sent**, by the service.
+//!
+//! Whatever fails before step 7 removes the file, then releases the slot; a kill leaves the slot,
+//! and the next start does the same. Where step 7 fails for certain, likewise. Where its outcome is
+//! unknown the file and the slot stay until the database has given a certain answer (see `settle`):
+//! removing the file might lose one whose row was committed, keeping it would leave an orphan.
+//!
+//! A delete goes the other way: slot, row, file, slot. Once the row is gone so is the file for
+//! everybody; a kill before it is removed leaves the slot, and the same rule removes it.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+use tnv_common::error::{Error, ErrorKind, Result};
+use tnv_common::fail;
+use tnv_common::limits::COPY_BYTES;
+use tnv_common::wire::tnv::Triple;
+
+use super::disk::{self, sync_directory};
+use super::flush::Flush;
+use super::journal::{Open, Record, Slot};
+use super::paths::{self, Place};
+use super::space::{Promise, Store};
+use super::{Files, no_such_file};
+use crate::db::FileRow;
+use crate::globals::now;
+
+/// How many numbers are tried for one file. That a file of a fresh number is there already takes an
+/// ID database that was lost and began anew, and the very same second.
+const NUMBERS_MAX: usize = 4;
+
+/// From this size on, space is allocated before content is read: then it either suffices, or
+/// another store path can take the file.
+const ALLOCATE_BYTES_MIN: u64 = 1 << 20;
+
+/// Where content comes from: fills the buffer with the next bytes and says how many, 0 at the end.
+pub type Content<'a> = &'a mut dyn FnMut(&mut [u8]) -> Result<usize>;
+
+impl Files {
+    /// Stores a file of so many bytes; returns when it is durable and visible.
+    pub fn upload(&self, file: &Triple, size: u64, content: Content<'_>) -> Result<()> {
+        self.db.check_free(file)?;
+        let mut draft = self.begin(file, size)?;
+        let crc32 = draft.receive(size, content)?;
+        let path = draft.sync()?;
+        let row = FileRow { path, size, crc32: Some(crc32) };
+        // From here on a draft that is dropped, even by a panic, is left to the settler.
+        draft.outcome = Outcome::Unknown;
+        match self.db.insert(file, &row) {
+            Ok(()) => {
+                draft.outcome = Outcome::Committed;
+                self.cache.put(file, &row);
+                Ok(())
+            }
+            Err(error) => {
+                if error.kind() != ErrorKind::OutcomeUnknown {
+                    draft.outcome = Outcome::Failed;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Steps 2 to 4: an empty file in the best store path that takes it.
+    fn begin(&self, file: &Triple, size: u64) -> Result<Draft<'_>> {
+        let fileid = &file.fileid;
+        let mut failure = None;
+        for store in self.stores.candidates(size) {
+            let Some(promise) = store.promise(size) else { continue };
+            match self.begin_in(&store, promise, file, size)? {
+                Ok(draft) => return Ok(draft),
+                Err(error) => {
+                    store.failed("create a file", &error);
+                    failure =
+                        Some(disk::error(format_args!("no store path works, fileid: {fileid}"), &error));
+                }
+            }
+        }
+        match failure {
+            Some(error) => Err(error),
+            None => fail!(NoSpace, "no store path has room for {size} bytes, fileid: {fileid}"),
+        }
+    }
+
+    /// The inner failure is the store path's, and another one may do; the outer one is final.
+    fn begin_in(
+        &self,
+        store: &Arc<Store>,
+        promise: Promise,
+        file: &Triple,
+        size: u64,
+    ) -> Result<io::Result<Draft<'_>>> {
+        for _ in 0..NUMBERS_MAX {
+            let number = self.ids.next(store.path())?;
+            let place = Place::new(store.path(), number, now());
+            match self.create(store, &place, file) {
+                Ok((slot, record, created)) => {
+                    let flush = Flush::new(created, &self.flushers);
+                    let mut draft = Draft {
+                        files: self,
+                        store: Arc::clone(store),
+                        place,
+                        promise,
+                        flush: Some(flush),
+                        open: Some(Open { slot: Some(slot), record }),
+                        outcome: Outcome::Failed,
+                    };
+                    return Ok(draft.allocate(size).map(|()| draft));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    log::error!("{} is there already: does the ID server repeat numbers?", place.path);
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        let path = store.path();
+        fail!(Internal, "{NUMBERS_MAX} fresh numbers of '{path}' were all taken, fileid: {}", file.fileid)
+    }
+
+    fn create(&self, store: &Store, place: &Place, file: &Triple) -> io::Result<(Slot, Record, File)> {
+        let record = record(file, &place.path);
+        let slot = store.journal().take(&record)?;
+        match self.directories.create_file(place) {
+            Ok(created) => Ok((slot, record, created)),
+            Err(error) => {
+                // Nothing was created, so there is nothing to remove.
+                slot.release();
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a file.
+    pub fn delete(&self, file: &Triple) -> Result<()> {
+        // Not the cache: what goes must be what the database says now.
+        let Some(row) = self.db.find(file)? else { return Err(no_such_file(file)) };
+        paths::check(&row.path)?;
+        let record = record(file, &row.path);
+        let slot = self.stores.journal_of(&row.path).and_then(|journal| {
+            // A full disk must not keep anyone from deleting.
+            journal
+                .take(&record)
+                .inspect_err(|error| log::warn!("note the delete of {}: {error}", row.path))
+                .ok()
+        });
+        let open = Open { slot, record };
+        match self.db.delete(file, &row.path) {
+            Ok(true) => {
+                self.cache.remove(file);
+                self.settler.discard(open);
+                Ok(())
+            }
+            Ok(false) => {
+                // Another delete was faster; the file is that one's to remove.
+                open.slot.into_iter().for_each(Slot::release);
+                Err(no_such_file(file))
+            }
+            Err(error) => {
+                self.cache.remove(file);
+                if error.kind() == ErrorKind::OutcomeUnknown {
+                    self.settler.add(open);
+                } else {
+                    open.slot.into_iter().for_each(Slot::release);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Whether the row of a draft was committed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Certainly not.
+    Failed,
+    /// Perhaps.
+    Unknown,
+    /// Certainly.
+    Committed,
+}
+
+/// A file on its way in. Dropping it leaves things as its outcome demands.
+struct Draft<'a> {
+    files: &'a Files,
+    store: Arc<Store>,
+    place: Place,
+    promise: Promise,
+    /// Taken when the file is synced.
+    flush: Option<Flush>,
+    /// Taken when it is dropped.
+    open: Option<Open>,
+    outcome: Outcome,
+}
+
+impl Draft<'_> {
+    /// Gets the space for a large file, where the file system can.
+    fn allocate(&mut self, size: u64) -> io::Result<()> {
+        let Some(flush) = self.flush.as_ref().filter(|_| size >= ALLOCATE_BYTES_MIN) else { return Ok(()) };
+        loop {
+            match fallocate(flush.file(), FallocateFlags::empty(), 0, size) {
+                Ok(()) => {
+                    self.promise.written(size);
+                    return Ok(());
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Step 5; returns the CRC-32.
+    fn receive(&mut self, size: u64, content: Content<'_>) -> Result<u32> {
+        let mut buffer = vec![0; COPY_BYTES.min(usize::try_from(size).unwrap_or(COPY_BYTES)).max(1)];
+        let mut crc = crc32fast::Hasher::new();
+        let mut received = 0;
+        loop {
+            let count = content(&mut buffer)?;
+            if count == 0 {
+                break;
+            }
+            crc.update(&buffer[..count]);
+            received += count as u64;
+            self.write(&buffer[..count]).map_err(|error| self.failed("write", &error))?;
+        }
+        match received == size {
+            true => Ok(crc.finalize()),
+            false => fail!(Protocol, "the content ended after {received} of {size} bytes"),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(flush) = &mut self.flush else { return Err(io::Error::other("the file is closed")) };
+        flush.file().write_all(bytes)?;
+        self.promise.written(bytes.len() as u64);
+        flush.wrote(bytes.len() as u64)
+    }
+
+    /// Step 6; returns the path.
+    fn sync(&mut self) -> Result<String> {
+        if let Some(flush) = self.flush.take() {
+            flush.finish().map_err(|error| self.failed("sync", &error))?;
+        }
+        sync_directory(Path::new(self.place.directory()))
+            .map_err(|error| self.failed("sync the directory of the", &error))?;
+        Ok(self.place.path.clone())
+    }
+
+    /// The disk failed under this file: others are sent elsewhere.
+    fn failed(&self, what: &str, error: &io::Error) -> Error {
+        self.store.failed(what, error);
+        let fileid = self.open.as_ref().map_or("", |open| open.record.fileid.as_str());
+        disk::error(format_args!("{what} file fail, fileid: {fileid}"), error)
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        match self.outcome {
+            Outcome::Failed => self.files.settler.discard(open),
+            Outcome::Unknown => self.files.settler.add(open),
+            Outcome::Committed => open.slot.into_iter().for_each(Slot::release),
+        }
+    }
+}
+
+fn record(file: &Triple, path: &str) -> Record {
+    Record { userid: file.userid.clone(), fileid: file.fileid.clone(), path: path.to_owned() }
+}

@@ -1,0 +1,72 @@
+//! The settings of this storage and what it is called. Nothing here changes while it runs.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tnv_common::config::kinds::Space;
+use tnv_common::config::{Config, Fault, keys};
+use tnv_common::db::DbSettings;
+use tnv_common::net;
+use tnv_common::wire::{GroupName, HostName, IdKey};
+
+/// What the configuration says.
+pub struct Settings {
+    /// The group that it belongs to.
+    pub group: GroupName,
+    /// Where files are kept.
+    pub store_paths: Vec<IdKey>,
+    /// What stays free there.
+    pub reserve: Space,
+    /// The trackers to join.
+    pub trackers: Vec<String>,
+    /// The ID servers to ask.
+    pub id_servers: Vec<String>,
+    /// The time between two heartbeats.
+    pub beat_interval: Duration,
+    /// How long an entry of the cache is good for.
+    pub cache_lifetime: Duration,
+    /// The database with the file tables.
+    pub database: DbSettings,
+}
+
+impl Settings {
+    /// From the configuration.
+    pub fn new(config: &Config) -> Result<Settings, Vec<Fault>> {
+        Ok(Settings {
+            group: config.get(&keys::TNV_GROUP_NAME)?,
+            store_paths: config.get(&keys::TNV_STORE_PATHS)?,
+            reserve: config.get(&keys::TNV_STORE_RESERVE)?,
+            trackers: config.get(&keys::TNV_TRACKER_ADDRS)?,
+            id_servers: config.get(&keys::TNV_IDS_ADDRS)?,
+            beat_interval: config.get(&keys::TNV_HEART_BEAT_INTERVAL)?,
+            cache_lifetime: config.get(&keys::REDIS_KEY_TIMEOUT)?,
+            database: config.database()?,
+        })
+    }
+}
+
+/// What every room may know.
+pub struct Globals {
+    /// The settings.
+    pub settings: Settings,
+    /// This host's name, as trackers show it.
+    pub host: HostName,
+    /// The address that clients reach this storage at, with the port that is really listened on.
+    pub address: SocketAddr,
+    /// When it started, seconds since the epoch.
+    pub started: u64,
+}
+
+/// This host's name, in a form that fits the wire.
+pub fn host_name() -> Result<HostName, tnv_common::error::Error> {
+    let name = net::host_name();
+    HostName::new(&name).or_else(|error| {
+        log::warn!("{error}; calling this host 'localhost'");
+        HostName::new("localhost")
+    })
+}
+
+/// Seconds since the epoch; a clock before it counts as its start.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}

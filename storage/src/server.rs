@@ -1,0 +1,120 @@
+//! The storage as a process: what it is set up with, what `--check` looks at, and the order in which
+//! its rooms are opened and closed.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
+use tnv_common::daemon::{self, Server};
+use tnv_common::db::Database;
+use tnv_common::error::{Context, Result};
+use tnv_common::framed::Framed;
+use tnv_common::net;
+use tnv_common::server;
+use tnv_common::stop::Stop;
+
+use crate::db::{Db, SCHEMA};
+use crate::file::Files;
+use crate::globals::{Globals, Settings, host_name, now};
+use crate::id::Ids;
+use crate::service::Service;
+use crate::tracker;
+
+/// `tnv-storage`.
+pub struct Storage;
+
+impl Server for Storage {
+    const PART: Part = Part::Storage;
+
+    type Settings = Settings;
+
+    fn settings(config: &Config) -> std::result::Result<Settings, Vec<Fault>> {
+        Settings::new(config)
+    }
+
+    fn check(config: &Config, settings: &Settings) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for path in &settings.store_paths {
+            if let Err(error) = probe_directory(Path::new(path.as_str())) {
+                let got = format!("'{path}': {error}");
+                faults.push(config.fault(
+                    &keys::TNV_STORE_PATHS,
+                    got,
+                    "a directory that can be made and written",
+                ));
+            }
+        }
+        let trackers = settings.trackers.iter().map(|address| (address, Part::Tracker));
+        for (address, part) in
+            trackers.chain(settings.id_servers.iter().map(|address| (address, Part::IdServer)))
+        {
+            if let Err(error) = net::resolve(address, part.default_port()) {
+                let want = "a host that can be resolved";
+                faults.push(match part {
+                    Part::Tracker => config.fault(&keys::TNV_TRACKER_ADDRS, error, want),
+                    _ => config.fault(&keys::TNV_IDS_ADDRS, error, want),
+                });
+            }
+        }
+        if let Err(error) = Database::probe(&settings.database, &SCHEMA) {
+            faults.push(match settings.database.is_embedded() {
+                true => config.fault(&keys::TNV_DB_PATH, error, "a directory for the embedded database"),
+                false => config.fault(&keys::MYSQL_ADDRS, error, "a MySQL server that lets us in"),
+            });
+        }
+        faults
+    }
+
+    fn run(settings: Settings, common: CommonSettings, stop: &Stop) -> Result<()> {
+        // First of all the port: nobody else then uses what belongs to this address.
+        let listener = net::listen(common.bind)?;
+        let address = listener.local_addr().context(|| "ask for the address of the listening socket")?;
+        let host = host_name()?;
+        let database = Database::open(&settings.database, &SCHEMA, stop)?;
+        log::info!("using the {}", database.describe());
+        let globals = Arc::new(Globals { settings, host, address, started: now() });
+        let ids = Ids::new(&globals.settings.id_servers);
+        let files = Files::new(&globals, Db::new(database), ids, stop)?;
+        let service = Framed::new(Service::new(files), globals.host.to_string(), common.max_conns);
+        tracker::start(&globals, stop)?;
+        daemon::ready(Part::Storage, address);
+        server::run(listener, &common.server(Part::Storage), Arc::new(service), stop)
+    }
+}
+
+/// Whether a directory is there or can be made, and written; leaves nothing behind.
+fn probe_directory(path: &Path) -> io::Result<()> {
+    match path.metadata() {
+        Ok(metadata) if !metadata.is_dir() => Err(io::ErrorKind::NotADirectory.into()),
+        Ok(_) => {
+            let probe = path.join(format!(".check-{}-{:x}", std::process::id(), rand::random::<u64>()));
+            OpenOptions::new().write(true).create_new(true).open(&probe)?;
+            std::fs::remove_file(probe)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent() {
+            Some(parent) if parent == Path::new("") => probe_directory(Path::new(".")),
+            Some(parent) => probe_directory(parent),
+            None => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+
+    #[test]
+    fn a_check_leaves_nothing_behind() {
+        let scratch = Scratch::new();
+        probe_directory(scratch.path()).unwrap();
+        probe_directory(&scratch.path().join("a/b/c")).unwrap();
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+        std::fs::write(scratch.path().join("file"), "").unwrap();
+        assert!(probe_directory(&scratch.path().join("file")).is_err());
+        assert!(probe_directory(&scratch.path().join("file/a")).is_err());
+    }
+}

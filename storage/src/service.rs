@@ -1,0 +1,77 @@
+//! TNV's commands: decodes each request, has the other rooms do it, and answers. It touches neither
+//! the disk nor a table itself.
+
+use tnv_common::error::Result;
+use tnv_common::fail;
+use tnv_common::framed::{Handler, Request};
+use tnv_common::wire::tnv::{Download, REPLY_STORAGE, Read, Triple, Upload, command};
+
+use crate::file::Files;
+
+/// The commands on these files.
+pub struct Service {
+    files: Files,
+}
+
+impl Service {
+    /// Serves these files.
+    pub fn new(files: Files) -> Service {
+        Service { files }
+    }
+
+    fn upload(&self, request: &mut Request<'_, ()>) -> Result<()> {
+        let upload = Upload::decode(&request.head()?, request.body_bytes())?;
+        self.files.upload(&upload.file, upload.size, &mut |buffer| request.content(buffer))?;
+        request.reply(&[])
+    }
+
+    fn file_size(&self, request: &mut Request<'_, ()>) -> Result<()> {
+        let found = self.files.look(&Triple::decode(&request.fixed()?)?)?;
+        request.reply(&found.size().to_be_bytes())
+    }
+
+    fn stat(&self, request: &mut Request<'_, ()>) -> Result<()> {
+        let found = self.files.look(&Triple::decode(&request.fixed()?)?)?;
+        request.reply(&found.stat().encode())
+    }
+
+    fn download(&self, request: &mut Request<'_, ()>) -> Result<()> {
+        let download = Download::decode(&request.fixed()?)?;
+        let found = self.files.open(&download.file)?;
+        let (offset, bytes) = download.check(found.size())?;
+        request.reply_file(&found.what, offset, bytes)
+    }
+
+    fn read(&self, request: &mut Request<'_, ()>) -> Result<()> {
+        let Read { download, unique } = Read::decode(&request.fixed()?)?;
+        let found = self.files.open(&download.file)?;
+        if found.unique() != unique {
+            return fail!(NotFound, "the file was uploaded anew, fileid: {}", download.file.fileid);
+        }
+        let (offset, bytes) = download.check(found.size())?;
+        request.reply_file(&found.what, offset, bytes)
+    }
+
+    fn delete(&self, request: &mut Request<'_, ()>) -> Result<()> {
+        self.files.delete(&Triple::decode(&request.fixed()?)?)?;
+        request.reply(&[])
+    }
+}
+
+impl Handler for Service {
+    type Conn = ();
+
+    const REPLY: u8 = REPLY_STORAGE;
+
+    fn handle(&self, request: &mut Request<'_, ()>) -> Result<()> {
+        match request.command() {
+            command::UPLOAD => self.upload(request),
+            command::FILE_SIZE => self.file_size(request),
+            command::DOWNLOAD => self.download(request),
+            command::DELETE => self.delete(request),
+            command::STAT => self.stat(request),
+            command::READ => self.read(request),
+            _ => Err(request.unknown_command()),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The client of the trackers: one thread for each keeps this storage joined there. A tracker that is
+//! away costs nothing but its thread's attempts to reach it.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use tnv_common::config::Part;
+use tnv_common::conn::Conn;
+use tnv_common::error::{Context, Error, ErrorKind, Result};
+use tnv_common::fail;
+use tnv_common::stop::Stop;
+use tnv_common::wire::tnv::{Beat, Join, REPLY_TRACKER, command};
+
+use crate::call::{call, connect};
+use crate::globals::{Globals, now};
+
+/// The pause before a tracker that was lost is called again: short, since the storage is of no use to
+/// its clients meanwhile, and a call costs next to nothing.
+const RETRY_PAUSE: Duration = Duration::from_millis(300);
+
+/// Starts a thread for each tracker. They end when `stop` is set, and close their connections, by
+/// which the trackers know that no new client should be sent here.
+pub fn start(globals: &Arc<Globals>, stop: &Stop) -> Result<()> {
+    for tracker in &globals.settings.trackers {
+        let member = Member { globals: Arc::clone(globals), tracker: tracker.clone(), shown: None };
+        let stop = stop.clone();
+        thread::Builder::new()
+            .name("tracker".into())
+            .spawn(move || member.run(&stop))
+            .context(|| "start a tracker thread")?;
+    }
+    Ok(())
+}
+
+/// This storage in the eyes of one tracker.
+struct Member {
+    globals: Arc<Globals>,
+    tracker: String,
+    /// What the log was last told: joined, or the kind of failure. Only changes are told.
+    shown: Option<std::result::Result<(), ErrorKind>>,
+}
+
+impl Member {
+    fn run(mut self, stop: &Stop) {
+        while !stop.is_set() {
+            if let Err(error) = self.session(stop) {
+                self.show_failure(&error);
+            }
+            stop.wait(RETRY_PAUSE);
+        }
+    }
+
+    /// Joins, beats at once and then at the interval, until the connection or the tracker fails.
+    fn session(&mut self, stop: &Stop) -> Result<()> {
+        let mut conn = self.join()?;
+        let globals = Arc::clone(&self.globals);
+        let beat = Beat { group: globals.settings.group.clone(), host: globals.host.clone() }.encode();
+        loop {
+            call::<0>(&mut conn, command::BEAT, &beat, REPLY_TRACKER).context(|| "heartbeat")?;
+            self.show_joined(&conn);
+            if wait(&conn, globals.settings.beat_interval, stop)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn join(&self) -> Result<Conn> {
+        let Globals { settings, host, address, started } = &*self.globals;
+        let connected = connect(&self.tracker, Part::Tracker.default_port(), Some(address.ip()));
+        let mut conn = connected.map_err(|error| hint(error, *address))?;
+        let join = Join {
+            version: version(),
+            group: settings.group.clone(),
+            host: host.clone(),
+            port: address.port(),
+            started: *started as i64,
+            joined: now() as i64,
+        };
+        call::<0>(&mut conn, command::JOIN, &join.encode(), REPLY_TRACKER).context(|| "join")?;
+        Ok(conn)
+    }
+
+    fn show_joined(&mut self, conn: &Conn) {
+        if self.shown != Some(Ok(())) {
+            log::info!("joined tracker {} at {}", self.tracker, conn.peer());
+        }
+        self.shown = Some(Ok(()));
+    }
+
+    fn show_failure(&mut self, error: &Error) {
+        let kind = Some(Err(error.kind()));
+        match self.shown == kind {
+            true => log::debug!("tracker {}: {error}", self.tracker),
+            false => log::warn!("tracker {}: {error}; trying on every {RETRY_PAUSE:?}", self.tracker),
+        }
+        self.shown = kind;
+    }
+}
+
+/// Waits until the next heartbeat is due; true when the storage is to stop. That the tracker closes
+/// the connection, or speaks unasked, is an error.
+fn wait(conn: &Conn, interval: Duration, stop: &Stop) -> Result<bool> {
+    let due = Instant::now() + interval;
+    loop {
+        let left = due.saturating_duration_since(Instant::now());
+        let mut fds = [
+            PollFd::from_borrowed_fd(conn.stream().as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
+            Ok(0) => return Ok(false),
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(std::io::Error::from(error)).context(|| "wait for the next heartbeat"),
+            Ok(_) if stop.is_set() => return Ok(true),
+            Ok(_) => return fail!(Unavailable, "it closed the connection"),
+        }
+    }
+}
+
+/// The version as the trackers' group list shows it, where six bytes are the most.
+fn version() -> String {
+    let mut version =
+        concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR")).to_owned();
+    version.truncate(6);
+    version
+}
+
+/// A storage calls from the address it listens on; from loopback there is no way to other hosts.
+fn hint(error: Error, address: SocketAddr) -> Error {
+    match address.ip().is_loopback() && !error.message().contains("refused") {
+        true => error.context(format_args!("calling from {}, which tnv_bind sets", address.ip())),
+        false => error,
+    }
+}

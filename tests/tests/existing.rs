@@ -1,0 +1,280 @@
+//! Databases and directories of an existing deployment: tables made and filled by existing servers,
+//! which go on writing beside ours, with the collation traps that they bring.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mysql::prelude::Queryable;
+use tnv_tests::cluster::connect_options;
+use tnv_tests::mariadb::MariaDb;
+use tnv_tests::raw::{self, Raw, message};
+use tnv_tests::{Builder, Cluster, Db, http};
+
+/// The tables as existing deployments have them: none of the columns that ours add.
+fn existing_tables() -> Vec<String> {
+    let times = "create_time timestamp NULL DEFAULT CURRENT_TIMESTAMP, \
+                 update_time timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP";
+    let engine = "ENGINE=InnoDB DEFAULT CHARSET=utf8mb4";
+    let mut all = vec![
+        "CREATE DATABASE tnv_trackerdb".to_owned(),
+        "CREATE DATABASE tnv_idsdb".to_owned(),
+        "CREATE DATABASE tnv_storagedb".to_owned(),
+        format!(
+            "CREATE TABLE tnv_trackerdb.t_groups_info (id int unsigned NOT NULL AUTO_INCREMENT, \
+             group_name varchar(32), {times}, PRIMARY KEY (id)) {engine}"
+        ),
+        format!(
+            "CREATE TABLE tnv_trackerdb.t_router (id int unsigned NOT NULL AUTO_INCREMENT, appid varchar(32), \
+             userid varchar(128), group_name varchar(32), {times}, PRIMARY KEY (id)) {engine}"
+        ),
+        format!(
+            "CREATE TABLE tnv_idsdb.t_id_gen (id varchar(64) NOT NULL, id_value bigint, {times}, PRIMARY KEY (id)) {engine}"
+        ),
+    ];
+    for table in 1..=3 {
+        all.push(format!(
+            "CREATE TABLE tnv_storagedb.t_file_0{table} (id varchar(256) NOT NULL, appid varchar(32), \
+             userid varchar(128), status tinyint, file_path varchar(512), file_size bigint, {times}, \
+             PRIMARY KEY (id)) {engine}"
+        ));
+    }
+    all
+}
+
+/// A MariaDB as an existing deployment left it, and a way to write to it as existing servers do.
+fn deployment(rows: &[&str]) -> Option<(MariaDb, mysql::Conn)> {
+    let server = MariaDb::start()?;
+    let mut conn = mysql::Conn::new(connect_options(&server)).expect("connect");
+    for statement in existing_tables().iter().map(String::as_str).chain(rows.iter().copied()) {
+        conn.query_drop(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    Some((server, conn))
+}
+
+/// A file where an existing storage left it.
+fn place(cluster: &Cluster, path: &str, content: &[u8]) -> PathBuf {
+    let path = cluster.path("group001/run").join(path);
+    std::fs::create_dir_all(path.parent().expect("a directory")).expect("make");
+    std::fs::write(&path, content).expect("write");
+    path
+}
+
+#[test]
+fn rows_and_files_of_existing_servers_are_served_and_deleted() {
+    let Some((server, mut conn)) = deployment(&[
+        "INSERT INTO tnv_trackerdb.t_groups_info (group_name) VALUES ('group001')",
+        "INSERT INTO tnv_trackerdb.t_router (appid, userid, group_name) VALUES ('tnvideo', 'tnv001', 'group001')",
+        "INSERT INTO tnv_idsdb.t_id_gen (id, id_value) VALUES ('../data', 300)",
+        "INSERT INTO tnv_storagedb.t_file_02 (id, appid, userid, status, file_path, file_size) VALUES \
+         ('old', 'tnvideo', 'tnv001', 0, '../data/000/000/000/5F9E3FA7_0AB', 8), \
+         ('hidden', 'tnvideo', 'tnv001', 1, '../data/000/000/000/5F9E3FA7_0AC', 8)",
+    ]) else {
+        return;
+    };
+    let mut cluster = Builder::new("existing").httpds(1).db(Db::Maria(&server)).prepare();
+    let old = place(&cluster, "../data/000/000/000/5F9E3FA7_0AB", b"existing");
+    let hidden = place(&cluster, "../data/000/000/000/5F9E3FA7_0AC", b"existing");
+    cluster.start_all();
+
+    let mut raw = Raw::connect(cluster.storage());
+    assert_eq!(raw.ask(&raw::filesize("tnvideo", "tnv001", "old")).success(102), 8_i64.to_be_bytes());
+    assert_eq!(raw.ask(&raw::download("tnvideo", "tnv001", "old", 0, 0)).success(102), b"existing");
+    let response = http::get(cluster.httpd(), "/files/old", &[("Range", "bytes=2-")]);
+    assert_eq!((response.status, response.text().as_str()), (206, "isting"));
+    assert!(response.want("ETag").starts_with('"'));
+    // A status other than 0 is not served, and its ID is taken all the same.
+    for request in [
+        raw::filesize("tnvideo", "tnv001", "hidden"),
+        raw::download("tnvideo", "tnv001", "hidden", 0, 0),
+        raw::delete("tnvideo", "tnv001", "hidden"),
+        raw::upload("tnvideo", "tnv001", "hidden", b"x"),
+    ] {
+        raw::ask(cluster.storage(), &request).failure(102);
+    }
+    assert!(hidden.exists());
+
+    // Numbers go on where the database stands, and an existing server finds what ours wrote.
+    cluster.put("tnv001", "new", b"from ours");
+    let row = cluster.file_row("tnv001", "new").expect("a row");
+    let number = u32::from_str_radix(row[2].rsplit_once('_').expect("_").1, 16).expect("hex");
+    assert!(number >= 300 % 512, "{row:?}");
+    let rows: Vec<(String, String, i8, i64)> = conn
+        .query("SELECT appid, userid, status, file_size FROM tnv_storagedb.t_file_02 WHERE id='new' AND create_time IS NOT NULL")
+        .expect("query");
+    assert_eq!(rows, [("tnvideo".to_owned(), "tnv001".to_owned(), 0, 9)]);
+
+    // An existing storage writes beside ours, without the columns that ours added.
+    place(&cluster, "../data/000/000/000/5F9E3FA8_001", b"later one");
+    conn.query_drop(
+        "INSERT INTO tnv_storagedb.t_file_02 (id, appid, userid, status, file_path, file_size) VALUES \
+         ('beside', 'tnvideo', 'tnv001', 0, '../data/000/000/000/5F9E3FA8_001', 9)",
+    )
+    .expect("an existing server's insert");
+    assert_eq!(raw.ask(&raw::download("tnvideo", "tnv001", "beside", 0, 0)).success(102), b"later one");
+    assert_eq!(raw.ask(&raw::delete("tnvideo", "tnv001", "old")).success(102), b"");
+    assert!(!old.exists());
+    assert_eq!(http::get(cluster.httpd(), "/files/old", &[]).status, 404);
+    // And deletes beside ours.
+    conn.query_drop("DELETE FROM tnv_storagedb.t_file_02 WHERE id='beside'")
+        .expect("an existing server's delete");
+    std::fs::remove_file(cluster.path("group001/run/../data/000/000/000/5F9E3FA8_001")).expect("remove");
+    raw::ask(cluster.storage(), &raw::filesize("tnvideo", "tnv001", "beside")).failure(102);
+}
+
+#[test]
+fn a_user_with_several_routes_has_the_one_of_the_specification() {
+    let Some((server, mut conn)) = deployment(&[
+        "INSERT INTO tnv_trackerdb.t_groups_info (group_name) VALUES ('group001'), ('group002')",
+        "INSERT INTO tnv_trackerdb.t_router (appid, userid, group_name) VALUES \
+         ('other', 'two', 'group002'), ('tnvideo', 'two', 'group001'), \
+         ('other', 'foreign', 'group002'), ('other', 'foreign', 'group001'), \
+         ('tnvideo', 'same', 'group002'), ('tnvideo', 'same', 'group001'), \
+         ('tnvideo', 'UPPER', 'group002')",
+    ]) else {
+        return;
+    };
+    let cluster = Builder::new("routes-existing")
+        .trackers(2)
+        .groups(&["group001", "group002"], 1)
+        .db(Db::Maria(&server))
+        .start();
+    let group = |userid: &str| {
+        let mut groups: Vec<_> = cluster
+            .trackers
+            .iter()
+            .map(|tracker| {
+                raw::ask(tracker.address(), &raw::addresses("tnvideo", userid)).success(100)[..8].to_vec()
+            })
+            .collect();
+        groups.dedup();
+        assert_eq!(groups.len(), 1, "the trackers disagree on {userid}");
+        String::from_utf8(groups.remove(0)).expect("UTF-8")
+    };
+    // The row of this application, else the one with the lowest id.
+    assert_eq!(group("two"), "group001");
+    assert_eq!(group("foreign"), "group002");
+    assert_eq!(group("same"), "group002");
+    assert_eq!(group("UPPER"), "group002");
+    let count = |conn: &mut mysql::Conn, condition: &str| -> u64 {
+        conn.query_first(format!("SELECT COUNT(*) FROM tnv_trackerdb.t_router WHERE {condition}"))
+            .expect("query")
+            .expect("a count")
+    };
+    assert_eq!(count(&mut conn, "1"), 7, "no route was added for users who have one");
+    // In the table `upper` equals `UPPER`, on the wire it is another user: with a row of its own.
+    for userid in ["upper", "upper ", "Upper"] {
+        group(userid);
+        assert_eq!(count(&mut conn, &format!("BINARY userid = '{userid}'")), 1, "{userid:?}");
+    }
+    assert_eq!(group("UPPER"), "group002");
+    // An existing tracker writes a route while ours have the user unknown.
+    conn.query_drop("INSERT INTO tnv_trackerdb.t_router (appid, userid, group_name) VALUES ('tnvideo', 'beside', 'group001')")
+        .expect("insert");
+    assert_eq!(group("beside"), "group001");
+    // The groups of the table are all groups, and no duplicate is made of them.
+    let groups: u64 = conn
+        .query_first("SELECT COUNT(*) FROM tnv_trackerdb.t_groups_info")
+        .expect("query")
+        .expect("a count");
+    assert_eq!(groups, 2);
+}
+
+#[test]
+fn the_tables_collation_makes_no_two_files_one() {
+    let Some((server, _conn)) = deployment(&[]) else { return };
+    let cluster = Builder::new("collation").db(Db::Maria(&server)).start();
+    cluster.put("tnv001", "ABC", b"upper");
+    for other in ["abc", "abc ", "ABC ", "Abc", "\u{e4}BC"] {
+        for request in [
+            raw::filesize("tnvideo", "tnv001", other),
+            raw::download("tnvideo", "tnv001", other, 0, 0),
+            raw::delete("tnvideo", "tnv001", other),
+        ] {
+            raw::ask(cluster.storage(), &request).failure(102);
+        }
+    }
+    // A new ID that the table takes for the existing one is refused, and leaves nothing.
+    for other in ["abc", "abc "] {
+        raw::ask(cluster.storage(), &raw::upload("tnvideo", "tnv001", other, b"lower")).failure(102);
+        raw::ask(cluster.storage(), &raw::filesize("tnvideo", "tnv001", other)).failure(102);
+    }
+    assert_eq!(cluster.content_files("group001").len(), 1);
+    let back = raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", "ABC", 0, 0));
+    assert_eq!(back.success(102), b"upper");
+    // Users and ID keys the same.
+    assert_eq!(raw::ask(cluster.id(), &raw::get_id("Key")).success(101), 0_i64.to_be_bytes());
+    let lower = raw::ask(cluster.id(), &raw::get_id("key"));
+    assert!(lower.status == -3 || lower.body == 0_i64.to_be_bytes(), "another key's number: {lower:?}");
+    let thief = raw::ask(cluster.storage(), &raw::filesize("tnvideo", "TNV001", "ABC"));
+    thief.failure(102);
+}
+
+#[test]
+fn an_existing_id_server_and_ours_after_it_repeat_nothing() {
+    let Some((server, mut conn)) =
+        deployment(&["INSERT INTO tnv_idsdb.t_id_gen (id, id_value) VALUES ('../data', 100)"])
+    else {
+        return;
+    };
+    // An existing server had handed out up to 99 of the segment that ends at 100.
+    let mut cluster =
+        Builder::new("ids-existing").trackers(0).groups(&["group001"], 0).db(Db::Maria(&server)).start();
+    let ask = |cluster: &Cluster| {
+        let body = raw::ask(cluster.id(), &raw::get_id("../data")).success(101);
+        i64::from_be_bytes(body.try_into().expect("8 bytes"))
+    };
+    assert_eq!(ask(&cluster), 100);
+    let value: i64 =
+        conn.query_first("SELECT id_value FROM tnv_idsdb.t_id_gen").expect("query").expect("a row");
+    assert!(value == 200 || value == 300, "{value}: one step, or one more where the next is fetched ahead");
+    assert_eq!(ask(&cluster), 101);
+    cluster.ids[0].restart();
+    let next = ask(&cluster);
+    assert!(next >= 102 && next <= 101 + 1 + 200, "{next}");
+}
+
+/// An existing tracker does not know the added commands, and a join of an existing storage, captured,
+/// keeps its connection for nothing but heartbeats.
+#[test]
+fn an_existing_storage_that_only_beats_stays_active() {
+    let Some((server, _conn)) = deployment(&[]) else { return };
+    let cluster =
+        Builder::new("existing-storage").ids(0).groups(&["group001"], 0).db(Db::Maria(&server)).start();
+    let mut storage = Raw::connect(cluster.tracker());
+    storage.ask(&raw::captured("JOIN.request")).success(100);
+    for _ in 0..4 {
+        storage.ask(&raw::captured("BEAT.request")).success(100);
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    let route = raw::ask(cluster.tracker(), &raw::captured("SADDRS.request"));
+    assert_eq!(route.bytes(), raw::captured("SADDRS.response"));
+    raw::ask(cluster.tracker(), &message(13, &[])).success(100);
+}
+
+#[test]
+fn an_existing_data_directory_keeps_its_files_when_ours_restart() {
+    let Some((server, mut conn)) = deployment(&[
+        "INSERT INTO tnv_idsdb.t_id_gen (id, id_value) VALUES ('../data', 100)",
+        "INSERT INTO tnv_storagedb.t_file_02 (id, appid, userid, status, file_path, file_size) VALUES \
+         ('old', 'tnvideo', 'tnv001', 0, '../data/000/000/000/5F9E3FA7_0AB', 8)",
+    ]) else {
+        return;
+    };
+    let mut cluster = Builder::new("existing-restart").db(Db::Maria(&server)).prepare();
+    let old = place(&cluster, "../data/000/000/000/5F9E3FA7_0AB", b"existing");
+    // Not in any table: an orphan of an existing server, or something of the operator's. Not ours to
+    // remove.
+    let stray = place(&cluster, "../data/000/000/000/5F9E3FA7_0AD", b"stray");
+    let note = place(&cluster, "../data/README", b"the operator's");
+    cluster.start_all();
+    cluster.storages[0].restart();
+    cluster.wait_active(1);
+    assert!(old.exists() && stray.exists() && note.exists());
+    // A file that is longer or shorter than its row says is not what was uploaded.
+    conn.query_drop("UPDATE tnv_storagedb.t_file_02 SET file_size = 9 WHERE id = 'old'").expect("update");
+    let size = raw::ask(cluster.storage(), &raw::filesize("tnvideo", "tnv001", "old"));
+    let content = raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", "old", 0, 0));
+    if content.status == 0 {
+        assert_eq!(size.success(102), (content.body.len() as i64).to_be_bytes());
+    }
+}

@@ -1,0 +1,369 @@
+//! The scripts as an operator runs them: the quickstart's round trip, and the init scripts with
+//! LSB's exit codes and honest failures.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tnv_tests::bins::{bin, workspace};
+use tnv_tests::cluster::free_address;
+use tnv_tests::{Dir, Output, http, patient, raw, skipped};
+
+/// Four free ports in a row.
+fn base_port() -> u16 {
+    loop {
+        let first = free_address().port();
+        if (1..4).all(|next| TcpListener::bind(("127.0.0.1", first + next)).is_ok()) {
+            return first;
+        }
+    }
+}
+
+/// The quickstart with everything it makes in a directory of the test.
+struct Quickstart {
+    dir: Dir,
+    port: u16,
+}
+
+impl Quickstart {
+    fn new(name: &str) -> Quickstart {
+        Quickstart { dir: Dir::new(name), port: base_port() }
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        Output::of(
+            Command::new(workspace().join("scripts/quickstart"))
+                .args(args)
+                .env("TNV_BASE_PORT", self.port.to_string())
+                .env("TNV_RUN_DIR", self.dir.join("run"))
+                .env("TNV_BIN_DIR", bin("tnv").parent().expect("a directory"))
+                .current_dir(self.dir.path()),
+        )
+    }
+
+    fn httpd(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port + 3))
+    }
+
+    /// Fetches what a run printed as its URL.
+    fn fetch(&self, out: &Output) -> http::Response {
+        let said = out.success();
+        let start = format!("http://{}", self.httpd());
+        let url = said.split_whitespace().find(|word| word.starts_with(&start)).expect("a URL");
+        http::get(self.httpd(), url.strip_prefix(&start).expect("a path"), &[])
+    }
+
+    fn pids(&self) -> Vec<String> {
+        ["tracker", "idserver", "storage", "httpd"]
+            .iter()
+            .map(|name| {
+                std::fs::read_to_string(self.dir.join(&format!("run/tnv-{name}.pid"))).expect("a pid")
+            })
+            .collect()
+    }
+}
+
+impl Drop for Quickstart {
+    fn drop(&mut self) {
+        let out = self.run(&["stop"]);
+        if !std::thread::panicking() {
+            assert_eq!(out.code, 0, "{out:?}");
+        }
+    }
+}
+
+#[test]
+fn quickstart_serves_the_clip_reuses_what_runs_and_stops_it() {
+    let quickstart = Quickstart::new("quickstart");
+    let first = quickstart.run(&[]);
+    let response = quickstart.fetch(&first);
+    assert_eq!((response.status, response.want("Content-Type")), (200, "video/mp4"));
+    assert!(response.body == std::fs::read(workspace().join("scripts/sample.mp4")).expect("the clip"));
+    let pids = quickstart.pids();
+
+    // Again, with a file whose name needs care.
+    let file = quickstart.dir.join("it's 100% \u{e4} & <b>.webm");
+    std::fs::write(&file, raw_content()).expect("write");
+    let response = quickstart.fetch(&quickstart.run(&[file.to_str().expect("UTF-8")]));
+    assert_eq!((response.status, response.want("Content-Type")), (200, "video/webm"));
+    assert_eq!(response.body, raw_content());
+    assert_eq!(quickstart.pids(), pids, "it reuses what runs");
+
+    // One of them is gone: it alone is started anew, and what was stored is still there.
+    let storage: i32 = pids[2].trim().parse().expect("a pid");
+    let pid = rustix::process::Pid::from_raw(storage).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill");
+    patient("the storage is gone", Duration::from_secs(5), || {
+        TcpStream::connect(("127.0.0.1", quickstart.port + 2)).is_err()
+    });
+    assert_eq!(quickstart.fetch(&quickstart.run(&[])).status, 200);
+    let now = quickstart.pids();
+    assert_eq!((&now[0], &now[1], &now[3]), (&pids[0], &pids[1], &pids[3]));
+    assert_ne!(now[2], pids[2]);
+    assert_eq!(quickstart.fetch(&first).status, 200);
+
+    // Each on its port.
+    for (offset, command, reply) in [(0, 13, 100), (1, 99, 101), (2, 99, 102)] {
+        let address = SocketAddr::from(([127, 0, 0, 1], quickstart.port + offset));
+        assert_eq!(raw::ask(address, &raw::message(command, &[])).command, reply);
+    }
+
+    let stopped = quickstart.run(&["stop"]);
+    assert_eq!(stopped.code, 0, "{stopped:?}");
+    for offset in 0..4 {
+        assert!(
+            TcpStream::connect(("127.0.0.1", quickstart.port + offset)).is_err(),
+            "port {offset} is open"
+        );
+    }
+    assert_eq!(quickstart.run(&["stop"]).code, 0, "stopping what is stopped is no failure");
+    assert_eq!(quickstart.fetch(&quickstart.run(&[])).status, 200, "and starting again works");
+}
+
+fn raw_content() -> &'static [u8] {
+    b"something that is no video"
+}
+
+#[test]
+fn quickstart_fails_honestly() {
+    let quickstart = Quickstart::new("quickstart-fails");
+    let out = quickstart.run(&["/absent/file"]);
+    assert_eq!(out.code, 1);
+    assert!(out.stderr.contains("/absent/file"), "{out:?}");
+    assert_eq!(quickstart.run(&["one", "two"]).code, 2);
+    let _taken = TcpListener::bind(("127.0.0.1", quickstart.port + 2)).expect("bind");
+    let out = quickstart.run(&[]);
+    assert_eq!(out.code, 1, "{out:?}");
+    assert!(
+        out.stderr.contains("tnv-storage") && out.stderr.contains(&(quickstart.port + 2).to_string()),
+        "{out:?}"
+    );
+}
+
+#[test]
+fn quickstart_fetches_without_curl_too() {
+    let quickstart = Quickstart::new("quickstart-bare");
+    // A PATH with what a minimal Debian has, by name.
+    let tools = quickstart.dir.join("tools");
+    std::fs::create_dir(&tools).expect("make");
+    for tool in [
+        "bash", "env", "sed", "grep", "cat", "dirname", "basename", "tr", "seq", "sleep", "tail", "rm",
+        "mkdir", "cmp", "wc",
+    ] {
+        let found = std::env::split_paths(&std::env::var_os("PATH").expect("a PATH"))
+            .map(|dir| dir.join(tool))
+            .find(|path| path.is_file());
+        let Some(found) = found else { return skipped("quickstart_fetches_without_curl_too", tool) };
+        std::os::unix::fs::symlink(found, tools.join(tool)).expect("link");
+    }
+    let out = Output::of(
+        Command::new(workspace().join("scripts/quickstart"))
+            .env("PATH", &tools)
+            .env("TNV_BASE_PORT", quickstart.port.to_string())
+            .env("TNV_RUN_DIR", quickstart.dir.join("run"))
+            .env("TNV_BIN_DIR", bin("tnv").parent().expect("a directory")),
+    );
+    assert_eq!(quickstart.fetch(&out).status, 200);
+}
+
+/// The init scripts with every path in a directory of the test.
+struct Init {
+    dir: Dir,
+    address: SocketAddr,
+    name: &'static str,
+}
+
+impl Init {
+    fn new(name: &'static str, file: &str, more: &[&str]) -> Init {
+        let dir = Dir::new(name);
+        let address = free_address();
+        std::fs::create_dir_all(dir.join("etc")).expect("make");
+        let text = format!("service x {{\n tnv_bind = {address}\n {}\n}}\n", more.join("\n "));
+        std::fs::write(dir.join("etc").join(file), text).expect("write");
+        Init { dir, address, name }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(workspace().join("scripts/init.d").join(self.name));
+        command
+            .args(args)
+            .env("TNV_DEFAULTS", self.dir.join("defaults"))
+            .env("TNV_BIN_DIR", bin(self.name).parent().expect("a directory"))
+            .env("TNV_ETC_DIR", self.dir.join("etc"))
+            .env("TNV_WORK_DIR", self.dir.join("work/run"))
+            .env("TNV_RUN_DIR", self.dir.join("pids"))
+            .env("TNV_LOG_DIR", self.dir.join("log"))
+            .env_remove("TNV_USER");
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        Output::of(&mut self.command(args))
+    }
+
+    #[track_caller]
+    fn expect(&self, action: &str, code: i32) -> Output {
+        let out = self.run(&[action]);
+        assert_eq!(out.code, code, "{} {action}: {out:?}", self.name);
+        assert!(!(out.text() + &out.stderr).trim().is_empty(), "{action} says nothing");
+        out
+    }
+
+    fn pid_file(&self) -> std::path::PathBuf {
+        self.dir.join(&format!("pids/{}.pid", self.name))
+    }
+
+    fn pid(&self) -> String {
+        std::fs::read_to_string(self.pid_file()).expect("a pid file").trim().to_owned()
+    }
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        self.run(&["stop"]);
+    }
+}
+
+fn every_server() -> [Init; 4] {
+    [
+        Init::new("tnv-tracker", "tracker.cfg", &[]),
+        Init::new("tnv-idserver", "id.cfg", &[]),
+        Init::new("tnv-storage", "storage.cfg", &[]),
+        Init::new("tnv-httpd", "http.cfg", &[]),
+    ]
+}
+
+#[test]
+fn init_scripts_start_stop_and_tell_the_status_with_lsb_codes() {
+    for init in every_server() {
+        init.expect("status", 3);
+        init.expect("stop", 0);
+        init.expect("try-restart", 0);
+        init.expect("status", 3);
+        init.expect("start", 0);
+        assert!(TcpStream::connect(init.address).is_ok(), "started means that it answers");
+        let pid = init.pid();
+        init.expect("status", 0);
+        init.expect("start", 0);
+        assert_eq!(init.pid(), pid, "the start of one that runs starts none");
+        init.expect("restart", 0);
+        assert_ne!(init.pid(), pid);
+        init.expect("try-restart", 0);
+        init.expect("force-reload", 0);
+        init.expect("reload", 3);
+        init.expect("status", 0);
+        init.expect("stop", 0);
+        assert!(!init.pid_file().exists());
+        assert!(TcpStream::connect(init.address).is_err());
+        init.expect("status", 3);
+        init.expect("frobnicate", 2);
+        assert_eq!(init.run(&[]).code, 2);
+    }
+}
+
+#[test]
+fn init_scripts_tell_a_dead_server_from_one_that_never_ran() {
+    for init in every_server() {
+        init.expect("start", 0);
+        let pid = rustix::process::Pid::from_raw(init.pid().parse().expect("a pid")).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill");
+        patient("it is gone", Duration::from_secs(5), || TcpStream::connect(init.address).is_err());
+        init.expect("status", 1);
+        init.expect("stop", 0);
+        init.expect("status", 3);
+        // A number that somebody else has now is not the server.
+        std::fs::write(init.pid_file(), format!("{}\n", std::process::id())).expect("write");
+        init.expect("status", 1);
+        init.expect("start", 0);
+        assert_ne!(init.pid(), std::process::id().to_string());
+        init.expect("stop", 0);
+    }
+}
+
+#[test]
+fn init_scripts_fail_honestly() {
+    for init in every_server() {
+        let taken = TcpListener::bind(init.address).expect("bind");
+        let out = init.expect("start", 1);
+        assert!(out.stderr.contains(&init.address.to_string()), "the log's last line: {out:?}");
+        init.expect("status", 3);
+        drop(taken);
+
+        let file = std::fs::read_dir(init.dir.join("etc"))
+            .expect("list")
+            .next()
+            .expect("a file")
+            .expect("an entry")
+            .path();
+        let good = std::fs::read_to_string(&file).expect("read");
+        std::fs::write(&file, "service x {\n nonsense = 1\n}\n").expect("write");
+        let out = init.expect("start", 1);
+        assert!(out.stderr.contains("nonsense"), "{out:?}");
+        std::fs::remove_file(&file).expect("remove");
+        init.expect("start", 6);
+        std::fs::write(&file, &good).expect("write");
+        let out = Output::of(init.command(&["start"]).env("TNV_BIN_DIR", "/absent"));
+        assert_eq!(out.code, 5, "{out:?}");
+        let out = Output::of(init.command(&["start"]).env("TNV_USER", "no-such-user-of-this-host"));
+        assert!(out.code == 6 || out.code == 4, "{out:?}");
+        init.expect("start", 0);
+        init.expect("stop", 0);
+    }
+}
+
+#[test]
+fn init_scripts_wait_on_a_log_file_too_and_take_settings_from_their_file() {
+    let init = Init::new("tnv-tracker", "tracker.cfg", &["tnv_log_file = ../tracker.log"]);
+    init.expect("start", 0);
+    let log = std::fs::read_to_string(init.dir.join("work/tracker.log")).expect("the log");
+    assert!(log.contains("tnv-tracker ready on"), "{log}");
+    init.expect("stop", 0);
+    let elsewhere = init.dir.join("elsewhere");
+    std::fs::write(init.dir.join("defaults"), format!("TNV_RUN_DIR='{}'\n", elsewhere.display()))
+        .expect("write");
+    init.expect("start", 0);
+    assert!(elsewhere.join("tnv-tracker.pid").exists());
+    init.expect("stop", 0);
+}
+
+#[test]
+fn init_scripts_run_the_server_as_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("init_scripts_run_the_server_as_another_user", "only root can");
+    }
+    let init = Init::new("tnv-tracker", "tracker.cfg", &[]);
+    // The directories on the way may be closed to others.
+    let open = Dir::new("as-user");
+    let reachable = Output::of(
+        Command::new("setpriv")
+            .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "ls"])
+            .arg(open.path()),
+    );
+    let binary = Output::of(
+        Command::new("setpriv")
+            .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"])
+            .arg(bin("tnv-tracker"))
+            .arg("--version"),
+    );
+    if reachable.code != 0 || binary.code != 0 {
+        return skipped(
+            "init_scripts_run_the_server_as_another_user",
+            "nobody cannot reach the build's directory",
+        );
+    }
+    std::fs::create_dir_all(init.dir.join("work/run")).expect("make");
+    std::fs::create_dir_all(init.dir.join("work/db")).expect("make");
+    chown(&init.dir.join("work/db"));
+    chown(&init.dir.join("work/run"));
+    let out = Output::of(init.command(&["start"]).env("TNV_USER", "nobody"));
+    assert_eq!(out.code, 0, "{out:?}");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", init.pid())).expect("its status");
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("a uid");
+    assert!(!uid.split_whitespace().any(|id| id == "0"), "{uid}");
+    init.expect("stop", 0);
+}
+
+fn chown(path: &Path) {
+    assert_eq!(Output::of(Command::new("chown").arg("nobody").arg(path)).code, 0);
+}
