@@ -1,17 +1,20 @@
 //! The server's end of the TNV protocol, on the server loop: reads the header, hands the request to
 //! a [`Handler`], and sees to what is the same for all: deadlines, lengths, the failure reply, the
 //! draining of what a refused request still sends, and when a connection may be kept.
+//!
+//! A small message is collected between events and handed over whole, so that whoever drips one
+//! byte by byte holds no worker; only the content of an upload is read as it comes.
 
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::limits::{
     COPY_BYTES, DRAIN_BYTES_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_TIMEOUT, PROGRESS_TIMEOUT,
+    SMALL_BODY_BYTES_MAX,
 };
 use crate::net::Stream;
 use crate::server::{Next, Service};
@@ -49,13 +52,12 @@ pub struct Framed<H> {
     handler: H,
     host: String,
     max_conns: usize,
-    refusals: AtomicU64,
 }
 
 impl<H: Handler> Framed<H> {
     /// `host` begins each failure's text, as existing servers have it.
     pub fn new(handler: H, host: String, max_conns: usize) -> Framed<H> {
-        Framed { handler, host, max_conns, refusals: AtomicU64::new(0) }
+        Framed { handler, host, max_conns }
     }
 
     /// The handler.
@@ -63,9 +65,25 @@ impl<H: Handler> Framed<H> {
         &self.handler
     }
 
-    /// Connections refused so far.
-    pub fn refusals(&self) -> u64 {
-        self.refusals.load(Ordering::Relaxed)
+    /// Has the handler answer one message.
+    fn answer(&self, stream: &Stream, header: Header, collected: &[u8], conn: &mut H::Conn) -> Next {
+        let remaining = header.body_bytes;
+        let mut request =
+            Request { stream, header, conn, collected, remaining, reply: H::REPLY, state: State::Open };
+        let result = self.handler.handle(&mut request);
+        match (request.state, result) {
+            (State::Replied, Ok(())) if request.remaining == 0 => Next::Wait,
+            (State::Replied, Ok(())) => Next::Close,
+            (State::Open, Ok(())) => {
+                self.fail(request, &Error::new(ErrorKind::Internal, "the server made no reply"))
+            }
+            (State::Open, Err(error)) => self.fail(request, &error),
+            (State::Replied | State::Lost, Err(error)) => {
+                log::info!("command {}: {error}; closing", header.command);
+                Next::Close
+            }
+            (State::Lost, Ok(())) => Next::Close,
+        }
     }
 
     fn send_failure(&self, stream: &Stream, error: &Error) -> io::Result<()> {
@@ -74,7 +92,8 @@ impl<H: Handler> Framed<H> {
 
     /// The failure reply, and what may become of the connection after it.
     fn fail(&self, request: Request<'_, H::Conn>, error: &Error) -> Next {
-        let Request { stream, header, remaining, .. } = request;
+        let Request { stream, header, remaining, collected, .. } = request;
+        let remaining = remaining - collected.len() as u64;
         match error.kind() {
             ErrorKind::Internal | ErrorKind::OutcomeUnknown => {
                 log::error!("command {}: {error}", header.command)
@@ -96,13 +115,14 @@ impl<H: Handler> Framed<H> {
 }
 
 impl<H: Handler> Service for Framed<H> {
-    type Conn = H::Conn;
+    type Conn = Conn<H::Conn>;
 
-    fn serve(&self, stream: &Stream, conn: &mut H::Conn) -> Next {
-        let Some(header) = read_header(stream) else { return Next::Close };
-        let header = match header {
-            Ok(header) => header,
-            Err(error) => {
+    fn serve(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Next {
+        let header = match conn.message.collect(stream) {
+            Collected::Whole(header) => header,
+            Collected::Part => return Next::Wait,
+            Collected::Gone => return Next::Close,
+            Collected::Bad(error) => {
                 // What follows a bad length cannot be told apart from the next message.
                 log::warn!("{error}");
                 if self.send_failure(stream, &error).is_ok() {
@@ -111,57 +131,95 @@ impl<H: Handler> Service for Framed<H> {
                 return Next::Close;
             }
         };
-        let mut request = Request {
-            stream,
-            header,
-            conn,
-            remaining: header.body_bytes,
-            reply: H::REPLY,
-            state: State::Open,
-        };
-        let result = self.handler.handle(&mut request);
-        match (request.state, result) {
-            (State::Replied, Ok(())) if request.remaining == 0 => Next::Wait,
-            (State::Replied, Ok(())) => Next::Close,
-            (State::Open, Ok(())) => {
-                self.fail(request, &Error::new(ErrorKind::Internal, "the server made no reply"))
-            }
-            (State::Open, Err(error)) => self.fail(request, &error),
-            (State::Replied | State::Lost, Err(error)) => {
-                log::info!("command {}: {error}; closing", header.command);
-                Next::Close
-            }
-            (State::Lost, Ok(())) => Next::Close,
-        }
+        let next = self.answer(stream, header, &conn.message.bytes[HEADER_BYTES..], &mut conn.state);
+        conn.message = Message::default();
+        next
     }
 
     fn refuse(&self, stream: &Stream) {
-        self.refusals.fetch_add(1, Ordering::Relaxed);
         let text = format!("too many connections, {} are open already; try again later", self.max_conns);
         if self.send_failure(stream, &Error::new(ErrorKind::Busy, text)).is_ok() {
             stream.close_gently(LAST_REPLY_TIMEOUT, LAST_REPLY_BYTES_MAX);
         }
     }
 
-    fn idle_timeout(&self, conn: &H::Conn) -> Option<Duration> {
-        self.handler.idle_timeout(conn)
+    fn idle_timeout(&self, conn: &Conn<H::Conn>) -> Option<Duration> {
+        match conn.message.since {
+            Some(since) => Some((since + MESSAGE_TIMEOUT).saturating_duration_since(Instant::now())),
+            None => self.handler.idle_timeout(&conn.state),
+        }
     }
 
-    fn closed(&self, conn: H::Conn) {
-        self.handler.closed(conn);
+    fn closed(&self, conn: Conn<H::Conn>) {
+        if !conn.message.bytes.is_empty() {
+            log::info!("closed in the middle of a message, after {} bytes of it", conn.message.bytes.len());
+        }
+        self.handler.closed(conn.state);
     }
 }
 
-/// Reads a header; `None` where the peer has closed, is gone, or is too slow.
-fn read_header(stream: &Stream) -> Option<Result<Header>> {
-    let mut bytes = [0; HEADER_BYTES];
-    match stream.read_full(&mut bytes, Instant::now() + MESSAGE_TIMEOUT) {
-        Ok(()) => Some(Header::decode(&bytes)),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            log::info!("no whole header within {MESSAGE_TIMEOUT:?}; closing");
-            None
+/// What is remembered of a connection: what the handler wants, and the message that is coming.
+#[derive(Default)]
+pub struct Conn<S> {
+    state: S,
+    message: Message,
+}
+
+/// A message as far as it has come: its header, and its body too where that is small.
+#[derive(Default)]
+struct Message {
+    bytes: Vec<u8>,
+    /// When the first byte came.
+    since: Option<Instant>,
+}
+
+enum Collected {
+    /// The header, and a small body; a larger one is the handler's to read.
+    Whole(Header),
+    /// There is more to come.
+    Part,
+    /// The peer has closed, is gone, or took too long.
+    Gone,
+    /// No message.
+    Bad(Error),
+}
+
+impl Message {
+    /// Reads what has arrived of the message, and nothing of the one behind it.
+    fn collect(&mut self, stream: &Stream) -> Collected {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        loop {
+            let (header, whole) = match self.bytes.first_chunk().map(Header::decode) {
+                None => (None, HEADER_BYTES),
+                Some(Err(error)) => return Collected::Bad(error),
+                Some(Ok(header)) => match usize::try_from(header.body_bytes) {
+                    Ok(bytes) if bytes <= SMALL_BODY_BYTES_MAX => (Some(header), HEADER_BYTES + bytes),
+                    _ => return Collected::Whole(header),
+                },
+            };
+            let filled = self.bytes.len();
+            if let Some(header) = header.filter(|_| filled == whole) {
+                return Collected::Whole(header);
+            }
+            self.bytes.resize(whole, 0);
+            let read = stream.read_some(&mut self.bytes[filled..], Instant::now());
+            self.bytes.truncate(filled + *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(count) if count > 0 => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    match since.elapsed() < MESSAGE_TIMEOUT {
+                        true if filled > 0 => return Collected::Part,
+                        true => {
+                            // Woken for nothing: no message has begun.
+                            self.since = None;
+                            return Collected::Part;
+                        }
+                        false => return Collected::Gone,
+                    }
+                }
+                _ => return Collected::Gone,
+            }
         }
-        Err(_) => None,
     }
 }
 
@@ -198,6 +256,9 @@ pub struct Request<'a, C> {
     header: Header,
     /// What is remembered of the connection.
     pub conn: &'a mut C,
+    /// What is there of the body already and was not read yet.
+    collected: &'a [u8],
+    /// How much of the body was not read yet.
     remaining: u64,
     reply: u8,
     state: State,
@@ -270,17 +331,29 @@ impl<C> Request<'_, C> {
     }
 
     fn read_small(&mut self, bytes: &mut [u8]) -> Result<()> {
-        let read = self.stream.read_full(bytes, Instant::now() + MESSAGE_TIMEOUT);
+        let collected = self.take_collected(bytes);
+        let read = self.stream.read_full(&mut bytes[collected..], Instant::now() + MESSAGE_TIMEOUT);
         self.check(read, "read the request")?;
-        self.remaining -= bytes.len() as u64;
+        self.remaining -= (bytes.len() - collected) as u64;
         Ok(())
+    }
+
+    /// Reads from what is there already; returns how much that was.
+    fn take_collected(&mut self, buffer: &mut [u8]) -> usize {
+        let count = buffer.len().min(self.collected.len());
+        let (taken, rest) = self.collected.split_at(count);
+        buffer[..count].copy_from_slice(taken);
+        self.collected = rest;
+        self.remaining -= count as u64;
+        count
     }
 
     /// The next bytes of content; 0 when all of it has been read.
     pub fn content(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let want = buffer.len().min(usize::try_from(self.remaining).unwrap_or(buffer.len()));
-        if want == 0 {
-            return Ok(0);
+        let collected = self.take_collected(&mut buffer[..want]);
+        if want == 0 || collected > 0 {
+            return Ok(collected);
         }
         let read = self.stream.read_some(&mut buffer[..want], Instant::now() + PROGRESS_TIMEOUT);
         let read = read.and_then(|count| match count {

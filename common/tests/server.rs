@@ -211,13 +211,20 @@ fn what_is_under_way_is_finished_at_the_stop() {
 }
 
 #[test]
-fn a_half_sent_header_is_given_up_after_the_deadline() {
+fn who_drips_a_message_holds_no_worker_and_is_given_up_after_the_deadline() {
     // The only test that waits for a deadline; it is the one that keeps drips from holding workers.
-    let server = Running::start(1, 10);
-    let mut stream = server.raw();
-    stream.write_all(&[0; 5]).unwrap();
-    let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).unwrap();
-    assert!(rest.is_empty());
+    let server = Running::start(1, 100);
+    let mut half_heads: Vec<TcpStream> = (0..20).map(|_| server.raw()).collect();
+    let mut half_bodies: Vec<TcpStream> = (0..20).map(|_| server.raw()).collect();
+    half_heads.iter_mut().for_each(|stream| stream.write_all(&[0; 5]).unwrap());
+    half_bodies.iter_mut().for_each(|stream| stream.write_all(b"\0\0\0\0\0\0\0\x09\x01\0half").unwrap());
+    let begun = Instant::now();
+    (0..100).for_each(|_| echo(&mut server.connect()));
+    assert!(begun.elapsed() < limits::MESSAGE_TIMEOUT, "forty drips held the one worker");
+    for stream in half_heads.iter_mut().chain(&mut half_bodies) {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        assert!(rest.is_empty());
+    }
     echo(&mut server.connect());
 }

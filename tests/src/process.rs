@@ -121,6 +121,11 @@ impl Process {
     /// Asks it to stop and waits, bounded; tells how it ended.
     pub fn stop(&mut self, bound: Duration) -> ExitStatus {
         self.signal(Signal::TERM);
+        self.wait_exit(bound)
+    }
+
+    /// Waits, bounded, until it has ended; tells how. A second signal would end it at once.
+    pub fn wait_exit(&mut self, bound: Duration) -> ExitStatus {
         let start = Instant::now();
         loop {
             if let Some(status) = self.exited() {

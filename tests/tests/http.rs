@@ -317,8 +317,13 @@ fn what_is_not_there_is_404_and_what_is_not_a_path_is_400() {
         assert!(response.status == 404 || response.status == 400, "{target}: {}", response.status);
     }
     assert_eq!(http::get(cluster.httpd(), "/files/absent", &[]).status, 404);
-    for target in ["/files/%", "/files/%zz", "/files/%00", "/files/%FF", "/files/f%2"] {
+    for target in ["/files/%00", "/files/f%00", "/files/%FF", "/files/tn%2Fvideo/tnv001/f"] {
         assert_eq!(http::get(cluster.httpd(), target, &[]).status, 400, "{target}");
+    }
+    // Browsers take a stray percent sign for itself, so that it may also be a file that is not there.
+    for target in ["/files/%", "/files/%zz", "/files/f%2"] {
+        let status = http::get(cluster.httpd(), target, &[]).status;
+        assert!(status == 400 || status == 404, "{target}: {status}");
     }
     // A name that no file can have is not there.
     let long = format!("/files/{}", "x".repeat(200));
@@ -434,7 +439,6 @@ fn what_a_browser_would_run_comes_only_as_an_attachment() {
         "/files/page/page.js",
         "/files/page/page.mjs",
         "/files/page/page.svg",
-        "/files/page/page.pdf",
         "/files/page/page.swf",
         "/files/page/page.HTML",
         "/files/picture",

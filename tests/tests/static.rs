@@ -35,6 +35,14 @@ fn the_binaries_are_static() {
     }
 }
 
+/// The path of `chroot`: the environment that it runs in is empty.
+fn chroot() -> &'static str {
+    ["/usr/sbin/chroot", "/usr/bin/chroot", "/sbin/chroot"]
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .expect("chroot is installed")
+}
+
 /// A process in the chroot, killed with the test.
 struct Jailed(Child);
 
@@ -47,7 +55,7 @@ impl Drop for Jailed {
 
 fn jail(dir: &Path, args: &[&str], log: &Path) -> Jailed {
     let log = std::fs::File::create(log).expect("create a log");
-    let child = Command::new("chroot")
+    let child = Command::new(chroot())
         .arg(dir)
         .args(args)
         .env_clear()
@@ -117,7 +125,7 @@ fn all_of_it_runs_in_an_empty_chroot_with_host_names_in_the_configuration() {
     tnv_tests::patient("ACTIVE", Duration::from_secs(10), || active(tracker) == 1);
     std::fs::write(root.join("film"), b"content").expect("write");
     let out = Output::of(
-        Command::new("chroot")
+        Command::new(chroot())
             .arg(&root)
             .args(["/tnv", &trackers, "upload", "tnvideo", "tnv001", "/film"])
             .env_clear(),
