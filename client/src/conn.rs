@@ -5,7 +5,7 @@ use std::time::Duration;
 use tnv_common::conn::Conn;
 use tnv_common::error::Result;
 use tnv_common::fail;
-use tnv_common::limits::GROUP_LIST_BYTES_MAX;
+use tnv_common::limits::{GROUP_LIST_BYTES_MAX, REPLY_TIMEOUT};
 use tnv_common::wire::field::Reader;
 use tnv_common::wire::tnv::{
     Addresses, Download, REPLY_STORAGE, REPLY_TRACKER, ROUTE_BYTES_MAX, Read, Route, Stat, Triple, Upload,
@@ -65,9 +65,10 @@ pub(crate) fn upload(conn: &mut Conn, request: &Upload) -> Result<()> {
 
 /// The answer to an upload whose content has been sent.
 pub(crate) fn upload_reply(conn: &mut Conn, size: u64) -> Result<()> {
-    // Whether the wait ends early or is in vain, reading the reply finds out.
-    let _ = conn.stream().wait_readable(Duration::from_secs(size / FLUSH_BYTES_A_SECOND));
-    conn.reply(REPLY_STORAGE, 0).map(drop)
+    conn.set_reply_timeout(REPLY_TIMEOUT + Duration::from_secs(size / FLUSH_BYTES_A_SECOND));
+    let replied = conn.reply(REPLY_STORAGE, 0).map(drop);
+    conn.set_reply_timeout(REPLY_TIMEOUT);
+    replied
 }
 
 /// The answer that came while content was still being sent: a refusal, or nonsense.

@@ -21,6 +21,7 @@ pub struct Conn {
     peer: SocketAddr,
     /// Bytes of the present reply that are still to be read.
     unread: u64,
+    reply_timeout: Duration,
     broken: bool,
     replied: bool,
 }
@@ -29,7 +30,14 @@ impl Conn {
     /// Connects, from the local address `from` where one is given.
     pub fn connect(address: SocketAddr, from: Option<IpAddr>) -> Result<Conn> {
         let stream = Stream::connect(address, from, CONNECT_TIMEOUT)?;
-        Ok(Conn { stream, peer: address, unread: 0, broken: false, replied: false })
+        Ok(Conn {
+            stream,
+            peer: address,
+            unread: 0,
+            reply_timeout: REPLY_TIMEOUT,
+            broken: false,
+            replied: false,
+        })
     }
 
     /// The server's address.
@@ -56,6 +64,11 @@ impl Conn {
     /// Whether an idle connection has been closed by the server, or has bytes nobody asked for.
     pub fn is_stale(&self) -> bool {
         self.is_broken() || self.stream.readable_now()
+    }
+
+    /// How long to wait for the head of each reply from now on; [`REPLY_TIMEOUT`] to begin with.
+    pub fn set_reply_timeout(&mut self, timeout: Duration) {
+        self.reply_timeout = timeout;
     }
 
     /// Sends a whole request.
@@ -93,7 +106,7 @@ impl Conn {
 
     /// Waits for the reply and reads its header: the body's length, or the server's failure.
     pub fn reply(&mut self, command: u8, body_bytes_max: u64) -> Result<u64> {
-        let bytes = self.reply_within(command, REPLY_TIMEOUT)?;
+        let bytes = self.reply_within(command, self.reply_timeout)?;
         if bytes > body_bytes_max {
             self.broken = true;
             return fail!(

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use tnv_common::error::ErrorKind;
-use tnv_common::limits::{DRAIN_BYTES_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_TIMEOUT, PROGRESS_TIMEOUT};
+use tnv_common::limits::{
+    COPY_BYTES, DRAIN_BYTES_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_TIMEOUT, PROGRESS_TIMEOUT,
+};
 use tnv_common::net::Stream;
 use tnv_common::server::{Next, Service};
 use tnv_common::stop::Stop;
@@ -21,6 +23,10 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Longest refusal of a connection over the limit, its farewell included.
 const REFUSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Bytes that the kernel may hold of an answer before they are on their way. Without a bound it takes
+/// megabytes for each viewer, and a thousand who pause at once use up all of its memory for TCP.
+const UNSENT_BYTES_MAX: u32 = COPY_BYTES as u32;
 
 /// The gate.
 pub struct Gate {
@@ -257,6 +263,9 @@ impl Gate {
         ending: &Ending,
         sent: &mut u64,
     ) -> io::Result<()> {
+        if answered.remaining() > 0 {
+            socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+        }
         ending.send(stream, answered.head(), answered.first_content(), PROGRESS_TIMEOUT)?;
         *sent = answered.first_content().len() as u64;
         let relayed = answered.relay(|content| {

@@ -10,7 +10,7 @@ use tnv_common::fail;
 use tnv_common::wire::IdKey;
 use tnv_common::wire::tnv::{REPLY_ID, command, encode_id_key};
 
-use crate::call::{call, connect};
+use crate::call::connect;
 
 /// Idle connections kept to each server: a number takes so little time that few are ever in use, and
 /// they are among the few descriptors kept back from clients (`RESERVED_FDS`).
@@ -88,7 +88,7 @@ impl Server {
     }
 
     fn ask(&self, mut conn: Conn, key: &IdKey) -> Result<u64> {
-        let value = i64::from_be_bytes(call(&mut conn, command::GET_ID, &encode_id_key(key), REPLY_ID)?);
+        let value = i64::from_be_bytes(conn.call_fixed(command::GET_ID, &encode_id_key(key), REPLY_ID)?);
         let Ok(number) = u64::try_from(value) else {
             return fail!(Protocol, "it gave the number {value}, want 0 or more");
         };

@@ -16,7 +16,7 @@ use tnv_common::fail;
 use tnv_common::stop::Stop;
 use tnv_common::wire::tnv::{Beat, Join, REPLY_TRACKER, command};
 
-use crate::call::{call, connect};
+use crate::call::connect;
 use crate::globals::{Globals, now};
 
 /// The pause before a tracker that was lost is called again: short, since the storage is of no use to
@@ -61,7 +61,7 @@ impl Member {
         let globals = Arc::clone(&self.globals);
         let beat = Beat { group: globals.settings.group.clone(), host: globals.host.clone() }.encode();
         loop {
-            call::<0>(&mut conn, command::BEAT, &beat, REPLY_TRACKER).context(|| "heartbeat")?;
+            conn.call_fixed::<0>(command::BEAT, &beat, REPLY_TRACKER).context(|| "heartbeat")?;
             self.show_joined(&conn);
             if wait(&conn, globals.settings.beat_interval, stop)? {
                 return Ok(());
@@ -81,7 +81,7 @@ impl Member {
             started: *started as i64,
             joined: now() as i64,
         };
-        call::<0>(&mut conn, command::JOIN, &join.encode(), REPLY_TRACKER).context(|| "join")?;
+        conn.call_fixed::<0>(command::JOIN, &join.encode(), REPLY_TRACKER).context(|| "join")?;
         Ok(conn)
     }
 

@@ -5,7 +5,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest wait for a reply.
 const REPLY_BOUND: Duration = Duration::from_secs(20);
@@ -288,21 +288,17 @@ impl Raw {
 
     /// Whether the server closes within a bound, saying nothing more. A reset counts as closed.
     pub fn closes_within(&mut self, bound: Duration) -> bool {
-        let start = Instant::now();
+        self.stream.set_read_timeout(Some(bound)).expect("set a timeout");
         let mut byte = [0];
-        while start.elapsed() < bound {
-            let left = bound.saturating_sub(start.elapsed()).max(Duration::from_millis(1));
-            self.stream.set_read_timeout(Some(left)).expect("set a timeout");
-            match self.stream.read(&mut byte) {
-                Ok(0) => return self.stream.set_read_timeout(Some(REPLY_BOUND)).is_ok(),
-                Ok(_) => panic!("the server says more than one reply, beginning with byte {}", byte[0]),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return true,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => panic!("read: {error}"),
-            }
-        }
+        let closed = match self.stream.read(&mut byte) {
+            Ok(0) => true,
+            Ok(_) => panic!("the server says more than one reply, beginning with byte {}", byte[0]),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => panic!("read: {error}"),
+        };
         self.stream.set_read_timeout(Some(REPLY_BOUND)).expect("set a timeout");
-        false
+        closed
     }
 
     /// Whether the server stays silent and open for a while.

@@ -97,7 +97,7 @@ fn rows_and_files_of_existing_servers_are_served_and_deleted() {
     cluster.put("tnv001", "new", b"from ours");
     let row = cluster.file_row("tnv001", "new").expect("a row");
     let number = u32::from_str_radix(row[2].rsplit_once('_').expect("_").1, 16).expect("hex");
-    assert!(number >= 300 % 512, "{row:?}");
+    assert!(number >= 300, "{row:?}");
     let rows: Vec<(String, String, i8, i64)> = conn
         .query("SELECT appid, userid, status, file_size FROM tnv_storagedb.t_file_02 WHERE id='new' AND create_time IS NOT NULL")
         .expect("query");
@@ -234,7 +234,7 @@ fn an_existing_id_server_and_ours_after_it_repeat_nothing() {
     assert_eq!(ask(&cluster), 101);
     cluster.ids[0].restart();
     let next = ask(&cluster);
-    assert!(next >= 102 && next <= 101 + 1 + 200, "{next}");
+    assert!((102..=302).contains(&next), "{next}: more than two steps are skipped");
 }
 
 /// An existing tracker does not know the added commands, and a join of an existing storage, captured,

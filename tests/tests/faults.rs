@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use tnv_tests::http::{self, Http};
 use tnv_tests::mariadb::MariaDb;
 use tnv_tests::raw::{self, Raw, message};
 use tnv_tests::tools::more_descriptors;
-use tnv_tests::{Builder, Cluster, Db, patient, sample};
+use tnv_tests::{Builder, Cluster, Db, Dir, Output, patient, sample, skipped};
 
 /// Begins an upload of 4 MiB and sends half of it.
 fn half_an_upload(cluster: &Cluster, fileid: &str) -> Raw {
@@ -541,6 +542,143 @@ fn a_failing_store_path_is_passed_over() {
             raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", &format!("f{index}"), 0, 0));
         assert_eq!(back.success(102), b"x");
     }
+}
+
+#[test]
+fn where_every_store_path_is_full_an_upload_is_refused_with_a_reason_and_leaves_nothing() {
+    let cluster = Builder::new("full").set(Part::Storage, "tnv_store_reserve", "100%").start();
+    let text =
+        raw::ask(cluster.storage(), &raw::upload("tnvideo", "tnv001", "f", &sample(1 << 20, 1))).failure(102);
+    println!("{text}");
+    assert!(cluster.content_files("group001").is_empty());
+    assert_eq!(cluster.file_rows(), 0);
+}
+
+/// A disk that fills up during an upload, beside one that has room.
+#[test]
+fn a_store_path_that_fills_up_is_passed_over() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped("a_store_path_that_fills_up_is_passed_over", "only root can mount");
+    }
+    let mut cluster = Builder::new("fills-up")
+        .set(Part::Storage, "tnv_store_paths", "../data;../small")
+        .set(Part::Storage, "tnv_store_reserve", "0")
+        .prepare();
+    let small = cluster.path("group001/small");
+    std::fs::create_dir_all(&small).expect("make");
+    let mounted =
+        Output::of(Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(&small));
+    if mounted.code != 0 {
+        return skipped("a_store_path_that_fills_up_is_passed_over", mounted.stderr.trim());
+    }
+    let _unmount = Unmount(small);
+    cluster.start_all();
+    for index in 0..12 {
+        let content = sample(700_000, index);
+        cluster.put("tnv001", &format!("f{index}"), &content);
+        let back =
+            raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", &format!("f{index}"), 0, 0));
+        assert!(back.success(102) == content);
+    }
+    cluster.storages[0].kill();
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        // The servers may still hold it: lazily.
+        Output::of(Command::new("umount").arg("-l").arg(&self.0));
+    }
+}
+
+#[test]
+fn random_bytes_on_every_port_harm_nobody() {
+    let mut cluster = Builder::new("random").httpds(1).start();
+    cluster.put("tnv001", "f", b"content");
+    let addresses = [cluster.tracker(), cluster.id(), cluster.storage(), cluster.httpd()];
+    thread::scope(|scope| {
+        for (index, address) in addresses.into_iter().enumerate() {
+            scope.spawn(move || {
+                for round in 0..150_u64 {
+                    let mut bytes = sample(1 + (round as usize * 37) % 1000, round * 4 + index as u64);
+                    if round % 3 > 0 && bytes.len() > 10 {
+                        // A header that is believed, with a body that is none.
+                        let length = (bytes.len() - 10) as i64;
+                        bytes[..8].copy_from_slice(&length.to_be_bytes());
+                        bytes[8] = [10, 11, 12, 13, 40, 70, 71, 72, 73, 120, 121][round as usize % 11];
+                    }
+                    let Ok(mut raw) = Raw::try_connect(address) else { continue };
+                    let _ = raw.try_send(&bytes);
+                    if round % 2 == 0 {
+                        let _ = raw.stream().shutdown(std::net::Shutdown::Write);
+                        let mut answer = Vec::new();
+                        let _ = raw.stream().take(1 << 20).read_to_end(&mut answer);
+                    }
+                }
+            });
+        }
+    });
+    assert!(cluster.parts().all(|part| part.runs()));
+    assert_eq!(http::get(cluster.httpd(), "/files/f", &[]).body, b"content");
+    cluster.put("tnv001", "g", b"more");
+    cluster.assert_peaks_below(128);
+}
+
+#[test]
+fn a_server_that_runs_out_of_descriptors_recovers() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let mut cluster = Builder::new("descriptors").httpds(1).start();
+    cluster.put("tnv001", "f", b"content");
+    for part in cluster.parts() {
+        let pid = Pid::from_raw(part.pid().cast_signed()).expect("a pid");
+        let limit = part.open_files() as u64 + 20;
+        prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) })
+            .expect("prlimit");
+    }
+    for address in [cluster.tracker(), cluster.id(), cluster.storage(), cluster.httpd()] {
+        let held: Vec<_> = (0..60).map(|_| TcpStream::connect(address).expect("connect")).collect();
+        thread::sleep(Duration::from_millis(500));
+        drop(held);
+    }
+    patient("everything works again", Duration::from_secs(15), || {
+        let file = cluster.path("up");
+        std::fs::write(&file, b"again").expect("write");
+        cluster.tnv(&["upload", "tnvideo", "tnv001", "up"]).code == 0
+            && Http::connect(cluster.httpd()).ask("GET", "/files/f", &[]).status == 200
+    });
+    assert!(cluster.parts().all(|part| part.runs()));
+}
+
+/// Closing at once would reset the connection, and an existing client, which sends all of it before
+/// it reads, would never see the reply and try again up to ten times.
+#[test]
+fn who_sends_all_of_a_refused_upload_reads_the_refusal() {
+    let cluster = Builder::new("drain").start();
+    cluster.put("tnv001", "there", b"x");
+    for size in [1 << 20, 64 << 20] {
+        let mut raw = Raw::connect(cluster.storage());
+        raw.send(&raw::upload("tnvideo", "tnv001", "there", &sample(size, 1)));
+        raw.frame().failure(102);
+        let mut raw = Raw::connect(cluster.storage());
+        raw.send(&raw::upload("bad/app", "tnv001", "f", &sample(size, 1)));
+        raw.frame().failure(102);
+    }
+}
+
+#[test]
+fn the_http_server_leaves_nothing_in_the_temporary_directory() {
+    let temp = Dir::new("t");
+    let mut cluster =
+        Builder::new("temp").httpds(1).env("TMPDIR", temp.path().to_str().expect("UTF-8")).start();
+    cluster.put("tnv001", "f", b"content");
+    assert_eq!(http::get(cluster.httpd(), "/files/f", &[]).body, b"content");
+    assert_eq!(cluster.httpds[0].stop(Duration::from_secs(15)).code(), Some(0));
+    assert_eq!(std::fs::read_dir(temp.path()).expect("list").count(), 0);
+    // What a kill left is no obstacle.
+    cluster.httpds[0].start();
+    cluster.httpds[0].restart();
+    assert_eq!(http::get(cluster.httpd(), "/files/f", &[]).body, b"content");
 }
 
 #[test]

@@ -135,9 +135,8 @@ fn a_field_without_nul_kills_no_server() {
 #[test]
 fn nobody_reads_or_deletes_another_users_file() {
     let cluster = Builder::new("owners").groups(&["group001"], 2).start();
-    let thief = (0..).map(|index| format!("thief{index}"));
-    let thief =
-        thief.filter(|name| raw::table_of(name) == raw::table_of("tnv001")).next().expect("some name");
+    let mut thieves = (0..).map(|index| format!("thief{index}"));
+    let thief = thieves.find(|name| raw::table_of(name) == raw::table_of("tnv001")).expect("some name");
     cluster.put("tnv001", "mine", b"private");
     for storage in &cluster.storages {
         // Once from the cache as well.

@@ -632,6 +632,56 @@ fn a_connection_to_each_server_may_idle_and_then_ask() {
     conns[2].ask(&raw::filesize("tnvideo", "tnv001", "none")).failure(102);
 }
 
+/// The two commands that ours add to the storage: 120 tells size (8), time (8), kind of checksum (1),
+/// checksum (8) and the upload's unique value (16); 121 is a download that names that value.
+#[test]
+fn the_added_commands_tell_one_upload_from_another() {
+    let cluster = Builder::new("added").groups(&["group001"], 2).start();
+    let triple = raw::triple("tnvideo", "tnv001", "f");
+    let stat = |member: usize| raw::ask(cluster.storages[member].address(), &message(120, &triple));
+    let read = |member: usize, offset: i64, size: i64, unique: &[u8]| {
+        let mut body = triple.clone();
+        body.extend(offset.to_be_bytes());
+        body.extend(size.to_be_bytes());
+        body.extend(unique);
+        raw::ask(cluster.storages[member].address(), &message(121, &body))
+    };
+    stat(0).failure(102);
+    let before = now();
+    cluster.put("tnv001", "f", b"123456789");
+    let first = stat(0).success(102);
+    assert_eq!(first.len(), 41);
+    assert_eq!(first[..8], 9_i64.to_be_bytes());
+    let time = i64::from_be_bytes(first[8..16].try_into().expect("8 bytes")).cast_unsigned();
+    assert!((before..=now()).contains(&time), "{time}");
+    // The check value of CRC-32, as every catalogue of checksums has it.
+    assert_eq!((first[16], &first[17..25]), (1, &0xCBF4_3926_i64.to_be_bytes()[..]));
+    assert_eq!(stat(1).success(102), first, "every member tells the same");
+    for member in 0..2 {
+        assert_eq!(read(member, 0, 0, &first[25..]).success(102), b"123456789");
+        assert_eq!(read(member, 2, 3, &first[25..]).success(102), b"345");
+        read(member, 10, 0, &first[25..]).failure(102);
+        read(member, 0, 0, &[7; 16]).failure(102);
+    }
+    raw::ask(cluster.storage(), &raw::delete("tnvideo", "tnv001", "f")).success(102);
+    for member in 0..2 {
+        stat(member).failure(102);
+        read(member, 0, 0, &first[25..]).failure(102);
+    }
+    cluster.put("tnv001", "f", b"123456789");
+    let second = stat(1).success(102);
+    assert_ne!(second[25..], first[25..], "the same content, but another upload");
+    for member in 0..2 {
+        read(member, 0, 0, &first[25..]).failure(102);
+        assert_eq!(read(member, 0, 0, &second[25..]).success(102), b"123456789");
+    }
+    for (command, bytes) in [(120, 399), (120, 401), (121, 431), (121, 433), (121, 400)] {
+        let mut raw = Raw::connect(cluster.storage());
+        raw.ask(&message(command, &vec![b'a'; bytes])).failure(102);
+        assert!(raw.closes_within(CLOSE_BOUND), "{command} with {bytes} bytes");
+    }
+}
+
 #[test]
 fn a_server_that_is_not_there_is_not_there() {
     // The harness itself: a port that it gives is free.
