@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tnv_common::error::Result;
 use tnv_common::fail;
@@ -14,6 +15,9 @@ const PREFIX: &str = "tnv-httpd-";
 
 /// A unix socket's path has at most 107 bytes; our part of it, with the socket's name, takes 40.
 const PARENT_BYTES_MAX: usize = 66;
+
+/// A server listens well within this of making its directory.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A directory of mode 0700, removed when it is dropped.
 pub struct PrivateDirectory {
@@ -97,14 +101,15 @@ fn owner_of(path: &Path) -> Option<u32> {
     pid.parse().ok()
 }
 
-/// Whether that process lives, or, where its number says nothing here (another container that
-/// shares the directory), whether anybody listens on its sockets.
+/// Whether a server lives in there: somebody listens, or it is one that has just been started. The
+/// process alone says too little: its number may be another's by now, or another container's.
 fn is_alive(pid: u32, directory: &Path) -> bool {
-    if Path::new("/proc").join(pid.to_string()).exists() {
-        return true;
-    }
-    let Ok(entries) = fs::read_dir(directory) else { return true };
-    entries.flatten().any(|entry| UnixStream::connect(entry.path()).is_ok())
+    let Ok(mut entries) = fs::read_dir(directory) else { return true };
+    let is_listening =
+        entries.any(|entry| entry.is_ok_and(|entry| UnixStream::connect(entry.path()).is_ok()));
+    let modified = fs::metadata(directory).and_then(|metadata| metadata.modified());
+    let is_young = modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < START_TIMEOUT));
+    is_listening || (is_young && Path::new("/proc").join(pid.to_string()).exists())
 }
 
 #[cfg(test)]
@@ -128,16 +133,19 @@ mod tests {
         fs::create_dir(&scratch).unwrap();
         let dead = scratch.join(format!("{PREFIX}4194304-00000000"));
         let living = scratch.join(format!("{PREFIX}{}-00000000", std::process::id()));
+        let reused = scratch.join(format!("{PREFIX}{}-11111111", std::process::id()));
         let listening = scratch.join(format!("{PREFIX}4194305-00000000"));
         let other = scratch.join(format!("{PREFIX}no-number"));
-        for path in [&dead, &living, &listening, &other] {
+        for path in [&dead, &living, &reused, &listening, &other] {
             fs::create_dir(path).unwrap();
         }
         fs::write(dead.join("0.sock"), "").unwrap();
         let _listener = std::os::unix::net::UnixListener::bind(listening.join("0.sock")).unwrap();
+        let long_ago = std::time::SystemTime::now() - START_TIMEOUT;
+        fs::File::open(&reused).unwrap().set_modified(long_ago).unwrap();
         let own = make_in(&scratch).unwrap();
         remove_stale(&scratch, &own);
-        assert!(!dead.exists());
+        assert!(!dead.exists() && !reused.exists());
         assert!(living.exists() && listening.exists() && other.exists() && own.exists());
         fs::remove_dir_all(&scratch).unwrap();
     }

@@ -90,8 +90,8 @@ impl Service for Gate {
                     After::Next if conn.unused.is_empty() => return Next::Wait,
                     After::Next => {}
                     After::Close => return Next::Close,
-                    After::CloseGently => {
-                        self.close_gently(stream, DRAIN_TIMEOUT);
+                    After::CloseGently(timeout) => {
+                        self.close_gently(stream, timeout);
                         return Next::Close;
                     }
                 },
@@ -128,7 +128,7 @@ enum After {
     Next,
     Close,
     /// The client is still sending: closing at once would take the answer with it.
-    CloseGently,
+    CloseGently(Duration),
 }
 
 impl Gate {
@@ -199,8 +199,8 @@ impl Gate {
         let keep_alive = head.keep_alive && !self.stop.is_set();
         let after = match (keep_alive, head.has_body) {
             (true, _) => After::Next,
-            (false, true) => After::CloseGently,
-            (false, false) => After::Close,
+            (false, true) => After::CloseGently(DRAIN_TIMEOUT),
+            (false, false) => After::CloseGently(FAREWELL_TIMEOUT),
         };
         let ending = Ending::new(head, keep_alive);
         let (status, bytes, outcome) = match head.method.as_str() {
@@ -227,7 +227,11 @@ impl Gate {
                 return After::Close;
             }
         }
-        after
+        match after {
+            // Nothing more has come, so nothing can take the answer with it.
+            After::CloseGently(_) if !head.has_body && !stream.readable_now() => After::Close,
+            after => after,
+        }
     }
 
     /// Has the service answer, and relays what it says: the status, the bytes of content, and

@@ -47,9 +47,10 @@ const CLOSE_POLL: Duration = Duration::from_millis(2);
 /// Longest head of an answer: ours are under 2 KiB.
 const ANSWER_HEAD_BYTES_MAX: usize = 16 << 10;
 
-/// What a connection's buffer holds: small, since every paused viewer has one, and large enough
-/// that system calls do not matter.
-const BUFFER_BYTES: usize = COPY_BYTES / 4;
+/// What a connection's buffer holds: every paused viewer has one filled, so that it should be small,
+/// and a larger one costs fewer wake-ups. With four times 64 KiB an eighth of the processor's time
+/// was saved; this is the middle.
+const BUFFER_BYTES: usize = COPY_BYTES / 2;
 
 /// The target of probes. What strangers ask for begins with a slash.
 const PROBE: &str = "probe";
@@ -58,7 +59,7 @@ const PROBE: &str = "probe";
 const CONNECTION: &str = "X-Tnv-Connection";
 const PEER: &str = "X-Tnv-Peer";
 
-/// Descriptors that opening a connection takes: one here, and two there.
+/// Descriptors that opening a connection takes: one here, and two there; made in pairs.
 const DESCRIPTORS: usize = 4;
 
 /// Who answers the requests.

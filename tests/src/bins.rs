@@ -13,13 +13,13 @@ pub fn workspace() -> &'static Path {
 /// The path of a binary, after making sure that it is built. `TNV_BIN_DIR` names a directory of
 /// binaries to take as they are, for example those of a release.
 pub fn bin(name: &str) -> PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(find).join(name)
+    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    BUILT.get_or_init(find).as_ref().expect("binaries that build").join(name)
 }
 
-fn find() -> PathBuf {
+fn find() -> Option<PathBuf> {
     if let Some(given) = std::env::var_os("TNV_BIN_DIR") {
-        return PathBuf::from(given);
+        return Some(PathBuf::from(given));
     }
     // target/<triple>/<profile>/deps/<test>
     let test = std::env::current_exe().expect("the path of this test");
@@ -29,7 +29,5 @@ fn find() -> PathBuf {
     if dir.file_name().is_some_and(|name| name == "release") {
         cargo.arg("--release");
     }
-    let status = cargo.status().expect("run cargo");
-    assert!(status.success(), "the binaries do not build");
-    dir
+    cargo.status().expect("run cargo").success().then_some(dir)
 }
