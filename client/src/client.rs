@@ -238,7 +238,7 @@ impl Client {
                 if failure.at == At::Here {
                     return Err(failure.error.context(what));
                 }
-                log::info!("{what}: {address}: {}", failure.error);
+                log::debug!("{what}: {address}: {}", failure.error);
                 if failure.progress != Progress::None {
                     deadline = Instant::now() + self.options().deadline;
                 }

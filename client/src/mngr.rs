@@ -208,11 +208,12 @@ impl Manager {
                     return Ok(value);
                 }
                 Err(failure) => {
-                    log::info!("{what}: tracker {address}: {}", failure.error);
+                    log::debug!("{what}: tracker {address}: {}", failure.error);
                     trail.note(address, &failure);
                     // "Unavailable" is also how a tracker says that a group has no active storage.
                     self.note(address, failure.is_of_server());
-                    if failure.error.kind() == ErrorKind::Invalid {
+                    // An unknown application, or a name that no tracker takes.
+                    if matches!(failure.error.kind(), ErrorKind::Invalid | ErrorKind::NotFound) {
                         return Err(trail.error(what));
                     }
                 }

@@ -11,7 +11,7 @@ use tnv_common::error::{Error, ErrorKind};
 /// same words for an unknown file and for a database that failed them.
 const EXISTING_WORDS: [(&str, ErrorKind, bool); 5] = [
     ("unknown command", ErrorKind::Unsupported, false),
-    ("unknown appid", ErrorKind::Invalid, false),
+    ("unknown appid", ErrorKind::NotFound, false),
     ("invalid offset", ErrorKind::Invalid, false),
     ("invalid size", ErrorKind::Invalid, false),
     ("read database fail", ErrorKind::NotFound, true),
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn the_words_of_existing_servers_tell_what_their_number_does_not() {
         use ErrorKind::*;
-        assert_eq!(judged(Internal, "[vm] unknown appid: badapp"), (Invalid, true));
+        assert_eq!(judged(Internal, "[vm] unknown appid: badapp"), (NotFound, true));
         assert_eq!(judged(Internal, "[vm] unknown command: 120"), (Unsupported, true));
         assert_eq!(judged(Internal, "[vm] invalid offset, 5 is not between 0 and 4"), (Invalid, true));
         assert_eq!(judged(Internal, "[vm] read database fail, fileid: x"), (NotFound, false));

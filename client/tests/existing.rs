@@ -133,7 +133,7 @@ fn an_unknown_appid_is_told_at_once_and_no_other_tracker_asked() {
     let names = trackers.each_ref().map(|tracker| tracker.address.to_string());
     let client = Client::new(&names, Options::default()).unwrap();
     let error = client.file_size(&file("f")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.message().contains("unknown appid: badapp"), "{error}");
     assert_eq!(trackers.iter().map(|tracker| tracker.commands().len()).sum::<usize>(), 1);
 }

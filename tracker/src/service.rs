@@ -99,7 +99,7 @@ impl Service {
     fn addresses(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
         let user = Addresses::decode(&request.fixed::<TRIPLE_BYTES>()?)?;
         if !self.globals.settings.apps.contains(&user.appid) {
-            return fail!(Invalid, "unknown appid: {}", user.appid);
+            return fail!(NotFound, "unknown appid: {}", user.appid);
         }
         let route = self.route(user).map_err(no_address)?;
         request.reply(&route.encode())

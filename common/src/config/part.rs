@@ -70,13 +70,13 @@ impl Part {
     }
 
     /// The descriptors that one request may need beside its connection: a storage's file and the
-    /// directory that it is made in; an HTTP request's two ends of the private socket and its
-    /// connection to a storage.
+    /// directory that it is made in; an HTTP request's private connection, one end of which
+    /// tiny_http holds twice, and its connection to a storage.
     pub(super) fn descriptors_per_request(self) -> u64 {
         match self {
             Part::Tracker | Part::IdServer => 0,
             Part::Storage => 2,
-            Part::Httpd => 3,
+            Part::Httpd => 4,
         }
     }
 }
