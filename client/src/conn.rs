@@ -5,7 +5,7 @@ use std::time::Duration;
 use tnv_common::conn::Conn;
 use tnv_common::error::Result;
 use tnv_common::fail;
-use tnv_common::limits::{GROUP_LIST_BYTES_MAX, REPLY_TIMEOUT};
+use tnv_common::limits::{GROUP_LIST_BYTES_MAX, MESSAGE_TIMEOUT, REPLY_TIMEOUT};
 use tnv_common::wire::field::Reader;
 use tnv_common::wire::tnv::{
     Addresses, Download, REPLY_STORAGE, REPLY_TRACKER, ROUTE_BYTES_MAX, Read, Route, Stat, Triple, Upload,
@@ -17,8 +17,13 @@ use tnv_common::wire::{AppId, UserId};
 /// given a second for so many bytes: a disk that flushes slower than this is failing.
 const FLUSH_BYTES_A_SECOND: u64 = 16 << 20;
 
+/// How long a storage may take to find a file: it answers from memory or after one query, and where
+/// its database hangs another member of the group is asked.
+const FIND_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// The table of groups.
 pub(crate) fn groups(conn: &mut Conn) -> Result<String> {
+    conn.set_reply_timeout(MESSAGE_TIMEOUT);
     let body = conn.call(command::GROUPS, &[], REPLY_TRACKER, GROUP_LIST_BYTES_MAX)?;
     let end = body.iter().position(|&byte| byte == 0).unwrap_or(body.len());
     Ok(String::from_utf8_lossy(&body[..end]).into_owned())
@@ -26,34 +31,40 @@ pub(crate) fn groups(conn: &mut Conn) -> Result<String> {
 
 /// A user's storages.
 pub(crate) fn addresses(conn: &mut Conn, appid: &AppId, userid: &UserId) -> Result<Route> {
+    conn.set_reply_timeout(MESSAGE_TIMEOUT);
     let request = Addresses { appid: appid.clone(), userid: userid.clone() };
     Route::decode(&conn.call(command::ADDRESSES, &request.encode(), REPLY_TRACKER, ROUTE_BYTES_MAX)?)
 }
 
 /// The size of a file.
 pub(crate) fn file_size(conn: &mut Conn, file: &Triple) -> Result<u64> {
+    conn.set_reply_timeout(FIND_TIMEOUT);
     let body: [u8; 8] = conn.call_fixed(command::FILE_SIZE, &file.encode(), REPLY_STORAGE)?;
     Reader::new(&body).count("file size")
 }
 
 /// Everything about a file; existing storages do not know this command.
 pub(crate) fn stat(conn: &mut Conn, file: &Triple) -> Result<Stat> {
+    conn.set_reply_timeout(FIND_TIMEOUT);
     Stat::decode(&conn.call_fixed(command::STAT, &file.encode(), REPLY_STORAGE)?)
 }
 
 /// Removes a file.
 pub(crate) fn delete(conn: &mut Conn, file: &Triple) -> Result<()> {
+    conn.set_reply_timeout(REPLY_TIMEOUT);
     conn.call(command::DELETE, &file.encode(), REPLY_STORAGE, 0).map(drop)
 }
 
 /// Asks for content; returns how much of it follows on the connection.
 pub(crate) fn download(conn: &mut Conn, request: &Download) -> Result<u64> {
+    conn.set_reply_timeout(FIND_TIMEOUT);
     conn.send(command::DOWNLOAD, &request.encode())?;
     conn.reply(REPLY_STORAGE, i64::MAX.cast_unsigned())
 }
 
 /// The same of one certain upload; existing storages do not know this command.
 pub(crate) fn read(conn: &mut Conn, request: &Read) -> Result<u64> {
+    conn.set_reply_timeout(FIND_TIMEOUT);
     conn.send(command::READ, &request.encode())?;
     conn.reply(REPLY_STORAGE, i64::MAX.cast_unsigned())
 }
@@ -66,9 +77,7 @@ pub(crate) fn upload(conn: &mut Conn, request: &Upload) -> Result<()> {
 /// The answer to an upload whose content has been sent.
 pub(crate) fn upload_reply(conn: &mut Conn, size: u64) -> Result<()> {
     conn.set_reply_timeout(REPLY_TIMEOUT + Duration::from_secs(size / FLUSH_BYTES_A_SECOND));
-    let replied = conn.reply(REPLY_STORAGE, 0).map(drop);
-    conn.set_reply_timeout(REPLY_TIMEOUT);
-    replied
+    conn.reply(REPLY_STORAGE, 0).map(drop)
 }
 
 /// The answer that came while content was still being sent: a refusal, or nonsense.

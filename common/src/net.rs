@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::error::{Context, Result};
 use crate::fail;
@@ -19,6 +19,10 @@ use crate::limits::LISTEN_BACKLOG;
 
 /// sendfile moves at most this much a call, so that progress is seen in between.
 const SEND_FILE_BYTES: u64 = 1 << 20;
+
+/// What the kernel holds of what was written and is not on its way yet. It would hold megabytes for
+/// each slow reader, and a thousand of them would use up the memory that all of TCP shares.
+const UNSENT_BYTES_MAX: u32 = 256 << 10;
 
 /// A TCP or unix stream. Its methods take `&self`: one thread may shut down what another waits on.
 pub struct Stream {
@@ -44,6 +48,7 @@ impl Stream {
     pub fn from_tcp(socket: TcpStream) -> io::Result<Stream> {
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
+        SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
         let peer = socket.peer_addr()?;
         Ok(Stream { fd: socket.into(), peer: Some(peer) })
     }

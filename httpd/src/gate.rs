@@ -24,10 +24,6 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest refusal of a connection over the limit, its farewell included.
 const REFUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes that the kernel may hold of an answer before they are on their way. Without a bound it takes
-/// megabytes for each viewer, and a thousand who pause at once use up all of its memory for TCP.
-const UNSENT_BYTES_MAX: u32 = COPY_BYTES as u32;
-
 /// The gate.
 pub struct Gate {
     private: Private,
@@ -267,9 +263,6 @@ impl Gate {
         ending: &Ending,
         sent: &mut u64,
     ) -> io::Result<()> {
-        if answered.remaining() > 0 {
-            socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
-        }
         ending.send(stream, answered.head(), answered.first_content(), PROGRESS_TIMEOUT)?;
         *sent = answered.first_content().len() as u64;
         let relayed = answered.relay(|content| {

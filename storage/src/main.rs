@@ -1,5 +1,5 @@
 //! `tnv-storage`: keeps the files of its group. From the way in to the ground: [`server`], then
-//! [`service`], which knows the commands, then [`file`], [`db`], [`cache`] and [`id`], which do the
+//! [`service`], which knows the commands, then [`mod@file`], [`db`], [`cache`] and [`id`], which do the
 //! work, then [`globals`]; beside them [`tracker`], which keeps this storage joined.
 
 mod cache;

@@ -1,9 +1,9 @@
 //! The databases: MySQL or MariaDB where addresses are given, else the embedded one, behind one
 //! [`Database`] that the servers use without knowing which.
 //!
-//! - [`schema`]: how a server declares its tables and statements.
-//! - [`value`]: parameters and rows.
-//! - [`writer`]: the one thread that commits, in groups.
+//! - `schema`: how a server declares its tables and statements.
+//! - `value`: parameters and rows.
+//! - `writer`: the one thread that commits, in groups.
 //! - `pool`, `mysql`, `sqlite`: connections, and the two databases.
 //!
 //! All statements are prepared; values reach the database as parameters and never as SQL.

@@ -5,7 +5,7 @@
 //! - [`space`]: the store paths, and which of them is next.
 //! - [`journal`] and [`settle`]: nothing half done stays, whatever happens.
 //! - [`disk`] and [`flush`]: directories, syncing.
-//! - [`write`]: uploads and deletes, and the order that durability depends on.
+//! - [`mod@write`]: uploads and deletes, and the order that durability depends on.
 //! - [`send`]: finding and opening a file.
 
 pub mod disk;
