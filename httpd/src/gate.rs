@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use tnv_common::error::ErrorKind;
-use tnv_common::limits::{
-    COPY_BYTES, DRAIN_BYTES_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_TIMEOUT, PROGRESS_TIMEOUT,
-};
+use tnv_common::limits::{DRAIN_BYTES_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_TIMEOUT, PROGRESS_TIMEOUT};
 use tnv_common::net::Stream;
 use tnv_common::server::{Next, Service};
 use tnv_common::stop::Stop;
