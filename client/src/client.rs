@@ -64,10 +64,12 @@ impl Client {
 
     /// The table of groups and their storages, as the tracker prints it.
     pub fn groups(&self) -> Result<String> {
-        self.mngr().ask_trackers("list the groups", conn::groups)
+        let mngr = self.mngr();
+        mngr.ask_trackers("list the groups", |address| mngr.exchange(address, conn::groups))
     }
 
-    /// A user's group and up to three of its active storages, in random order.
+    /// A user's group and up to three of its active storages, in random order. A user who never uploaded
+    /// is [`ErrorKind::NotFound`]; only an existing tracker gives such a user a group now.
     pub fn route(&self, appid: &AppId, userid: &UserId) -> Result<Route> {
         self.mngr().route(&(appid.clone(), userid.clone()))
     }
@@ -260,6 +262,7 @@ impl Client {
             }
             refreshed = true;
             thread::sleep(ROUND_PAUSE);
+            // After an upload's first route the user is a known one.
             match self.mngr().route(owner) {
                 Ok(route) => addresses = route.addresses,
                 Err(error) => {

@@ -11,7 +11,6 @@ use tnv_common::wire::tnv::{
     Addresses, Download, REPLY_STORAGE, REPLY_TRACKER, ROUTE_BYTES_MAX, Read, Route, Stat, Triple, Upload,
     command,
 };
-use tnv_common::wire::{AppId, UserId};
 
 /// A storage acknowledges an upload only when it is on disk. Beyond the usual wait for a reply it is
 /// given a second for so many bytes: a disk that flushes slower than this is failing.
@@ -29,11 +28,19 @@ pub(crate) fn groups(conn: &mut Conn) -> Result<String> {
     Ok(String::from_utf8_lossy(&body[..end]).into_owned())
 }
 
-/// A user's storages.
-pub(crate) fn addresses(conn: &mut Conn, appid: &AppId, userid: &UserId) -> Result<Route> {
+/// A user's storages; a new user is given a group, which the tracker records.
+pub(crate) fn addresses(conn: &mut Conn, user: &Addresses) -> Result<Route> {
+    route(conn, command::ADDRESSES, user)
+}
+
+/// A user's storages; a new user is not found. Existing trackers do not know this command.
+pub(crate) fn find_addresses(conn: &mut Conn, user: &Addresses) -> Result<Route> {
+    route(conn, command::FIND_ADDRESSES, user)
+}
+
+fn route(conn: &mut Conn, command: u8, user: &Addresses) -> Result<Route> {
     conn.set_reply_timeout(MESSAGE_TIMEOUT);
-    let request = Addresses { appid: appid.clone(), userid: userid.clone() };
-    Route::decode(&conn.call(command::ADDRESSES, &request.encode(), REPLY_TRACKER, ROUTE_BYTES_MAX)?)
+    Route::decode(&conn.call(command, &user.encode(), REPLY_TRACKER, ROUTE_BYTES_MAX)?)
 }
 
 /// The size of a file.

@@ -11,7 +11,7 @@ use tnv_common::conn::Conn;
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::net::resolve;
-use tnv_common::wire::tnv::Route;
+use tnv_common::wire::tnv::{Addresses, Route};
 use tnv_common::wire::{AppId, UserId};
 
 use crate::TRACKER_PORT;
@@ -19,14 +19,14 @@ use crate::conn;
 use crate::options::Options;
 use crate::pool::Pools;
 use crate::recent::Recent;
-use crate::trail::{Failure, Trail, Tried};
+use crate::trail::{At, Failure, Trail, Tried};
 
 /// A server that failed is tried last for so long: time for a restart, and not for a viewer to
 /// notice that the load is uneven.
 const SUSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For how long it is remembered that a storage lacks the added commands: it may be replaced by
-/// one of ours at any time.
+/// For how long it is remembered that a server lacks the added commands: it may be replaced by one of
+/// ours at any time.
 const PLAIN_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Most servers of which either is remembered: more than any deployment has.
@@ -155,14 +155,14 @@ impl Manager {
         }
     }
 
-    /// Whether a storage is known to lack the commands that ours added.
+    /// Whether a server is known to lack the commands that ours added.
     pub(crate) fn is_plain(&self, address: SocketAddr) -> bool {
         self.state().plain.get(&address).is_some()
     }
 
-    /// Notes that a storage lacks the commands that ours added.
+    /// Notes that a server lacks the commands that ours added.
     pub(crate) fn note_plain(&self, address: SocketAddr) {
-        log::debug!("{address} is an existing storage, it knows no validators");
+        log::debug!("{address} is an existing server, it lacks the added commands");
         self.state().plain.insert(address, ());
     }
 
@@ -177,13 +177,23 @@ impl Manager {
     }
 
     /// Where a user's files are, as remembered or as a tracker says. The storages are in random order.
+    /// Asking makes nothing: a user whom nobody knows is not found, which is not remembered either.
     pub(crate) fn route(&self, owner: &Owner) -> Result<Route> {
+        self.route_by(owner, |address, user| self.find_at(address, user))
+    }
+
+    /// The same for an upload: a new user is given a group, which the tracker records.
+    pub(crate) fn route_for_upload(&self, owner: &Owner) -> Result<Route> {
+        self.route_by(owner, |address, user| self.exchange(address, |conn| conn::addresses(conn, user)))
+    }
+
+    fn route_by(&self, owner: &Owner, ask: impl Fn(SocketAddr, &Addresses) -> Tried<Route>) -> Result<Route> {
         let mut route = match self.known_route(owner) {
             Some(route) => route,
             None => {
-                let (appid, userid) = owner;
-                let what = format!("find the storages of {userid}");
-                let route = self.ask_trackers(&what, |conn| conn::addresses(conn, appid, userid))?;
+                let user = Addresses { appid: owner.0.clone(), userid: owner.1.clone() };
+                let what = format!("find the storages of {}", user.userid);
+                let route = self.ask_trackers(&what, |address| ask(address, &user))?;
                 self.state().routes.insert(owner.clone(), route.clone());
                 route
             }
@@ -192,17 +202,43 @@ impl Manager {
         Ok(route)
     }
 
+    /// Asks one tracker for the storages of a user, without making it record a new one. An existing
+    /// tracker lacks the command, refuses and closes: it can only be asked the way that records, as
+    /// every existing client does.
+    fn find_at(&self, address: SocketAddr, user: &Addresses) -> Tried<Route> {
+        let plain = || self.exchange(address, |conn| conn::addresses(conn, user));
+        if self.is_plain(address) {
+            return plain();
+        }
+        let failure = match self.exchange(address, |conn| conn::find_addresses(conn, user)) {
+            Ok(route) => return Ok(route),
+            Err(failure) => failure,
+        };
+        match failure.error.kind() {
+            ErrorKind::Unsupported => {
+                self.note_plain(address);
+                plain()
+            }
+            // The refusal was lost, since the request was left unread, or has words that are not known
+            // here. Neither is remembered: a tracker of ours that restarts looks the same, and would
+            // then record for minutes whoever is asked for.
+            ErrorKind::Unavailable if failure.at == At::Way => plain(),
+            ErrorKind::Internal => plain(),
+            _ => Err(failure),
+        }
+    }
+
     /// Asks the trackers in random order until one answers. Each is asked once: what one does not
     /// know another may, since storages join each of them by themselves, and a server that is no
     /// tracker at all should not hide one that is. Only what was asked wrongly is wrong for all.
     pub(crate) fn ask_trackers<T>(
         &self,
         what: &str,
-        mut request: impl FnMut(&mut Conn) -> Result<T>,
+        mut ask: impl FnMut(SocketAddr) -> Tried<T>,
     ) -> Result<T> {
         let mut trail = Trail::default();
         for address in self.order(self.tracker_addresses(&mut trail)) {
-            match self.exchange(address, &mut request) {
+            match ask(address) {
                 Ok(value) => {
                     self.note(address, false);
                     return Ok(value);
@@ -212,7 +248,7 @@ impl Manager {
                     trail.note(address, &failure);
                     // "Unavailable" is also how a tracker says that a group has no active storage.
                     self.note(address, failure.is_of_server());
-                    // An unknown application, or a name that no tracker takes.
+                    // An unknown application or user, or a name that no tracker takes.
                     if matches!(failure.error.kind(), ErrorKind::Invalid | ErrorKind::NotFound) {
                         return Err(trail.error(what));
                     }

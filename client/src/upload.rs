@@ -253,7 +253,7 @@ struct Sending<'a> {
 /// Uploads; `what` begins the error.
 pub(crate) fn upload(client: &Client, owner: Owner, content: &mut dyn Content, what: &str) -> Result<FileId> {
     let fileid = make_file_id(&owner.1)?;
-    let members = client.mngr().route(&owner)?.addresses;
+    let members = client.mngr().route_for_upload(&owner)?.addresses;
     let (appid, userid) = owner.clone();
     let file = Triple { appid, userid, fileid: fileid.clone() };
     let request = Upload { file, size: content.size() };

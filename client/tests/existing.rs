@@ -2,9 +2,11 @@
 
 mod peer;
 
+use std::time::Duration;
+
 use peer::{Peer, Then, appid, captured, client, file, tracker, userid};
-use tnv_client::{Client, ErrorKind, Options};
-use tnv_common::wire::tnv::{Download, Triple, Upload, command};
+use tnv_client::{Client, ErrorKind, GroupName, Options, Route};
+use tnv_common::wire::tnv::{Download, REPLY_TRACKER, Triple, Upload, command};
 
 /// A server that answers every request with a captured reply, and closes after a failure as existing
 /// servers do.
@@ -217,4 +219,89 @@ fn a_failure_without_text_is_accepted_and_one_with_too_much_is_not() {
     });
     let error = client(&tracker(&[&endless])).file_size(&file("f")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol);
+}
+
+/// An existing tracker: it knows command 12, refuses the rest and closes.
+fn existing_tracker(storage: &Peer) -> Peer {
+    let address = storage.address;
+    Peer::new(move |request| match request.header.command {
+        command::ADDRESSES => {
+            request.body();
+            let route = Route { group: GroupName::new("group001").unwrap(), addresses: vec![address] };
+            request.reply(REPLY_TRACKER, &route.encode())
+        }
+        _ => request.unknown_command(),
+    })
+}
+
+#[test]
+fn an_existing_tracker_is_asked_the_way_it_knows_and_this_is_remembered() {
+    let storage = existing_storage();
+    let tracker = existing_tracker(&storage);
+    let client = client(&tracker);
+    for _ in 0..3 {
+        assert_eq!(client.file_size(&file("f")), Ok(27));
+    }
+    let [find, ask] = [command::FIND_ADDRESSES, command::ADDRESSES];
+    assert_eq!(tracker.commands(), [find, ask, ask, ask]);
+    // The refused connection was closed, and the one after it is kept.
+    assert_eq!(tracker.conns(), 2);
+}
+
+#[test]
+fn a_tracker_that_closes_without_a_word_is_asked_the_way_it_knows() {
+    let storage = existing_storage();
+    let address = storage.address;
+    let tracker = Peer::new(move |request| match request.header.command {
+        command::ADDRESSES => {
+            request.body();
+            let route = Route { group: GroupName::new("group001").unwrap(), addresses: vec![address] };
+            request.reply(REPLY_TRACKER, &route.encode())
+        }
+        _ => Then::Close,
+    });
+    let client = client(&tracker);
+    for _ in 0..2 {
+        assert_eq!(client.file_size(&file("f")), Ok(27));
+    }
+}
+
+/// The story: the HTTP server asked for the storages of whatever user a URL named, the tracker
+/// recorded a route for each, and a stranger could fill its table.
+#[test]
+fn only_an_upload_asks_in_the_way_that_records_a_user() {
+    let storage = existing_storage();
+    let tracker = tracker(&[&storage]);
+    let client = client(&tracker);
+    client.route(&appid(), &userid()).unwrap();
+    client.file_size(&file("f")).unwrap();
+    let info = client.stat(&file("f")).unwrap();
+    client.read_slice(&file("f"), &info, 6, &mut [0; 9]).unwrap();
+    client.download(&file("f"), 0, 0, &mut Vec::new()).unwrap();
+    client.delete(&file("f")).unwrap();
+    assert!(tracker.commands().iter().all(|&command| command == command::FIND_ADDRESSES));
+    client.upload(&appid(), &userid(), &mut &*CONTENT, CONTENT.len() as u64).unwrap();
+    assert_eq!(tracker.commands().last(), Some(&command::ADDRESSES));
+}
+
+#[test]
+fn that_a_user_is_unknown_is_not_remembered_and_is_no_failure_of_the_tracker() {
+    let storage = existing_storage();
+    let address = storage.address;
+    // The user's first upload comes by another client, after the first question.
+    let tracker = Peer::new(move |request| {
+        request.body();
+        if request.nth == 0 {
+            return request.refuse(ErrorKind::NotFound, "unknown user: tnv001");
+        }
+        let route = Route { group: GroupName::new("group001").unwrap(), addresses: vec![address] };
+        request.reply(REPLY_TRACKER, &route.encode())
+    });
+    let options = Options { route_cache: Duration::from_secs(60), ..Options::default() };
+    let client = Client::new(&[tracker.address.to_string()], options).unwrap();
+    let error = client.file_size(&file("f")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.message().contains("unknown user: tnv001"), "{error}");
+    assert_eq!(client.file_size(&file("f")), Ok(27));
+    assert_eq!(tracker.commands(), [command::FIND_ADDRESSES; 2]);
 }

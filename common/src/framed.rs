@@ -2,30 +2,25 @@
 //! a [`Handler`], and sees to what is the same for all: deadlines, lengths, the failure reply, the
 //! draining of what a refused request still sends, and when a connection may be kept.
 //!
-//! A small message is collected between events and handed over whole, so that whoever drips one
-//! byte by byte holds no worker; only the content of an upload is read as it comes.
+//! Only work holds a worker, and the content of an upload, which is read as it comes. A small message
+//! is collected between events and handed over whole; a reply that its reader does not take, and what
+//! is to be drained, wait in the connection's state. So neither who drips nor who pauses is in the way
+//! of others.
 
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use crate::drain::{Drain, Drained};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
-use crate::limits::{
-    COPY_BYTES, DRAIN_BYTES_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_TIMEOUT, PROGRESS_TIMEOUT,
-    SMALL_BODY_BYTES_MAX,
-};
+use crate::limits::{IDLE_TIMEOUT, MESSAGE_TIMEOUT, PROGRESS_TIMEOUT, SMALL_BODY_BYTES_MAX};
 use crate::net::Stream;
-use crate::server::{Next, Service};
+use crate::server::{Next, Service, Until};
 use crate::wire::tnv::encode_failure;
 use crate::wire::{HEADER_BYTES, Header};
-
-/// How long a connection that is to be closed may take to read its last reply.
-const LAST_REPLY_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What such a connection may still send meanwhile.
-const LAST_REPLY_BYTES_MAX: u64 = 1 << 20;
 
 /// What a server does with its commands.
 pub trait Handler: Send + Sync + 'static {
@@ -34,6 +29,12 @@ pub trait Handler: Send + Sync + 'static {
 
     /// The command of this server's replies.
     const REPLY: u8;
+
+    /// How much of a large body is collected before the request is handled: what comes before the
+    /// content, where the command has content.
+    fn head_bytes(_command: u8) -> usize {
+        0
+    }
 
     /// Serves one request: replies once, or returns what is to be told as the failure.
     fn handle(&self, request: &mut Request<'_, Self::Conn>) -> Result<()>;
@@ -54,6 +55,25 @@ pub struct Framed<H> {
     max_conns: usize,
 }
 
+/// What is remembered of a connection: what the handler wants, and how far the protocol is.
+pub struct Conn<S> {
+    state: S,
+    phase: Phase,
+}
+
+/// What a connection is at. It goes from one to the next and round again.
+enum Phase {
+    Collecting(Message),
+    Sending(Reply, Drain),
+    Draining(Drain),
+}
+
+impl<S: Default> Default for Conn<S> {
+    fn default() -> Conn<S> {
+        Conn { state: S::default(), phase: Phase::Collecting(Message::default()) }
+    }
+}
+
 impl<H: Handler> Framed<H> {
     /// `host` begins each failure's text, as existing servers have it.
     pub fn new(handler: H, host: String, max_conns: usize) -> Framed<H> {
@@ -65,35 +85,39 @@ impl<H: Handler> Framed<H> {
         &self.handler
     }
 
-    /// Has the handler answer one message.
-    fn answer(&self, stream: &Stream, header: Header, collected: &[u8], conn: &mut H::Conn) -> Next {
+    /// Has the handler answer one message: the reply, and what is to be done after it.
+    fn answer(
+        &self,
+        stream: &Stream,
+        header: Header,
+        collected: &[u8],
+        conn: &mut H::Conn,
+    ) -> Option<(Reply, Drain)> {
         let remaining = header.body_bytes;
         let mut request =
-            Request { stream, header, conn, collected, remaining, reply: H::REPLY, state: State::Open };
+            Request { stream, header, conn, collected, remaining, command: H::REPLY, state: State::Open };
         let result = self.handler.handle(&mut request);
+        let unread = request.remaining - request.collected.len() as u64;
+        let done = unread == 0 && request.collected.is_empty();
         match (request.state, result) {
-            (State::Replied, Ok(())) if request.remaining == 0 => Next::Wait,
-            (State::Replied, Ok(())) => Next::Close,
+            (State::Replied(reply), Ok(())) if done => Some((reply, Drain::nothing())),
+            (State::Replied(reply), Ok(())) => Some((reply, Drain::close())),
             (State::Open, Ok(())) => {
-                self.fail(request, &Error::new(ErrorKind::Internal, "the server made no reply"))
+                let error = Error::new(ErrorKind::Internal, "the server made no reply");
+                Some(self.failure(header, unread, &error))
             }
-            (State::Open, Err(error)) => self.fail(request, &error),
-            (State::Replied | State::Lost, Err(error)) => {
+            (State::Open, Err(error)) => Some(self.failure(header, unread, &error)),
+            (State::Replied(_) | State::Lost, Err(error)) => {
                 log::info!("command {}: {error}; closing", header.command);
-                Next::Close
+                None
             }
-            (State::Lost, Ok(())) => Next::Close,
+            (State::Lost, Ok(())) => None,
         }
     }
 
-    fn send_failure(&self, stream: &Stream, error: &Error) -> io::Result<()> {
-        stream.write_full(&encode_failure(H::REPLY, &self.host, error), MESSAGE_TIMEOUT)
-    }
-
-    /// The failure reply, and what may become of the connection after it.
-    fn fail(&self, request: Request<'_, H::Conn>, error: &Error) -> Next {
-        let Request { stream, header, remaining, collected, .. } = request;
-        let remaining = remaining - collected.len() as u64;
+    /// The failure reply, and what may become of the connection after it. The reply comes first:
+    /// whoever reads while sending learns of it early.
+    fn failure(&self, header: Header, unread: u64, error: &Error) -> (Reply, Drain) {
         match error.kind() {
             ErrorKind::Internal | ErrorKind::OutcomeUnknown => {
                 log::error!("command {}: {error}", header.command)
@@ -101,16 +125,12 @@ impl<H: Handler> Framed<H> {
             ErrorKind::NotFound => log::debug!("command {}: {error}", header.command),
             _ => log::warn!("command {}: {error}", header.command),
         }
-        // The reply first: whoever reads while sending learns of it early.
-        if self.send_failure(stream, error).is_err() {
-            return Next::Close;
-        }
         let framing_intact = !matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Unsupported);
-        if drain(stream, remaining) && framing_intact {
-            return Next::Wait;
-        }
-        stream.close_gently(LAST_REPLY_TIMEOUT, LAST_REPLY_BYTES_MAX);
-        Next::Close
+        (self.refusal(error), Drain::rest(unread, framing_intact))
+    }
+
+    fn refusal(&self, error: &Error) -> Reply {
+        Reply::new(encode_failure(H::REPLY, &self.host, error))
     }
 }
 
@@ -118,51 +138,81 @@ impl<H: Handler> Service for Framed<H> {
     type Conn = Conn<H::Conn>;
 
     fn serve(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Next {
-        let header = match conn.message.collect(stream) {
-            Collected::Whole(header) => header,
-            Collected::Part => return Next::Wait,
-            Collected::Gone => return Next::Close,
-            Collected::Bad(error) => {
-                // What follows a bad length cannot be told apart from the next message.
-                log::warn!("{error}");
-                if self.send_failure(stream, &error).is_ok() {
-                    stream.close_gently(LAST_REPLY_TIMEOUT, LAST_REPLY_BYTES_MAX);
+        if let Phase::Collecting(message) = &mut conn.phase {
+            let answer = match message.collect(stream, H::head_bytes) {
+                Collected::Whole(header) => {
+                    self.answer(stream, header, &message.bytes[HEADER_BYTES..], &mut conn.state)
                 }
-                return Next::Close;
-            }
-        };
-        let next = self.answer(stream, header, &conn.message.bytes[HEADER_BYTES..], &mut conn.state);
-        conn.message = Message::default();
-        next
+                Collected::Part => return Next::Wait,
+                Collected::Gone => return Next::Close,
+                Collected::Bad(error) => {
+                    // What follows a bad length cannot be told apart from the next message.
+                    log::warn!("{error}");
+                    Some((self.refusal(&error), Drain::close()))
+                }
+            };
+            let Some((reply, drain)) = answer else { return Next::Close };
+            conn.phase = Phase::Sending(reply, drain);
+        }
+        conn.go_on(stream)
     }
 
-    fn refuse(&self, stream: &Stream) {
+    fn refuse(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Next {
         let text = format!("too many connections, {} are open already; try again later", self.max_conns);
-        if self.send_failure(stream, &Error::new(ErrorKind::Busy, text)).is_ok() {
-            stream.close_gently(LAST_REPLY_TIMEOUT, LAST_REPLY_BYTES_MAX);
-        }
+        let error = Error::new(ErrorKind::Busy, text);
+        conn.phase = Phase::Sending(self.refusal(&error), Drain::close());
+        conn.go_on(stream)
     }
 
     fn idle_timeout(&self, conn: &Conn<H::Conn>) -> Option<Duration> {
-        match conn.message.since {
-            Some(since) => Some((since + MESSAGE_TIMEOUT).saturating_duration_since(Instant::now())),
-            None => self.handler.idle_timeout(&conn.state),
-        }
+        let deadline = match &conn.phase {
+            Phase::Collecting(message) => match message.since {
+                Some(since) => since + MESSAGE_TIMEOUT,
+                None => return self.handler.idle_timeout(&conn.state),
+            },
+            Phase::Sending(reply, _) => reply.deadline(),
+            Phase::Draining(drain) => drain.deadline(),
+        };
+        Some(deadline.saturating_duration_since(Instant::now()))
     }
 
     fn closed(&self, conn: Conn<H::Conn>) {
-        if !conn.message.bytes.is_empty() {
-            log::info!("closed in the middle of a message, after {} bytes of it", conn.message.bytes.len());
+        match &conn.phase {
+            Phase::Collecting(message) if message.bytes.is_empty() => {}
+            Phase::Collecting(message) => {
+                log::info!("closed in the middle of a message, after {} bytes of it", message.bytes.len());
+            }
+            Phase::Sending(reply, _) if !reply.is_sent() => {
+                log::info!("closed in the middle of a reply, {} bytes were not taken", reply.unsent());
+            }
+            Phase::Sending(..) | Phase::Draining(_) => {}
         }
         self.handler.closed(conn.state);
     }
 }
 
-/// What is remembered of a connection: what the handler wants, and the message that is coming.
-#[derive(Default)]
-pub struct Conn<S> {
-    state: S,
-    message: Message,
+impl<S> Conn<S> {
+    /// Sends and drains as far as it goes without waiting.
+    fn go_on(&mut self, stream: &Stream) -> Next {
+        if let Phase::Sending(reply, drain) = &mut self.phase {
+            if let Err(error) = reply.send(stream) {
+                log::info!("send the reply: {error}; closing");
+                return Next::Close;
+            }
+            if !reply.is_sent() {
+                return Next::Resume(Until::Writable);
+            }
+            self.phase = Phase::Draining(std::mem::replace(drain, Drain::nothing()));
+        }
+        if let Phase::Draining(drain) = &mut self.phase {
+            match drain.drain(stream) {
+                Drained::All => self.phase = Phase::Collecting(Message::default()),
+                Drained::Part => return Next::Resume(Until::Readable),
+                Drained::Closing => return Next::Close,
+            }
+        }
+        Next::Wait
+    }
 }
 
 /// A message as far as it has come: its header, and its body too where that is small.
@@ -174,7 +224,7 @@ struct Message {
 }
 
 enum Collected {
-    /// The header, and a small body; a larger one is the handler's to read.
+    /// The header, and a small body, or the head of a large one.
     Whole(Header),
     /// There is more to come.
     Part,
@@ -186,66 +236,94 @@ enum Collected {
 
 impl Message {
     /// Reads what has arrived of the message, and nothing of the one behind it.
-    fn collect(&mut self, stream: &Stream) -> Collected {
-        let since = *self.since.get_or_insert_with(Instant::now);
+    fn collect(&mut self, stream: &Stream, head_bytes: fn(u8) -> usize) -> Collected {
         loop {
-            let (header, whole) = match self.bytes.first_chunk().map(Header::decode) {
-                None => (None, HEADER_BYTES),
+            let header = match self.bytes.first_chunk().map(Header::decode) {
+                None => None,
+                Some(Ok(header)) => Some(header),
                 Some(Err(error)) => return Collected::Bad(error),
-                Some(Ok(header)) => match usize::try_from(header.body_bytes) {
-                    Ok(bytes) if bytes <= SMALL_BODY_BYTES_MAX => (Some(header), HEADER_BYTES + bytes),
-                    _ => return Collected::Whole(header),
-                },
             };
+            let wanted = HEADER_BYTES + header.map_or(0, |header| collected_bytes(header, head_bytes));
             let filled = self.bytes.len();
-            if let Some(header) = header.filter(|_| filled == whole) {
+            if let Some(header) = header.filter(|_| filled == wanted) {
                 return Collected::Whole(header);
             }
-            self.bytes.resize(whole, 0);
+            self.bytes.resize(wanted, 0);
             let read = stream.read_some(&mut self.bytes[filled..], Instant::now());
             self.bytes.truncate(filled + *read.as_ref().unwrap_or(&0));
             match read {
-                Ok(count) if count > 0 => {}
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    match since.elapsed() < MESSAGE_TIMEOUT {
-                        true if filled > 0 => return Collected::Part,
-                        true => {
-                            // Woken for nothing: no message has begun.
-                            self.since = None;
-                            return Collected::Part;
-                        }
-                        false => return Collected::Gone,
-                    }
-                }
+                Ok(count) if count > 0 => self.since = self.since.or_else(|| Some(Instant::now())),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => match self.since {
+                    Some(since) if since.elapsed() >= MESSAGE_TIMEOUT => return Collected::Gone,
+                    _ => return Collected::Part,
+                },
                 _ => return Collected::Gone,
             }
         }
     }
 }
 
-/// Reads and drops what is left of a refused request, within bounds; tells whether that was all.
-fn drain(stream: &Stream, mut remaining: u64) -> bool {
-    let kept = remaining.saturating_sub(DRAIN_BYTES_MAX);
-    let deadline = Instant::now() + DRAIN_TIMEOUT;
-    let mut buffer = vec![0; COPY_BYTES.min(usize::try_from(remaining).unwrap_or(COPY_BYTES))];
-    while remaining > kept {
-        let want = buffer.len().min(usize::try_from(remaining).unwrap_or(buffer.len()));
-        let deadline = deadline.min(Instant::now() + MESSAGE_TIMEOUT);
-        match stream.read_some(&mut buffer[..want], deadline) {
-            Ok(count) if count > 0 => remaining -= count as u64,
-            _ => return false,
-        }
+/// How much of a body is collected before the request is handled.
+fn collected_bytes(header: Header, head_bytes: fn(u8) -> usize) -> usize {
+    match usize::try_from(header.body_bytes) {
+        Ok(bytes) if bytes <= SMALL_BODY_BYTES_MAX => bytes,
+        _ => head_bytes(header.command),
     }
-    remaining == 0
+}
+
+/// A reply on its way: bytes, and then perhaps a part of a file.
+struct Reply {
+    bytes: Vec<u8>,
+    sent: usize,
+    file: Option<(File, Range<u64>)>,
+    /// When it was begun, or the last byte of a file was taken.
+    since: Instant,
+}
+
+impl Reply {
+    fn new(bytes: Vec<u8>) -> Reply {
+        Reply { bytes, sent: 0, file: None, since: Instant::now() }
+    }
+
+    fn with_file(bytes: Vec<u8>, file: File, part: Range<u64>) -> Reply {
+        Reply { file: Some((file, part)).filter(|(_, part)| !part.is_empty()), ..Reply::new(bytes) }
+    }
+
+    /// Bytes that are still to be sent.
+    fn unsent(&self) -> u64 {
+        (self.bytes.len() - self.sent) as u64
+            + self.file.as_ref().map_or(0, |(_, part)| part.end - part.start)
+    }
+
+    fn is_sent(&self) -> bool {
+        self.unsent() == 0
+    }
+
+    /// A small reply must be taken whole; content only must go on.
+    fn deadline(&self) -> Instant {
+        self.since + if self.file.is_some() { PROGRESS_TIMEOUT } else { MESSAGE_TIMEOUT }
+    }
+
+    /// Sends what the socket takes now.
+    fn send(&mut self, stream: &Stream) -> io::Result<()> {
+        let before = self.unsent();
+        self.sent += stream.write_now(&self.bytes[self.sent..], self.file.is_some())?;
+        if let Some((file, part)) = self.file.as_mut().filter(|_| self.sent == self.bytes.len()) {
+            stream.send_file_now(file, part)?;
+        }
+        if self.file.is_some() && self.unsent() < before {
+            self.since = Instant::now();
+        }
+        Ok(())
+    }
 }
 
 /// How far the answer to a request is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Nothing has been said yet.
     Open,
-    /// The reply has been begun: a failure can only be told by closing.
-    Replied,
+    /// This is the reply.
+    Replied(Reply),
     /// The peer is gone; nothing can be told.
     Lost,
 }
@@ -260,7 +338,8 @@ pub struct Request<'a, C> {
     collected: &'a [u8],
     /// How much of the body was not read yet.
     remaining: u64,
-    reply: u8,
+    /// The command of the reply.
+    command: u8,
     state: State,
 }
 
@@ -273,11 +352,6 @@ impl<C> Request<'_, C> {
     /// The length of the whole body.
     pub fn body_bytes(&self) -> u64 {
         self.header.body_bytes
-    }
-
-    /// How much of the body is still to be read.
-    pub fn remaining(&self) -> u64 {
-        self.remaining
     }
 
     /// Who asks.
@@ -365,32 +439,23 @@ impl<C> Request<'_, C> {
         Ok(count)
     }
 
-    /// Replies with a success.
-    pub fn reply(&mut self, body: &[u8]) -> Result<()> {
-        self.state = State::Replied;
-        let header = Header::new(self.reply, body.len() as u64).encode();
-        let written = self.stream.write_two(&header, body, PROGRESS_TIMEOUT);
-        self.check(written, "send the reply")
+    /// Replies with a success. It leaves when the handler returns.
+    pub fn reply(&mut self, body: &[u8]) {
+        let mut bytes = Header::new(self.command, body.len() as u64).encode().to_vec();
+        bytes.extend_from_slice(body);
+        self.state = State::Replied(Reply::new(bytes));
     }
 
     /// Replies with a part of a file, which the caller has held against the file's size.
-    pub fn reply_file(&mut self, file: &File, offset: u64, bytes: u64) -> Result<()> {
-        if bytes == 0 {
-            return self.reply(&[]);
-        }
-        self.state = State::Replied;
-        let header = Header::new(self.reply, bytes).encode();
-        let sent = self
-            .stream
-            .write_head(&header, PROGRESS_TIMEOUT)
-            .and_then(|()| self.stream.send_file(file, offset, bytes, PROGRESS_TIMEOUT));
-        self.check(sent, "send content")
+    pub fn reply_file(&mut self, file: File, part: Range<u64>) {
+        let header = Header::new(self.command, part.end - part.start).encode();
+        self.state = State::Replied(Reply::with_file(header.to_vec(), file, part));
     }
 
-    /// After a failure of the connection nothing can be told on it, but for a peer that is too slow.
+    /// After a failure of the connection nothing can be told on it, but to a peer that is too slow.
     fn check<T>(&mut self, result: io::Result<T>, what: &str) -> Result<T> {
         result.map_err(|error| {
-            if error.kind() != io::ErrorKind::TimedOut && self.state == State::Open {
+            if error.kind() != io::ErrorKind::TimedOut {
                 self.state = State::Lost;
             }
             match error.kind() {

@@ -1,6 +1,7 @@
 //! What every part of TNV stands on. From the bottom up: [`error`] and [`limits`]; [`wire`], which
 //! alone knows the layout of messages; [`net`], sockets with deadlines; [`conn`], the client's end
-//! of a framed connection; [`server`], the accept loop and its workers, and [`framed`], the
+//! of a framed connection; [`server`], the accept loop and its workers, [`drain`], the polite end of
+//! a connection, [`slots`], which keep some workers free of the database, and [`framed`], the
 //! server's end of the protocol on it; [`config`]; [`db`]; and [`daemon`], the life of a server
 //! process.
 
@@ -8,12 +9,14 @@ pub mod config;
 pub mod conn;
 pub mod daemon;
 pub mod db;
+pub mod drain;
 pub mod error;
 pub mod framed;
 pub mod limits;
 pub mod net;
 pub mod peer;
 pub mod server;
+pub mod slots;
 pub mod stop;
 pub mod wire;
 pub mod workers;

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -117,27 +118,28 @@ impl Stream {
         Ok(())
     }
 
-    /// Writes the head of a message whose content follows at once: it may wait to share a segment.
-    pub fn write_head(&self, head: &[u8], progress: Duration) -> io::Result<()> {
+    /// Writes what the socket takes without waiting, which may be nothing; returns how much. Where
+    /// `more` follows at once, what is written may wait to share a segment with it.
+    pub fn write_now(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        let flags = if more { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
         let mut written = 0;
-        while written < head.len() {
-            match rustix::net::send(&self.fd, &head[written..], SendFlags::MORE | SendFlags::NOSIGNAL) {
-                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, Instant::now() + progress)?,
+        while written < bytes.len() {
+            match rustix::net::send(&self.fd, &bytes[written..], flags) {
+                Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
                 result => written += result?,
             }
         }
-        Ok(())
+        Ok(written)
     }
 
-    /// Sends a part of a file without copying it through this process.
-    pub fn send_file(&self, file: &File, offset: u64, bytes: u64, progress: Duration) -> io::Result<()> {
-        let mut position = offset;
-        let end = offset + bytes;
-        while position < end {
-            let count = usize::try_from((end - position).min(SEND_FILE_BYTES)).unwrap_or(usize::MAX);
-            match rustix::fs::sendfile(&self.fd, file, Some(&mut position), count) {
-                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, Instant::now() + progress)?,
+    /// Sends what the socket takes of a part of a file without waiting, and without copying it
+    /// through this process; the part then begins where it stopped.
+    pub fn send_file_now(&self, file: &File, part: &mut Range<u64>) -> io::Result<()> {
+        while part.start < part.end {
+            let count = usize::try_from((part.end - part.start).min(SEND_FILE_BYTES)).unwrap_or(usize::MAX);
+            match rustix::fs::sendfile(&self.fd, file, Some(&mut part.start), count) {
+                Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
                 Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends early")),
                 result => drop(result?),
@@ -160,6 +162,15 @@ impl Stream {
         }
     }
 
+    /// Waits until the socket takes more, or an error; false when the time is over first.
+    pub fn wait_writable(&self, timeout: Duration) -> io::Result<bool> {
+        match self.wait(PollFlags::OUT, Instant::now() + timeout) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Tells the peer that nothing more will come.
     pub fn shutdown_write(&self) {
         // It fails only on a connection that is gone already.
@@ -169,21 +180,6 @@ impl Stream {
     /// Ends both directions: whoever waits on this stream wakes.
     pub fn shutdown(&self) {
         let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
-    }
-
-    /// Closes so that the last reply is not lost: what the peer still sends is read and dropped,
-    /// since closing with unread data resets the connection and takes the reply with it.
-    pub fn close_gently(&self, timeout: Duration, bytes_max: u64) {
-        self.shutdown_write();
-        let deadline = Instant::now() + timeout;
-        let mut buffer = [0; 16 << 10];
-        let mut dropped = 0;
-        while dropped < bytes_max {
-            match self.read_some(&mut buffer, deadline) {
-                Ok(count) if count > 0 => dropped += count as u64,
-                _ => break,
-            }
-        }
     }
 
     fn wait(&self, flags: PollFlags, deadline: Instant) -> io::Result<()> {

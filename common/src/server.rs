@@ -1,13 +1,12 @@
-//! The server loop that every part runs on: one thread waits in epoll for new connections and for
-//! requests on idle ones, workers serve the requests, blocking. An idle connection holds no worker.
-//! It knows no protocol: a [`Service`] does.
+//! The server loop that every part runs on: one thread waits in epoll for new connections, for
+//! requests on idle ones, and for room on those whose reader is slow; workers do the work, blocking.
+//! A connection that waits holds no worker. It knows no protocol: a [`Service`] does.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
@@ -34,28 +33,40 @@ pub struct ServerSettings {
     pub stop_timeout: Duration,
 }
 
-/// What becomes of a connection after a request.
+/// What becomes of a connection after a call of its service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// It waits for its next request and holds no worker.
+    /// It waits for its next request.
     Wait,
+    /// It waits in the middle of a request, until more has come or there is room for more. When the
+    /// server is to end, this is under way and gets its time.
+    Resume(Until),
     /// It is closed.
     Close,
 }
 
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Something to read.
+    Readable,
+    /// Room to write.
+    Writable,
+}
+
 /// A protocol, served on connections.
 pub trait Service: Send + Sync + 'static {
-    /// What is remembered of a connection between its requests.
+    /// What is remembered of a connection between calls.
     type Conn: Default + Send + 'static;
 
-    /// Serves what has arrived: at least one whole request, with deadlines of its own. A panic in
-    /// here costs this connection and no other.
+    /// Goes on with a connection on which what it waited for has come. A panic in here costs this
+    /// connection and no other.
     fn serve(&self, stream: &Stream, conn: &mut Self::Conn) -> Next;
 
-    /// Tells a connection over the limit that it is; at most two seconds.
-    fn refuse(&self, stream: &Stream);
+    /// Tells a new connection over the limit that it is.
+    fn refuse(&self, stream: &Stream, conn: &mut Self::Conn) -> Next;
 
-    /// How long this connection may wait for its next request; `None` is for ever.
+    /// How long this connection may wait for what it waits for, from now on; `None` is for ever.
     fn idle_timeout(&self, _conn: &Self::Conn) -> Option<Duration> {
         Some(IDLE_TIMEOUT)
     }
@@ -74,9 +85,15 @@ const ACCEPT_BATCH: usize = 64;
 /// The pause after an accept that failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A worker that is not needed elsewhere waits this long for the connection's next request itself:
-/// two context switches fewer for a client that asks without pause.
+/// A worker that is not needed elsewhere waits this long itself for what its connection waits for:
+/// two context switches fewer for a client that asks or reads without pause.
 const LINGER: Duration = Duration::from_millis(1);
+
+/// The loop looks at deadlines this often, whatever else happens.
+const TICK: Duration = Duration::from_secs(1);
+
+/// And this often while it waits for what is under way at the end.
+const STOP_TICK: Duration = Duration::from_millis(10);
 
 /// After the stop time-out, how long workers whose connections were cut may take to tidy up.
 const CUT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -101,50 +118,31 @@ pub fn run<S: Service>(
         service,
         workers: Workers::new(settings.name, settings.threads),
         table: Mutex::new(Table::default()),
-        emptied: Condvar::new(),
-        refused: AtomicUsize::new(0),
     });
     let mut acceptor = Acceptor { listener, max_conns: settings.max_conns, paused: None };
-    wait_and_dispatch(&shared, &mut acceptor)?;
+    while !shared.turn(Some(&mut acceptor))? {}
     drop(acceptor);
-    shared.finish(settings.stop_timeout);
-    Ok(())
+    shared.finish(stop, settings.stop_timeout)
 }
 
-/// The loop itself; returns when the stop signal is set.
-fn wait_and_dispatch<S: Service>(shared: &Arc<Shared<S>>, acceptor: &mut Acceptor) -> Result<()> {
-    let mut events = Vec::with_capacity(256);
-    loop {
-        events.clear();
-        let timeout = shared.expire_idle().min(acceptor.resume(shared));
-        let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-        match epoll::wait(&shared.epoll, spare_capacity(&mut events), Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(std::io::Error::from(error)).context(|| "wait for requests"),
-        }
-        for event in &events {
-            match event.data.u64() {
-                LISTENER => acceptor.accept(shared),
-                STOP => return Ok(()),
-                id => shared.dispatch(id),
-            }
-        }
-    }
-}
-
-/// One connection between its requests.
-struct Idle<C> {
+/// One connection that waits.
+struct Parked<C> {
     stream: Arc<Stream>,
     conn: C,
     deadline: Option<Instant>,
+    /// In the middle of a request.
+    under_way: bool,
 }
 
 /// Every connection is in exactly one of the two maps.
 struct Table<C> {
-    idle: HashMap<u64, Idle<C>>,
+    parked: HashMap<u64, Parked<C>>,
+    /// Those that a worker has, or that wait for one.
     busy: HashMap<u64, Arc<Stream>>,
-    /// The deadlines of the idle ones, soonest first.
+    /// The deadlines of the parked ones, soonest first.
     deadlines: BTreeSet<(Instant, u64)>,
+    /// How many parked ones are in the middle of a request.
+    under_way: usize,
     next_id: u64,
     stopping: bool,
 }
@@ -152,9 +150,10 @@ struct Table<C> {
 impl<C> Default for Table<C> {
     fn default() -> Table<C> {
         Table {
-            idle: HashMap::new(),
+            parked: HashMap::new(),
             busy: HashMap::new(),
             deadlines: BTreeSet::new(),
+            under_way: 0,
             next_id: FIRST_CONN,
             stopping: false,
         }
@@ -162,19 +161,25 @@ impl<C> Default for Table<C> {
 }
 
 impl<C> Table<C> {
-    fn take_idle(&mut self, id: u64) -> Option<Idle<C>> {
-        let idle = self.idle.remove(&id)?;
-        if let Some(deadline) = idle.deadline {
-            self.deadlines.remove(&(deadline, id));
-        }
-        Some(idle)
+    fn count(&self) -> usize {
+        self.parked.len() + self.busy.len()
     }
 
-    fn put_idle(&mut self, id: u64, idle: Idle<C>) {
-        if let Some(deadline) = idle.deadline {
+    fn take_parked(&mut self, id: u64) -> Option<Parked<C>> {
+        let parked = self.parked.remove(&id)?;
+        if let Some(deadline) = parked.deadline {
+            self.deadlines.remove(&(deadline, id));
+        }
+        self.under_way -= usize::from(parked.under_way);
+        Some(parked)
+    }
+
+    fn park(&mut self, id: u64, parked: Parked<C>) {
+        if let Some(deadline) = parked.deadline {
             self.deadlines.insert((deadline, id));
         }
-        self.idle.insert(id, idle);
+        self.under_way += usize::from(parked.under_way);
+        self.parked.insert(id, parked);
     }
 }
 
@@ -183,9 +188,6 @@ struct Shared<S: Service> {
     service: Arc<S>,
     workers: Workers,
     table: Mutex<Table<S::Conn>>,
-    /// Notified when the last busy connection is done while stopping.
-    emptied: Condvar,
-    refused: AtomicUsize,
 }
 
 impl<S: Service> Shared<S> {
@@ -193,80 +195,138 @@ impl<S: Service> Shared<S> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new connection: it waits for its first request as it will for the others.
-    fn admit(&self, stream: Stream, max_conns: usize) -> std::result::Result<(), Stream> {
+    /// Waits for events once and deals with them; tells whether the stop signal is set.
+    fn turn(self: &Arc<Self>, mut acceptor: Option<&mut Acceptor>) -> Result<bool> {
+        let mut events = Vec::with_capacity(256);
+        let timeout = match &mut acceptor {
+            Some(acceptor) => acceptor.resume(self).min(TICK),
+            None => STOP_TICK,
+        };
+        let timeout = Timespec::try_from(timeout.min(self.expire())).unwrap_or_default();
+        match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(std::io::Error::from(error)).context(|| "wait for requests"),
+        }
+        let mut stopped = false;
+        for event in &events {
+            match (event.data.u64(), &mut acceptor) {
+                (LISTENER, Some(acceptor)) => acceptor.accept(self),
+                (LISTENER, None) => {}
+                (STOP, _) => stopped = true,
+                (id, _) => self.dispatch(id),
+            }
+        }
+        Ok(stopped)
+    }
+
+    /// A new connection waits for its first request as it will for the others. One over the limit
+    /// is told so; where too many are being told already it is given back.
+    fn admit(self: &Arc<Self>, stream: Stream, max_conns: usize) -> std::result::Result<(), Stream> {
         let mut table = self.table();
-        if table.idle.len() + table.busy.len() >= max_conns {
+        let refused = table.count() >= max_conns;
+        if table.count() >= max_conns + REFUSED_CONNS_MAX {
             return Err(stream);
         }
         let id = table.next_id;
         table.next_id += 1;
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ONESHOT;
-        if let Err(error) = epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(id), flags) {
+        if let Err(error) =
+            epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(id), flags(Until::Readable))
+        {
             log::error!("watch a connection: {error}");
             return Ok(());
         }
-        let conn = S::Conn::default();
+        let (stream, conn) = (Arc::new(stream), S::Conn::default());
+        if refused {
+            log::warn!("refusing {:?}: {max_conns} connections are open already", stream.peer());
+            table.busy.insert(id, Arc::clone(&stream));
+            drop(table);
+            self.work(id, stream, conn, S::refuse);
+            return Ok(());
+        }
         let deadline = self.service.idle_timeout(&conn).map(|timeout| Instant::now() + timeout);
-        table.put_idle(id, Idle { stream: Arc::new(stream), conn, deadline });
+        table.park(id, Parked { stream, conn, deadline, under_way: false });
         Ok(())
     }
 
-    /// Hands an idle connection that something arrived on to a worker.
+    /// Hands a connection on which what it waited for has come to a worker.
     fn dispatch(self: &Arc<Self>, id: u64) {
         let mut table = self.table();
-        let Some(idle) = table.take_idle(id) else { return };
-        table.busy.insert(id, Arc::clone(&idle.stream));
+        let Some(parked) = table.take_parked(id) else { return };
+        table.busy.insert(id, Arc::clone(&parked.stream));
         drop(table);
+        self.work(id, parked.stream, parked.conn, S::serve);
+    }
+
+    fn work(
+        self: &Arc<Self>,
+        id: u64,
+        stream: Arc<Stream>,
+        conn: S::Conn,
+        first: fn(&S, &Stream, &mut S::Conn) -> Next,
+    ) {
         let shared = Arc::clone(self);
-        self.workers.run(move || shared.serve(id, idle.stream, idle.conn));
+        self.workers.run(move || shared.serve(id, stream, conn, first));
     }
 
-    /// On a worker: serves the connection until it has nothing more to ask at once.
-    fn serve(&self, id: u64, stream: Arc<Stream>, mut conn: S::Conn) {
+    /// On a worker: goes on with the connection as long as there is something to do at once.
+    fn serve(
+        &self,
+        id: u64,
+        stream: Arc<Stream>,
+        mut conn: S::Conn,
+        first: fn(&S, &Stream, &mut S::Conn) -> Next,
+    ) {
         peer::set(stream.peer());
+        let mut call = first;
         loop {
-            let served = catch_unwind(AssertUnwindSafe(|| self.service.serve(&stream, &mut conn)));
-            match served.unwrap_or(Next::Close) {
+            let served = catch_unwind(AssertUnwindSafe(|| call(&self.service, &stream, &mut conn)));
+            let next = served.unwrap_or(Next::Close);
+            let (until, under_way) = match next {
+                Next::Wait => (Until::Readable, false),
+                Next::Resume(until) => (until, true),
                 Next::Close => return self.close(id, stream, conn),
-                Next::Wait if self.workers.is_pressed() || self.table().stopping => break,
-                Next::Wait => match stream.wait_readable(LINGER) {
-                    Ok(true) => {}
-                    Ok(false) | Err(_) => break,
-                },
+            };
+            if !self.lingers(&stream, until, under_way) {
+                return self.park(id, stream, conn, until, under_way);
             }
+            call = S::serve;
         }
-        self.park(id, stream, conn);
     }
 
-    /// Lets the connection wait for its next request in epoll.
-    fn park(&self, id: u64, stream: Arc<Stream>, conn: S::Conn) {
+    /// Whether what the connection waits for comes so soon that parking it is not worth it.
+    fn lingers(&self, stream: &Stream, until: Until, under_way: bool) -> bool {
+        if self.workers.is_pressed() || (!under_way && self.table().stopping) {
+            return false;
+        }
+        let came = match until {
+            Until::Readable => stream.wait_readable(LINGER),
+            Until::Writable => stream.wait_writable(LINGER),
+        };
+        came.unwrap_or(false)
+    }
+
+    /// Lets the connection wait in epoll.
+    fn park(&self, id: u64, stream: Arc<Stream>, conn: S::Conn, until: Until, under_way: bool) {
         let mut table = self.table();
-        if table.stopping {
+        if table.stopping && !under_way {
             drop(table);
             return self.close(id, stream, conn);
         }
         table.busy.remove(&id);
         let deadline = self.service.idle_timeout(&conn).map(|timeout| Instant::now() + timeout);
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ONESHOT;
         // Under the lock: the event may come before the connection is in the table again.
-        match epoll::modify(&self.epoll, &stream, epoll::EventData::new_u64(id), flags) {
-            Ok(()) => table.put_idle(id, Idle { stream, conn, deadline }),
+        match epoll::modify(&self.epoll, &stream, epoll::EventData::new_u64(id), flags(until)) {
+            Ok(()) => table.park(id, Parked { stream, conn, deadline, under_way }),
             Err(error) => {
                 drop(table);
                 log::error!("watch a connection: {error}");
-                self.close(id, stream, conn);
+                self.dismiss(stream, conn);
             }
         }
     }
 
     fn close(&self, id: u64, stream: Arc<Stream>, conn: S::Conn) {
-        let mut table = self.table();
-        table.busy.remove(&id);
-        if table.stopping && table.busy.is_empty() {
-            self.emptied.notify_all();
-        }
-        drop(table);
+        self.table().busy.remove(&id);
         self.dismiss(stream, conn);
     }
 
@@ -276,65 +336,75 @@ impl<S: Service> Shared<S> {
         let _ = catch_unwind(AssertUnwindSafe(|| self.service.closed(conn)));
     }
 
-    /// Closes connections that have idled too long; returns how long until the next may be.
-    fn expire_idle(&self) -> Duration {
+    /// Closes connections that have waited too long; returns how long until the next may be.
+    fn expire(&self) -> Duration {
         let now = Instant::now();
         loop {
             let mut table = self.table();
             match table.deadlines.first().copied() {
                 Some((deadline, id)) if deadline <= now => {
-                    let idle = table.take_idle(id);
+                    let parked = table.take_parked(id);
                     drop(table);
-                    if let Some(idle) = idle {
-                        self.dismiss(idle.stream, idle.conn);
+                    if let Some(parked) = parked {
+                        peer::set(parked.stream.peer());
+                        self.dismiss(parked.stream, parked.conn);
+                        peer::set(None);
                     }
                 }
-                Some((deadline, _)) => return (deadline - now).min(Duration::from_secs(1)),
-                None => return Duration::from_secs(1),
+                Some((deadline, _)) => return deadline - now,
+                None => return Duration::MAX,
             }
         }
     }
 
-    /// The graceful end: idle connections are closed, busy ones get their time, then are cut.
-    fn finish(&self, stop_timeout: Duration) {
+    /// The graceful end: idle connections are closed, the others get their time, then are cut.
+    fn finish(self: &Arc<Self>, stop: &Stop, stop_timeout: Duration) -> Result<()> {
+        epoll::delete(&self.epoll, stop)
+            .map_err(std::io::Error::from)
+            .context(|| "stop watching the stop signal")?;
         let mut table = self.table();
         table.stopping = true;
-        table.deadlines.clear();
-        let idle: Vec<_> = table.idle.drain().collect();
+        let ids: Vec<u64> =
+            table.parked.iter().filter(|(_, parked)| !parked.under_way).map(|(id, _)| *id).collect();
+        let idle: Vec<_> = ids.into_iter().filter_map(|id| table.take_parked(id)).collect();
         drop(table);
-        for (_, idle) in idle {
-            self.dismiss(idle.stream, idle.conn);
-        }
-        if self.wait_until_none_is_busy(stop_timeout) {
-            return;
+        idle.into_iter().for_each(|parked| self.dismiss(parked.stream, parked.conn));
+        if self.turn_until_done(stop_timeout)? {
+            return Ok(());
         }
         let table = self.table();
-        log::warn!("cutting {} connections that did not finish within {stop_timeout:?}", table.busy.len());
-        table.busy.values().for_each(|stream| stream.shutdown());
+        log::warn!("cutting {} connections that did not finish within {stop_timeout:?}", table.count());
+        // Whoever waits on them, a worker or epoll, wakes and finds them closed.
+        let parked = table.parked.values().map(|parked| &parked.stream);
+        table.busy.values().chain(parked).for_each(|stream| stream.shutdown());
         drop(table);
-        self.wait_until_none_is_busy(CUT_TIMEOUT);
+        self.turn_until_done(CUT_TIMEOUT).map(drop)
     }
 
-    fn wait_until_none_is_busy(&self, timeout: Duration) -> bool {
-        let table = self.table();
-        let waited = self.emptied.wait_timeout_while(table, timeout, |table| !table.busy.is_empty());
-        waited.unwrap_or_else(PoisonError::into_inner).0.busy.is_empty()
-    }
-
-    /// Tells a connection over the limit so, unless too many are being told already.
-    fn refuse(self: &Arc<Self>, stream: Stream) {
-        if self.refused.fetch_add(1, Ordering::Relaxed) >= REFUSED_CONNS_MAX {
-            self.refused.fetch_sub(1, Ordering::Relaxed);
-            return;
+    /// Goes on until nothing is under way, at most so long; tells whether that came.
+    fn turn_until_done(self: &Arc<Self>, timeout: Duration) -> Result<bool> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let table = self.table();
+            if table.busy.is_empty() && table.under_way == 0 {
+                return Ok(true);
+            }
+            drop(table);
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            self.turn(None)?;
         }
-        let shared = Arc::clone(self);
-        self.workers.run(move || {
-            peer::set(stream.peer());
-            let refused = catch_unwind(AssertUnwindSafe(|| shared.service.refuse(&stream)));
-            shared.refused.fetch_sub(1, Ordering::Relaxed);
-            drop(refused);
-        });
     }
+}
+
+/// What epoll is to tell, once, of a connection that waits.
+fn flags(until: Until) -> epoll::EventFlags {
+    let wanted = match until {
+        Until::Readable => epoll::EventFlags::IN | epoll::EventFlags::RDHUP,
+        Until::Writable => epoll::EventFlags::OUT,
+    };
+    wanted | epoll::EventFlags::ONESHOT
 }
 
 /// The listening socket, and its pauses.
@@ -360,9 +430,8 @@ impl Acceptor {
     fn admit<S: Service>(&self, shared: &Arc<Shared<S>>, socket: TcpStream, address: SocketAddr) {
         // The only failure is a connection that is gone already.
         let Ok(stream) = Stream::from_tcp(socket) else { return };
-        if let Err(stream) = shared.admit(stream, self.max_conns) {
-            log::warn!("refusing {address}: {} connections are open already", self.max_conns);
-            shared.refuse(stream);
+        if shared.admit(stream, self.max_conns).is_err() {
+            log::warn!("closing {address}: {REFUSED_CONNS_MAX} over the limit are being refused already");
         }
     }
 

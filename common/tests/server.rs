@@ -20,7 +20,24 @@ const SLOW: u8 = 2;
 const PANIC: u8 = 3;
 const REFUSE: u8 = 4;
 const SILENT: u8 = 5;
+const LONG: u8 = 6;
 const REPLY: u8 = 200;
+
+/// More than the socket buffers of a paused reader take.
+const LONG_BYTES: u64 = 32 << 20;
+
+/// A file of zeros without a name.
+fn tempfile() -> std::io::Result<std::fs::File> {
+    let path = std::env::temp_dir().join(format!(
+        "tnv-server-test-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    let file = std::fs::File::options().create(true).truncate(true).read(true).write(true).open(&path)?;
+    std::fs::remove_file(&path)?;
+    file.set_len(LONG_BYTES)?;
+    Ok(file)
+}
 
 /// A handler that shows every way a request can end.
 struct Sample;
@@ -34,15 +51,22 @@ impl Handler for Sample {
         match request.command() {
             ECHO => {
                 let body = request.small(limits::SMALL_BODY_BYTES_MAX)?;
-                request.reply(&body)
+                request.reply(&body);
+                Ok(())
             }
             SLOW => {
                 std::thread::sleep(Duration::from_millis(500));
-                request.reply(b"slow")
+                request.reply(b"slow");
+                Ok(())
             }
             PANIC => panic!("as asked"),
             REFUSE => fail!(Exists, "refused unread"),
             SILENT => Ok(()),
+            LONG => {
+                let file = tempfile()?;
+                request.reply_file(file, 0..LONG_BYTES);
+                Ok(())
+            }
             _ => Err(request.unknown_command()),
         }
     }
@@ -208,6 +232,65 @@ fn what_is_under_way_is_finished_at_the_stop() {
     assert_eq!(conn.reply(REPLY, 4).unwrap(), 4);
     conn.read_body(&mut body).unwrap();
     assert_eq!(&body, b"slow");
+}
+
+/// A connection that asks for the long reply, and has read nothing of it.
+fn pause(server: &Running) -> TcpStream {
+    let mut stream = server.raw();
+    stream.write_all(b"\0\0\0\0\0\0\0\0\x06\0").unwrap();
+    stream
+}
+
+fn read_long(mut stream: TcpStream) {
+    let mut reply = Vec::new();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    stream.read_to_end(&mut reply).unwrap();
+    assert_eq!(reply.len() as u64, 10 + LONG_BYTES);
+}
+
+#[test]
+fn who_pauses_in_a_reply_holds_no_worker_and_gets_the_rest_later() {
+    let server = Running::start(1, 100);
+    let paused: Vec<TcpStream> = (0..20).map(|_| pause(&server)).collect();
+    let begun = Instant::now();
+    (0..100).for_each(|_| echo(&mut server.connect()));
+    assert!(begun.elapsed() < limits::MESSAGE_TIMEOUT, "twenty pauses held the one worker");
+    paused.into_iter().for_each(read_long);
+}
+
+#[test]
+fn who_asks_and_does_not_read_holds_no_worker() {
+    // Group lists asked for without end, and never read, once took a whole tracker offline.
+    let server = Running::start(1, 100);
+    let mut deaf: Vec<TcpStream> = (0..10).map(|_| server.raw()).collect();
+    let question = [&b"\0\0\0\0\0\0\x0F\x00\x01\0"[..], &[b'x'; 0xF00]].concat();
+    for stream in &mut deaf {
+        stream.set_nonblocking(true).unwrap();
+        while stream.write(&question).is_ok() {}
+    }
+    let begun = Instant::now();
+    (0..100).for_each(|_| echo(&mut server.connect()));
+    assert!(begun.elapsed() < limits::MESSAGE_TIMEOUT);
+}
+
+#[test]
+fn who_announces_much_and_sends_nothing_holds_no_worker() {
+    let server = Running::start(1, 100);
+    let mut liars: Vec<TcpStream> = (0..20).map(|_| server.raw()).collect();
+    liars.iter_mut().for_each(|stream| stream.write_all(b"\0\0\x01\0\0\0\0\0\x04\0").unwrap());
+    let begun = Instant::now();
+    (0..100).for_each(|_| echo(&mut server.connect()));
+    assert!(begun.elapsed() < limits::MESSAGE_TIMEOUT);
+}
+
+#[test]
+fn a_paused_reply_is_under_way_and_finished_at_the_stop() {
+    let server = Running::start(1, 100);
+    let paused = pause(&server);
+    std::thread::sleep(Duration::from_millis(100));
+    server.stop.set();
+    std::thread::sleep(Duration::from_millis(100));
+    read_long(paused);
 }
 
 #[test]

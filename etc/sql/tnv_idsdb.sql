@@ -1,3 +1,6 @@
+-- What the server makes by itself where its account may; this script is for accounts that may not. It
+-- leaves alone what is there. To tables that existing servers made the server adds its columns and
+-- indexes when it starts; where its account may not, run the commented statements once.
 CREATE DATABASE IF NOT EXISTS `tnv_idsdb` DEFAULT CHARACTER SET utf8mb4;
 USE `tnv_idsdb`;
 

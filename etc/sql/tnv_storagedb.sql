@@ -1,3 +1,6 @@
+-- What the server makes by itself where its account may; this script is for accounts that may not. It
+-- leaves alone what is there. To tables that existing servers made the server adds its columns and
+-- indexes when it starts; where its account may not, run the commented statements once.
 CREATE DATABASE IF NOT EXISTS `tnv_storagedb` DEFAULT CHARACTER SET utf8mb4;
 USE `tnv_storagedb`;
 
@@ -9,9 +12,10 @@ CREATE TABLE IF NOT EXISTS `t_file_01` (
   `file_path` varchar(512),
   `file_size` bigint,
   `create_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP,
-  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
+  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
+  `checksum` bigint NULL
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
-ALTER TABLE `t_file_01` ADD COLUMN `checksum` bigint NULL;
+-- ALTER TABLE `t_file_01` ADD COLUMN `checksum` bigint NULL;
 
 CREATE TABLE IF NOT EXISTS `t_file_02` (
   `id` varchar(256) NOT NULL PRIMARY KEY,
@@ -21,9 +25,10 @@ CREATE TABLE IF NOT EXISTS `t_file_02` (
   `file_path` varchar(512),
   `file_size` bigint,
   `create_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP,
-  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
+  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
+  `checksum` bigint NULL
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
-ALTER TABLE `t_file_02` ADD COLUMN `checksum` bigint NULL;
+-- ALTER TABLE `t_file_02` ADD COLUMN `checksum` bigint NULL;
 
 CREATE TABLE IF NOT EXISTS `t_file_03` (
   `id` varchar(256) NOT NULL PRIMARY KEY,
@@ -33,6 +38,7 @@ CREATE TABLE IF NOT EXISTS `t_file_03` (
   `file_path` varchar(512),
   `file_size` bigint,
   `create_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP,
-  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
+  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
+  `checksum` bigint NULL
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
-ALTER TABLE `t_file_03` ADD COLUMN `checksum` bigint NULL;
+-- ALTER TABLE `t_file_03` ADD COLUMN `checksum` bigint NULL;

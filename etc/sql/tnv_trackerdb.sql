@@ -1,3 +1,6 @@
+-- What the server makes by itself where its account may; this script is for accounts that may not. It
+-- leaves alone what is there. To tables that existing servers made the server adds its columns and
+-- indexes when it starts; where its account may not, run the commented statements once.
 CREATE DATABASE IF NOT EXISTS `tnv_trackerdb` DEFAULT CHARACTER SET utf8mb4;
 USE `tnv_trackerdb`;
 
@@ -14,8 +17,11 @@ CREATE TABLE IF NOT EXISTS `t_router` (
   `userid` varchar(128),
   `group_name` varchar(32),
   `create_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP,
-  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
+  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
+  `route_key` varbinary(255) NULL,
+  UNIQUE KEY `route_key` (route_key),
+  KEY `userid` (userid)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
-ALTER TABLE `t_router` ADD COLUMN `route_key` varbinary(255) NULL;
-ALTER TABLE `t_router` ADD UNIQUE INDEX `route_key` (route_key);
-ALTER TABLE `t_router` ADD INDEX `userid` (userid);
+-- ALTER TABLE `t_router` ADD COLUMN `route_key` varbinary(255) NULL;
+-- ALTER TABLE `t_router` ADD UNIQUE INDEX `route_key` (route_key);
+-- ALTER TABLE `t_router` ADD INDEX `userid` (userid);

@@ -1,74 +1,85 @@
 //! The gate: it alone faces the network. It reads one request head at a time, within limits and a
 //! deadline, refuses what is not proper HTTP, passes on what the service uses, and relays the answer
-//! in bounded pieces. Connections that wait for their next request hold no worker.
+//! in bounded pieces. Only work holds a worker: heads that drip, viewers that pause and clients that
+//! send what nobody wants wait in the server loop, and what is known of them waits in their state.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use tnv_common::drain::{Drain, Drained};
 use tnv_common::error::ErrorKind;
-use tnv_common::limits::{DRAIN_BYTES_MAX, DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_TIMEOUT, PROGRESS_TIMEOUT};
+use tnv_common::limits::{DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_TIMEOUT};
 use tnv_common::net::Stream;
-use tnv_common::server::{Next, Service};
+use tnv_common::server::{Next, Service, Until};
 use tnv_common::stop::Stop;
 
 use crate::head::{self, HEAD_BYTES_MAX, Head};
-use crate::private::{Answered, Private, RelayError};
+use crate::private::{Asking, Private};
+use crate::relay::{Relay, Relays};
 use crate::status::{ALLOW, Headers, Refusal, Status, head as response_head};
 
 /// How long a refused connection is read on, so that its client gets to read the refusal.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Longest refusal of a connection over the limit, its farewell included.
-const REFUSE_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// The gate.
 pub struct Gate {
-    private: Private,
+    relays: Relays,
     stop: Stop,
-    patience: Patience,
 }
 
-/// What is remembered of a connection between its requests.
+/// What is remembered of a connection.
 #[derive(Default)]
 pub struct Conn {
     /// What has come and was not used yet: at most a head's length.
     unused: Vec<u8>,
     /// Since when a head has been coming.
     since: Option<Instant>,
+    phase: Phase,
 }
 
-/// How many workers may wait for clients that are slow to ask, or that send what nobody wants. A
-/// quarter: however many such clients there are, the others are served.
-struct Patience {
-    free: AtomicUsize,
+/// What a connection is at. It goes from one to the next and round again.
+#[derive(Default)]
+enum Phase {
+    /// A head is awaited, or coming.
+    #[default]
+    Asking,
+    Answering(Box<Answering>),
+    /// It is to be closed, but its client is still sending: closing at once would take the answer
+    /// with it.
+    Closing(Drain),
 }
 
-struct Permit<'a>(&'a Patience);
-
-impl Patience {
-    fn new(threads: usize) -> Patience {
-        Patience { free: AtomicUsize::new(threads.div_ceil(4)) }
-    }
-
-    fn take(&self) -> Option<Permit<'_>> {
-        let taken = self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(1));
-        // A permit that is made is also given back, so none may be made in vain.
-        taken.is_ok().then(|| Permit(self))
-    }
+/// An answer on its way.
+struct Answering {
+    relay: Relay,
+    after: After,
+    /// What the log is to say of it. Refusals of what is no request are logged before.
+    entry: Option<Entry>,
 }
 
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        self.0.free.fetch_add(1, Ordering::Relaxed);
-    }
+struct Entry {
+    method: String,
+    target: String,
+    status: u16,
+    began: Instant,
+}
+
+/// What becomes of a connection after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    Next,
+    /// It is closed, when nothing more has come that could take the answer with it.
+    Close,
+    CloseGently(Duration),
 }
 
 /// What came of reading a head.
 enum Incoming {
     Head(Head),
-    /// Not whole yet, and nobody free to wait for it here.
-    Later,
+    /// Not whole yet.
+    Part,
+    /// Not whole in time.
+    Late,
     /// The client has gone.
     Gone,
     Refused(Refusal),
@@ -79,217 +90,209 @@ impl Service for Gate {
 
     fn serve(&self, stream: &Stream, conn: &mut Conn) -> Next {
         loop {
-            match self.next_head(stream, conn) {
-                Incoming::Head(head) => match self.answer(stream, &head) {
-                    After::Next if conn.unused.is_empty() => return Next::Wait,
-                    After::Next => {}
-                    After::Close => return Next::Close,
-                    After::CloseGently(timeout) => {
-                        self.close_gently(stream, timeout);
-                        return Next::Close;
+            match &mut conn.phase {
+                Phase::Asking => match conn.next_head(stream) {
+                    Incoming::Head(head) => {
+                        conn.phase = Phase::Answering(Box::new(self.answer(stream, head)));
+                    }
+                    Incoming::Part => return Next::Wait,
+                    Incoming::Late => return Next::Close,
+                    Incoming::Gone => return conn.close(),
+                    Incoming::Refused(refusal) => {
+                        conn.since = None;
+                        log::info!("refused: {} {}", refusal.status.0, refusal.text);
+                        conn.phase = Phase::Answering(Box::new(Answering::refusal(&refusal)));
                     }
                 },
-                Incoming::Later => return Next::Wait,
-                Incoming::Gone => return Next::Close,
-                Incoming::Refused(refusal) => {
-                    log::info!("refused: {} {}", refusal.status.0, refusal.text);
-                    // Whether the client takes it is its own affair.
-                    let _ = send_refusal(stream, &refusal, PROGRESS_TIMEOUT);
-                    self.close_gently(stream, FAREWELL_TIMEOUT);
-                    return Next::Close;
+                Phase::Answering(answering) => match answering.relay.go_on(stream, &self.relays) {
+                    Ok(false) => return Next::Resume(Until::Writable),
+                    Ok(true) => {
+                        answering.log(None);
+                        conn.phase = match answering.after {
+                            After::Next => Phase::Asking,
+                            After::Close if !stream.readable_now() => return conn.close(),
+                            After::Close => Phase::Closing(Drain::farewell(stream, FAREWELL_TIMEOUT)),
+                            After::CloseGently(timeout) => Phase::Closing(Drain::farewell(stream, timeout)),
+                        };
+                        if matches!(conn.phase, Phase::Asking) && conn.unused.is_empty() {
+                            return Next::Wait;
+                        }
+                    }
+                    Err(failure) => {
+                        // Closing is all that can be done: the length tells the viewer that this is not all.
+                        answering.log(Some(&failure.to_string()));
+                        return conn.close();
+                    }
+                },
+                Phase::Closing(drain) => {
+                    return match drain.drain(stream) {
+                        Drained::Part => Next::Resume(Until::Readable),
+                        Drained::All | Drained::Closing => Next::Close,
+                    };
                 }
             }
         }
     }
 
-    fn refuse(&self, stream: &Stream) {
+    fn refuse(&self, stream: &Stream, conn: &mut Conn) -> Next {
         let refusal = Refusal::new(Status::UNAVAILABLE, "too many connections; try again in a few seconds");
-        let _ = send_refusal(stream, &refusal, REFUSE_TIMEOUT);
-        stream.close_gently(REFUSE_TIMEOUT, DRAIN_BYTES_MAX);
+        conn.phase = Phase::Answering(Box::new(Answering::refusal(&refusal)));
+        self.serve(stream, conn)
     }
 
     fn idle_timeout(&self, conn: &Conn) -> Option<Duration> {
-        Some(match conn.since {
-            Some(since) => (since + MESSAGE_TIMEOUT).saturating_duration_since(Instant::now()),
-            None => IDLE_TIMEOUT,
-        })
+        let deadline = match (&conn.phase, conn.since) {
+            (Phase::Asking, None) => return Some(IDLE_TIMEOUT),
+            (Phase::Asking, Some(since)) => since + MESSAGE_TIMEOUT,
+            (Phase::Answering(answering), _) => answering.relay.deadline(),
+            (Phase::Closing(drain), _) => drain.deadline(),
+        };
+        Some(deadline.saturating_duration_since(Instant::now()))
     }
-}
 
-/// What becomes of a connection after an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum After {
-    Next,
-    Close,
-    /// The client is still sending: closing at once would take the answer with it.
-    CloseGently(Duration),
+    fn closed(&self, conn: Conn) {
+        match (&conn.phase, conn.since) {
+            (Phase::Asking, Some(since)) => {
+                log::info!("closed: the request's head was not whole after {:?}", since.elapsed());
+            }
+            (Phase::Answering(answering), _) => {
+                answering.log(Some("it was closed, since nothing more was taken"));
+            }
+            (Phase::Asking, None) | (Phase::Closing(_), _) => {}
+        }
+    }
 }
 
 impl Gate {
     /// A gate to this private side, with so many workers.
     pub fn new(private: Private, threads: usize, stop: Stop) -> Gate {
-        Gate { private, stop, patience: Patience::new(threads) }
+        Gate { relays: Relays::new(private, threads), stop }
     }
 
     /// Ends the private side, when the last request has been answered.
     pub fn close(&self, timeout: Duration) {
-        self.private.close(timeout);
+        self.relays.private().close(timeout);
     }
 
-    /// Reads on until a head is whole.
-    fn next_head(&self, stream: &Stream, conn: &mut Conn) -> Incoming {
-        let mut has_news = !conn.unused.is_empty() && conn.since.is_none();
-        let mut permit = None;
-        loop {
-            if has_news {
-                match head::parse(&conn.unused) {
-                    Ok(Some((head, length))) => {
-                        conn.unused.drain(..length);
-                        conn.since = None;
-                        return Incoming::Head(head);
-                    }
-                    Ok(None) => {}
-                    Err(refusal) => return Incoming::Refused(refusal),
-                }
-            }
-            if !stream.readable_now() && permit.is_none() {
-                if conn.unused.is_empty() {
-                    return Incoming::Later;
-                }
-                permit = self.patience.take();
-                if permit.is_none() {
-                    conn.since.get_or_insert_with(Instant::now);
-                    return Incoming::Later;
-                }
-            }
-            let deadline = *conn.since.get_or_insert_with(Instant::now) + MESSAGE_TIMEOUT;
-            let start = conn.unused.len();
-            // On the stack: most connections idle, and those that do hold no buffer.
-            let mut buffer = [0; HEAD_BYTES_MAX];
-            let read = match deadline > Instant::now() {
-                true => stream.read_some(&mut buffer[start..], deadline),
-                false => Err(io::ErrorKind::TimedOut.into()),
-            };
-            match read {
-                Ok(0) => return Incoming::Gone,
-                Ok(count) => {
-                    let news = &buffer[start..start + count];
-                    conn.unused.extend_from_slice(news);
-                    // A head ends with a line; until one does, there is only its length to look at.
-                    has_news = start == 0 || news.contains(&b'\n') || is_long(conn);
-                }
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    let text = format!("the request's head was not whole within {MESSAGE_TIMEOUT:?}");
-                    return Incoming::Refused(Refusal::new(Status::REQUEST_TIMEOUT, text));
-                }
-                Err(_) => return Incoming::Gone,
-            }
-        }
-    }
-
-    /// Answers a request.
-    fn answer(&self, stream: &Stream, head: &Head) -> After {
+    /// Begins the answer to a request.
+    fn answer(&self, stream: &Stream, head: Head) -> Answering {
         let began = Instant::now();
         let keep_alive = head.keep_alive && !self.stop.is_set();
         let after = match (keep_alive, head.has_body) {
             (true, _) => After::Next,
             (false, true) => After::CloseGently(DRAIN_TIMEOUT),
-            (false, false) => After::CloseGently(FAREWELL_TIMEOUT),
+            (false, false) => After::Close,
         };
-        let ending = Ending::new(head, keep_alive);
-        let (status, bytes, outcome) = match head.method.as_str() {
-            "GET" | "HEAD" => self.relay(stream, head, &ending),
+        let ending = Ending::new(&head, keep_alive);
+        let (status, relay) = match head.method.as_str() {
+            "GET" | "HEAD" => self.ask(stream, &head, &ending),
             "OPTIONS" if head.target == "*" => {
                 let headers: Headers = vec![(ALLOW.0, ALLOW.1.to_owned())];
                 let text = response_head(Status::NO_CONTENT, &headers);
-                (Status::NO_CONTENT.0, 0, ending.send(stream, &text, &[], PROGRESS_TIMEOUT))
+                (Status::NO_CONTENT.0, Relay::whole(ending.end(&text), &[]))
             }
             method => {
                 let text = format!("files are read with GET and HEAD, not with {method:.32}");
-                answer_refusal(stream, &Refusal::new(Status::METHOD_NOT_ALLOWED, text), head, &ending)
+                ending.refusal(&Refusal::new(Status::METHOD_NOT_ALLOWED, text), &head)
             }
         };
-        let took = began.elapsed();
-        match outcome {
-            Ok(()) => log::info!("{} {} {status} {bytes} bytes in {took:?}", head.method, head.target),
-            Err(error) => {
-                log::info!(
-                    "{} {} {status} {bytes} bytes in {took:?}, then {error}",
-                    head.method,
-                    head.target
-                );
-                return After::Close;
-            }
-        }
-        match after {
-            // Nothing more has come, so nothing can take the answer with it.
-            After::CloseGently(_) if !head.has_body && !stream.readable_now() => After::Close,
-            after => after,
-        }
+        let entry = Entry { method: head.method, target: head.target, status, began };
+        Answering { relay, after, entry: Some(entry) }
     }
 
-    /// Has the service answer, and relays what it says: the status, the bytes of content, and
-    /// whether all of it got there.
-    fn relay(&self, stream: &Stream, head: &Head, ending: &Ending) -> (u16, u64, io::Result<()>) {
+    /// Has the service answer: the status, and what is to be relayed.
+    fn ask(&self, stream: &Stream, head: &Head, ending: &Ending) -> (u16, Relay) {
         let peer = stream.peer().map(|peer| peer.to_string()).unwrap_or_default();
-        let answered = match self.private.ask(head, &peer) {
-            Ok(answered) => answered,
+        let asking = Asking { method: &head.method, target: &head.target, peer: &peer, passed: &head.passed };
+        match self.relays.private().ask(&asking) {
+            Ok(answered) => {
+                let text = ending.end(answered.head());
+                (answered.status(), Relay::begun(answered, &asking, text, &self.relays))
+            }
             Err(error) => {
                 log::error!("the service does not answer: {error}");
                 let status = match error.kind() {
                     ErrorKind::Internal => Status::BAD_GATEWAY,
                     _ => Status::UNAVAILABLE,
                 };
-                return answer_refusal(
-                    stream,
-                    &Refusal::new(status, "the server cannot answer now"),
-                    head,
-                    ending,
-                );
+                ending.refusal(&Refusal::new(status, "the server cannot answer now"), head)
             }
-        };
-        let status = answered.status();
-        let mut sent = 0;
-        let outcome = self.relay_answer(stream, answered, ending, &mut sent);
-        (status, sent, outcome)
-    }
-
-    fn relay_answer(
-        &self,
-        stream: &Stream,
-        answered: Answered,
-        ending: &Ending,
-        sent: &mut u64,
-    ) -> io::Result<()> {
-        ending.send(stream, answered.head(), answered.first_content(), PROGRESS_TIMEOUT)?;
-        *sent = answered.first_content().len() as u64;
-        let relayed = answered.relay(|content| {
-            stream.write_full(content, PROGRESS_TIMEOUT)?;
-            *sent += content.len() as u64;
-            Ok(())
-        });
-        match relayed {
-            Ok(connection) => {
-                self.private.put(connection);
-                Ok(())
-            }
-            Err(RelayError::Viewer(error)) => Err(error),
-            // Closing is all that can be done: the length tells the viewer that this is not all.
-            Err(RelayError::Service(text)) => Err(io::Error::other(text)),
-        }
-    }
-
-    /// Lets the client read its answer while it still sends, where a worker can be spared for that.
-    fn close_gently(&self, stream: &Stream, timeout: Duration) {
-        if let Some(_permit) = self.patience.take() {
-            stream.close_gently(timeout, DRAIN_BYTES_MAX);
         }
     }
 }
 
-/// Whether so much has come that its length alone may refuse it.
-fn is_long(conn: &Conn) -> bool {
-    conn.unused.len() > head::TARGET_BYTES_MAX
+impl Conn {
+    /// Reads what has come, until a head is whole.
+    fn next_head(&mut self, stream: &Stream) -> Incoming {
+        // On the stack: most connections idle, and those that do hold no buffer.
+        let mut buffer = [0; HEAD_BYTES_MAX];
+        let mut has_news = !self.unused.is_empty() && self.since.is_none();
+        if self.since.is_some_and(|since| since.elapsed() >= MESSAGE_TIMEOUT) {
+            return Incoming::Late;
+        }
+        loop {
+            if has_news {
+                match head::parse(&self.unused) {
+                    Ok(Some((head, length))) => {
+                        self.unused.drain(..length);
+                        if self.unused.is_empty() {
+                            self.unused = Vec::new();
+                        }
+                        self.since = None;
+                        return Incoming::Head(head);
+                    }
+                    Ok(None) => {}
+                    Err(refusal) => return Incoming::Refused(refusal),
+                }
+            }
+            if !self.unused.is_empty() {
+                self.since.get_or_insert_with(Instant::now);
+            }
+            let start = self.unused.len();
+            match stream.read_some(&mut buffer[start..], Instant::now()) {
+                Ok(count) if count > 0 => {
+                    let news = &buffer[start..start + count];
+                    self.unused.extend_from_slice(news);
+                    // A head ends with a line; until one does, there is only its length to look at.
+                    has_news = start == 0 || news.contains(&b'\n') || self.is_long();
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Incoming::Part,
+                _ => return Incoming::Gone,
+            }
+        }
+    }
+
+    /// Whether so much has come that its length alone may refuse it.
+    fn is_long(&self) -> bool {
+        self.unused.len() > head::TARGET_BYTES_MAX
+    }
+
+    /// It is closed with nothing left to be said of it.
+    fn close(&mut self) -> Next {
+        *self = Conn::default();
+        Next::Close
+    }
+}
+
+impl Answering {
+    /// A refusal that ends the connection.
+    fn refusal(refusal: &Refusal) -> Answering {
+        let (text, body) = refusal.response();
+        let relay = Relay::whole(Ending { connection: "Connection: close\r\n" }.end(&text), &body);
+        Answering { relay, after: After::CloseGently(FAREWELL_TIMEOUT), entry: None }
+    }
+
+    /// Logs how it ended.
+    fn log(&self, failure: Option<&str>) {
+        let Some(Entry { method, target, status, began }) = &self.entry else { return };
+        let (bytes, took) = (self.relay.content_taken(), began.elapsed());
+        match failure {
+            None => log::info!("{method} {target} {status} {bytes} bytes in {took:?}"),
+            Some(failure) => {
+                log::info!("{method} {target} {status} {bytes} bytes in {took:?}, then {failure}")
+            }
+        }
+    }
 }
 
 /// The header lines that the gate ends every head with.
@@ -307,31 +310,19 @@ impl Ending {
         Ending { connection }
     }
 
-    /// Sends a head, with its end, and content.
-    fn send(&self, stream: &Stream, head: &[u8], content: &[u8], progress: Duration) -> io::Result<()> {
+    /// A head with its end.
+    fn end(&self, head: &[u8]) -> Vec<u8> {
         let date = httpdate::HttpDate::from(SystemTime::now());
         let mut text = Vec::with_capacity(head.len() + 96);
         text.extend_from_slice(head);
         text.extend_from_slice(format!("Date: {date}\r\n{}\r\n", self.connection).as_bytes());
-        stream.write_two(&text, content, progress)
+        text
     }
-}
 
-/// A refusal of the gate's own to a request that was well-formed.
-fn answer_refusal(
-    stream: &Stream,
-    refusal: &Refusal,
-    head: &Head,
-    ending: &Ending,
-) -> (u16, u64, io::Result<()>) {
-    let (text, body) = refusal.response();
-    let body = if head.method == "HEAD" { vec![] } else { body };
-    let sent = ending.send(stream, &text, &body, PROGRESS_TIMEOUT);
-    (refusal.status.0, body.len() as u64, sent)
-}
-
-/// A refusal that ends the connection.
-fn send_refusal(stream: &Stream, refusal: &Refusal, progress: Duration) -> io::Result<()> {
-    let (text, body) = refusal.response();
-    Ending { connection: "Connection: close\r\n" }.send(stream, &text, &body, progress)
+    /// A refusal of the gate's own to a request that was well-formed.
+    fn refusal(&self, refusal: &Refusal, head: &Head) -> (u16, Relay) {
+        let (text, body) = refusal.response();
+        let body = if head.method == "HEAD" { vec![] } else { body };
+        (refusal.status.0, Relay::whole(self.end(&text), &body))
+    }
 }

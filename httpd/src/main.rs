@@ -3,7 +3,7 @@
 //! The way of a request: [`gate`] admits it from the network, reads its head ([`head`]) and passes
 //! it on over the [`private`] side to tiny_http; [`service`] finds the file ([`target`], [`files`]),
 //! judges conditions and ranges ([`conditional`], [`range`]), says what it is ([`media`]), and
-//! answers ([`status`]); the gate relays the answer.
+//! answers ([`status`]); the gate relays the answer ([`relay`]).
 
 mod conditional;
 mod directory;
@@ -14,6 +14,7 @@ mod head;
 mod media;
 mod private;
 mod range;
+mod relay;
 mod server;
 mod service;
 mod status;

@@ -23,13 +23,12 @@ use std::time::{Duration, Instant};
 use tiny_http::Request;
 use tnv_common::error::{Context, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::limits::{COPY_BYTES, MESSAGE_TIMEOUT, STACK_BYTES};
+use tnv_common::limits::{MESSAGE_TIMEOUT, STACK_BYTES};
 use tnv_common::net::Stream;
 use tnv_common::peer;
 use tnv_common::workers::Workers;
 
 use crate::directory::PrivateDirectory;
-use crate::head::Head;
 
 /// Idle connections that are kept; each holds three descriptors, a thread and a buffer.
 const IDLE_MAX: usize = 128;
@@ -47,10 +46,8 @@ const CLOSE_POLL: Duration = Duration::from_millis(2);
 /// Longest head of an answer: ours are under 2 KiB.
 const ANSWER_HEAD_BYTES_MAX: usize = 16 << 10;
 
-/// What a connection's buffer holds: every paused viewer has one filled, so that it should be small,
-/// and a larger one costs fewer wake-ups. With four times 64 KiB an eighth of the processor's time
-/// was saved; this is the middle.
-const BUFFER_BYTES: usize = COPY_BYTES / 2;
+/// What a connection's buffer holds: the head of an answer, and small answers whole.
+const BUFFER_BYTES: usize = 2 * ANSWER_HEAD_BYTES_MAX;
 
 /// The target of probes. What strangers ask for begins with a slash.
 const PROBE: &str = "probe";
@@ -66,6 +63,19 @@ const DESCRIPTORS: usize = 4;
 pub trait Answer: Send + Sync + 'static {
     /// Answers one. After an error the answer is incomplete, and its connection is cut.
     fn answer(&self, request: Request) -> io::Result<()>;
+}
+
+/// One request to the service.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// Path and query.
+    pub target: &'a str,
+    /// Whose request it is.
+    pub peer: &'a str,
+    /// Header lines, each ended by CRLF.
+    pub passed: &'a str,
 }
 
 /// tiny_http, and the connections to it.
@@ -117,31 +127,37 @@ impl Private {
             directory: PrivateDirectory::make()?,
         };
         let first = private.open().context(|| "start the private side of the HTTP server")?;
-        private.put(first);
+        private.keep(first);
         Ok(private)
     }
 
     /// Asks the service, on an idle connection where there is one. A request whose connection broke
     /// before it was answered at all is asked once more.
-    pub fn ask(&self, head: &Head, peer: &str) -> Result<Answered> {
+    pub fn ask(&self, asking: &Asking<'_>) -> Result<Answered> {
         let mut connection = match self.take() {
             Some(connection) => connection,
             None => self.open()?,
         };
-        match connection.ask(&head.method, &head.target, peer, &head.passed) {
-            Ok(answer) => Ok(Answered { connection, answer }),
+        match connection.ask(asking) {
+            Ok(answer) => Ok(Answered::new(connection, answer)),
             Err(error) if !connection.was_answered && error.kind() != ErrorKind::Timeout => {
                 log::debug!("asking again on a new connection: {error}");
                 let mut connection = self.open()?;
-                let answer = connection.ask(&head.method, &head.target, peer, &head.passed)?;
-                Ok(Answered { connection, answer })
+                let answer = connection.ask(asking)?;
+                Ok(Answered::new(connection, answer))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Keeps a connection whose answer has been read to the end.
-    pub fn put(&self, connection: Connection) {
+    /// Keeps the connection of an answer that has been read to the end.
+    pub fn put(&self, answered: Answered) {
+        if answered.remaining == 0 {
+            self.keep(answered.connection);
+        }
+    }
+
+    fn keep(&self, connection: Connection) {
         let mut idle = lock(&self.idle);
         if idle.len() < IDLE_MAX {
             idle.push(connection);
@@ -193,7 +209,8 @@ impl Private {
             was_answered: false,
             answer_timeout: PROBE_TIMEOUT,
         };
-        let probed = connection.ask("GET", PROBE, "", "").context(|| "probe a private connection")?;
+        let probe = Asking { method: "GET", target: PROBE, peer: "", passed: "" };
+        let probed = connection.ask(&probe).context(|| "probe a private connection")?;
         if probed.status != 204 {
             return fail!(Internal, "the private socket answered a probe with status {}", probed.status);
         }
@@ -336,8 +353,9 @@ struct AnswerStart {
 }
 
 impl Connection {
-    fn ask(&mut self, method: &str, target: &str, peer: &str, passed: &str) -> Result<AnswerStart> {
+    fn ask(&mut self, asking: &Asking<'_>) -> Result<AnswerStart> {
         self.was_answered = false;
+        let Asking { method, target, peer, passed } = asking;
         let request = format!(
             "{method} {target} HTTP/1.1\r\nHost: tnv\r\n{CONNECTION}: {}\r\n{PEER}: {peer}\r\n{passed}\r\n",
             self.id
@@ -354,7 +372,7 @@ impl Connection {
                 count => filled += count,
             }
             self.was_answered = true;
-            if let Some(start) = AnswerStart::parse(&self.buffer[..filled], method == "HEAD")? {
+            if let Some(start) = AnswerStart::parse(&self.buffer[..filled], *method == "HEAD")? {
                 return Ok(start);
             }
         }
@@ -391,9 +409,15 @@ impl AnswerStart {
 pub struct Answered {
     connection: Connection,
     answer: AnswerStart,
+    remaining: u64,
 }
 
 impl Answered {
+    fn new(connection: Connection, answer: AnswerStart) -> Answered {
+        let remaining = answer.content_bytes - answer.content.len() as u64;
+        Answered { connection, answer, remaining }
+    }
+
     /// The status.
     pub fn status(&self) -> u16 {
         self.answer.status
@@ -411,36 +435,32 @@ impl Answered {
 
     /// Bytes of content that are still to come.
     pub fn remaining(&self) -> u64 {
-        self.answer.content_bytes - self.answer.content.len() as u64
+        self.remaining
     }
 
-    /// Hands the rest of the content to `take`, piece by piece, and gives the connection back for
-    /// the next request.
-    pub fn relay(
-        mut self,
-        mut take: impl FnMut(&[u8]) -> io::Result<()>,
-    ) -> std::result::Result<Connection, RelayError> {
-        let mut remaining = self.remaining();
-        while remaining > 0 {
-            let want = self.connection.buffer.len().min(usize::try_from(remaining).unwrap_or(usize::MAX));
-            let buffer = &mut self.connection.buffer[..want];
-            let count = match self.connection.stream.read_some(buffer, Instant::now() + ANSWER_TIMEOUT) {
-                Ok(0) => return Err(RelayError::Service("the answer was cut short".to_owned())),
-                Ok(count) => count,
-                Err(error) => return Err(RelayError::Service(error.to_string())),
-            };
-            take(&self.connection.buffer[..count]).map_err(RelayError::Viewer)?;
-            remaining -= count as u64;
+    /// How long all of its content is.
+    pub fn content_bytes(&self) -> u64 {
+        self.answer.content_bytes
+    }
+
+    /// The value of a header line, by its name as the service writes it.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let head = std::str::from_utf8(self.head()).ok()?;
+        let mut lines = head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        lines.find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+
+    /// The next bytes of content, of those that are still to come.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        let want = buffer.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let read = self.connection.stream.read_some(&mut buffer[..want], deadline);
+        match read.context(|| "read an answer on a private connection")? {
+            0 if want > 0 => fail!(Unavailable, "the answer was cut short"),
+            count => {
+                self.remaining -= count as u64;
+                Ok(count)
+            }
         }
-        Ok(self.connection)
     }
-}
-
-/// Why an answer did not reach its viewer.
-#[derive(Debug)]
-pub enum RelayError {
-    /// The service could not complete it; it has logged why.
-    Service(String),
-    /// The viewer went away or took nothing for too long.
-    Viewer(io::Error),
 }

@@ -15,7 +15,6 @@ impl Status {
     pub const BAD_REQUEST: Status = Status(400, "Bad Request");
     pub const NOT_FOUND: Status = Status(404, "Not Found");
     pub const METHOD_NOT_ALLOWED: Status = Status(405, "Method Not Allowed");
-    pub const REQUEST_TIMEOUT: Status = Status(408, "Request Timeout");
     pub const PRECONDITION_FAILED: Status = Status(412, "Precondition Failed");
     pub const URI_TOO_LONG: Status = Status(414, "URI Too Long");
     pub const RANGE_NOT_SATISFIABLE: Status = Status(416, "Range Not Satisfiable");

@@ -21,7 +21,8 @@ impl<S: Source> Service<S> {
     fn get_id(&self, request: &mut Request<'_, ()>) -> Result<()> {
         let key = decode_id_key(&request.small(ID_KEY_BYTES_MAX + 1)?)?;
         let value = self.numbers.next(&key)?;
-        request.reply(&value.to_be_bytes())
+        request.reply(&value.to_be_bytes());
+        Ok(())
     }
 }
 

@@ -2,9 +2,12 @@
 //! the storage are here. What a query returns is compared again byte by byte, since the tables'
 //! collation takes `ABC` for `abc `.
 
+use std::sync::Arc;
+
 use tnv_common::db::{Column, Database, Row, Schema, Sql, Table, Value};
 use tnv_common::error::{Context, ErrorKind, Result};
 use tnv_common::fail;
+use tnv_common::slots::Slots;
 use tnv_common::wire::tnv::{Triple, file_table};
 use tnv_common::wire::{FileId, UserId};
 
@@ -75,16 +78,19 @@ pub struct FileRow {
 #[derive(Clone)]
 pub struct Db {
     database: Database,
+    /// For the workers who ask: some are kept free for what the cache knows.
+    slots: Arc<Slots>,
 }
 
 impl Db {
-    /// On an open database with [`SCHEMA`].
-    pub fn new(database: Database) -> Db {
-        Db { database }
+    /// On an open database with [`SCHEMA`], for so many workers.
+    pub fn new(database: Database, threads: usize) -> Db {
+        Db { database, slots: Arc::new(Slots::of(threads)) }
     }
 
     /// The row of a file, if there is one that is live and belongs to this appid and userid.
     pub fn find(&self, file: &Triple) -> Result<Option<FileRow>> {
+        let _slot = self.slots.get()?;
         for row in self.rows(file)? {
             if is_of(&row, file)? {
                 return file_row(&row)
@@ -97,6 +103,11 @@ impl Db {
 
     /// Refuses a file ID that cannot be given to a new file.
     pub fn check_free(&self, file: &Triple) -> Result<()> {
+        let _slot = self.slots.get()?;
+        self.find_free(file)
+    }
+
+    fn find_free(&self, file: &Triple) -> Result<()> {
         match self.rows(file)?.first() {
             None => Ok(()),
             Some(row) if row.opt_text(0)? == Some(file.fileid.as_str()) => {
@@ -122,11 +133,12 @@ impl Db {
             signed(row.size)?.into(),
             row.crc32.map_or(Value::Null, Value::from),
         ];
+        let _slot = self.slots.get()?;
         match self.database.write(&statements(&file.userid).insert, params) {
             Ok(_) => Ok(()),
             // Another upload of the same ID was faster; which words fit, a look at its row tells.
             Err(error) if error.kind() == ErrorKind::Exists => self
-                .check_free(file)
+                .find_free(file)
                 .and_then(|()| fail!(Exists, "file exists already, fileid: {}", file.fileid)),
             Err(error) => Err(error.context(format_args!("insert database fail, fileid: {}", file.fileid))),
         }
@@ -135,13 +147,15 @@ impl Db {
     /// Removes the row of this upload and of no other; false if it was gone already.
     pub fn delete(&self, file: &Triple, path: &str) -> Result<bool> {
         let params = vec![file.fileid.as_str().into(), path.into()];
+        let _slot = self.slots.get()?;
         match self.database.write(&statements(&file.userid).delete, params) {
             Ok(written) => Ok(written.affected > 0),
             Err(error) => Err(error.context(format_args!("delete database fail, fileid: {}", file.fileid))),
         }
     }
 
-    /// Whether this upload has no row and, for certain, will not get one.
+    /// Whether this upload has no row and, for certain, will not get one. Only the settler asks, whom
+    /// the bound on workers does not concern.
     pub fn is_absent(&self, userid: &UserId, fileid: &FileId, path: &str) -> Result<bool> {
         self.database.is_absent(&statements(userid).settle, &[fileid.as_str().into(), path.into()])
     }
@@ -201,7 +215,7 @@ mod tests {
             rw_timeout: Duration::from_secs(5),
             directory: scratch.path().join("db"),
         };
-        Db::new(Database::open(&settings, &SCHEMA, &Stop::new().unwrap()).unwrap())
+        Db::new(Database::open(&settings, &SCHEMA, &Stop::new().unwrap()).unwrap(), 8)
     }
 
     fn triple(appid: &str, userid: &str, fileid: &str) -> Triple {

@@ -82,7 +82,7 @@ impl Server {
             return Ok(number);
         }
         let asked =
-            connect(&self.address, Part::IdServer.default_port(), None).and_then(|conn| self.ask(conn, key));
+            connect(&self.address, Part::IdServer.default_port()).and_then(|conn| self.ask(conn, key));
         self.state().failed_at = asked.is_err().then(Instant::now);
         asked
     }

@@ -76,7 +76,7 @@ impl Server for Storage {
         log::info!("using the {}", database.describe());
         let globals = Arc::new(Globals { settings, host, address, started: now() });
         let ids = Ids::new(&globals.settings.id_servers);
-        let files = Files::new(&globals, Db::new(database), ids, stop)?;
+        let files = Files::new(&globals, Db::new(database, common.threads), ids, stop)?;
         let service = Framed::new(Service::new(files), globals.host.to_string(), common.max_conns);
         tracker::start(&globals, stop)?;
         daemon::ready(Part::Storage, address);

@@ -4,7 +4,7 @@
 use tnv_common::error::Result;
 use tnv_common::fail;
 use tnv_common::framed::{Handler, Request};
-use tnv_common::wire::tnv::{Download, REPLY_STORAGE, Read, Triple, Upload, command};
+use tnv_common::wire::tnv::{Download, REPLY_STORAGE, Read, Triple, UPLOAD_BYTES, Upload, command};
 
 use crate::file::Files;
 
@@ -22,24 +22,28 @@ impl Service {
     fn upload(&self, request: &mut Request<'_, ()>) -> Result<()> {
         let upload = Upload::decode(&request.head()?, request.body_bytes())?;
         self.files.upload(&upload.file, upload.size, &mut |buffer| request.content(buffer))?;
-        request.reply(&[])
+        request.reply(&[]);
+        Ok(())
     }
 
     fn file_size(&self, request: &mut Request<'_, ()>) -> Result<()> {
         let found = self.files.look(&Triple::decode(&request.fixed()?)?)?;
-        request.reply(&found.size().to_be_bytes())
+        request.reply(&found.size().to_be_bytes());
+        Ok(())
     }
 
     fn stat(&self, request: &mut Request<'_, ()>) -> Result<()> {
         let found = self.files.look(&Triple::decode(&request.fixed()?)?)?;
-        request.reply(&found.stat().encode())
+        request.reply(&found.stat().encode());
+        Ok(())
     }
 
     fn download(&self, request: &mut Request<'_, ()>) -> Result<()> {
         let download = Download::decode(&request.fixed()?)?;
         let found = self.files.open(&download.file)?;
         let (offset, bytes) = download.check(found.size())?;
-        request.reply_file(&found.what, offset, bytes)
+        request.reply_file(found.what, offset..offset + bytes);
+        Ok(())
     }
 
     fn read(&self, request: &mut Request<'_, ()>) -> Result<()> {
@@ -49,12 +53,14 @@ impl Service {
             return fail!(NotFound, "the file was uploaded anew, fileid: {}", download.file.fileid);
         }
         let (offset, bytes) = download.check(found.size())?;
-        request.reply_file(&found.what, offset, bytes)
+        request.reply_file(found.what, offset..offset + bytes);
+        Ok(())
     }
 
     fn delete(&self, request: &mut Request<'_, ()>) -> Result<()> {
         self.files.delete(&Triple::decode(&request.fixed()?)?)?;
-        request.reply(&[])
+        request.reply(&[]);
+        Ok(())
     }
 }
 
@@ -62,6 +68,10 @@ impl Handler for Service {
     type Conn = ();
 
     const REPLY: u8 = REPLY_STORAGE;
+
+    fn head_bytes(command: u8) -> usize {
+        if command == command::UPLOAD { UPLOAD_BYTES } else { 0 }
+    }
 
     fn handle(&self, request: &mut Request<'_, ()>) -> Result<()> {
         match request.command() {

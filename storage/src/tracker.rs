@@ -16,7 +16,7 @@ use tnv_common::fail;
 use tnv_common::stop::Stop;
 use tnv_common::wire::tnv::{Beat, Join, REPLY_TRACKER, command};
 
-use crate::call::connect;
+use crate::call::connect_from;
 use crate::globals::{Globals, now};
 
 /// The pause before a tracker that was lost is called again: short, since the storage is of no use to
@@ -71,7 +71,7 @@ impl Member {
 
     fn join(&self) -> Result<Conn> {
         let Globals { settings, host, address, started } = &*self.globals;
-        let connected = connect(&self.tracker, Part::Tracker.default_port(), Some(address.ip()));
+        let connected = connect_from(address.ip(), &self.tracker, Part::Tracker.default_port());
         let mut conn = connected.map_err(|error| hint(error, *address))?;
         let join = Join {
             version: version(),
@@ -132,7 +132,10 @@ fn version() -> String {
 
 /// A storage calls from the address it listens on; from loopback there is no way to other hosts.
 fn hint(error: Error, address: SocketAddr) -> Error {
-    match address.ip().is_loopback() && !error.message().contains("refused") {
+    match address.ip().is_loopback()
+        && error.kind() != ErrorKind::Invalid
+        && !error.message().contains("refused")
+    {
         true => error.context(format_args!("calling from {}, which tnv_bind sets", address.ip())),
         false => error,
     }

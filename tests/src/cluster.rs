@@ -1,11 +1,10 @@
 //! A whole deployment on loopback: any number of trackers and ID servers, groups of storages that
 //! share a directory, HTTP servers, on the embedded database or on a real MariaDB.
 
-use std::collections::{BTreeMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
@@ -14,12 +13,10 @@ use rustix::process::Signal;
 use crate::bins::bin;
 use crate::dir::Dir;
 use crate::mariadb::MariaDb;
+pub use crate::port::free_address;
 use crate::process::Process;
 use crate::raw::{self, Raw};
-use crate::tools::{Output, patient};
-
-/// How long a cluster may take until every storage is ACTIVE.
-const ACTIVE_BOUND: Duration = Duration::from_secs(15);
+use crate::tools::{Output, PATIENCE, patient};
 
 /// Where the tables are.
 #[derive(Clone, Copy)]
@@ -50,21 +47,6 @@ impl Part {
             Part::Id => "tnv-idserver",
             Part::Storage => "tnv-storage",
             Part::Httpd => "tnv-httpd",
-        }
-    }
-}
-
-/// A port of loopback that nobody has. They are taken below the range from which the kernel gives
-/// ports to outgoing connections: a restarted server must find its port free.
-pub fn free_address() -> SocketAddr {
-    static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
-    let mut taken = TAKEN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let taken = taken.get_or_insert_default();
-    loop {
-        let port = rand::random_range(11_000..32_000);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(address).is_ok() && taken.insert(port) {
-            return address;
         }
     }
 }
@@ -301,7 +283,7 @@ impl Cluster {
     /// Waits until every tracker lists so many ACTIVE storages; tells how long that took.
     #[track_caller]
     pub fn wait_active(&self, count: usize) -> Duration {
-        patient(&format!("{count} ACTIVE storages"), ACTIVE_BOUND, || {
+        patient(&format!("{count} ACTIVE storages"), PATIENCE, || {
             self.trackers.iter().all(|tracker| active(tracker.address()) == count)
         })
     }
@@ -381,6 +363,8 @@ impl Cluster {
     /// Stores content under an ID of the test's choosing, on the first storage.
     #[track_caller]
     pub fn put(&self, userid: &str, fileid: &str, content: &[u8]) {
+        // As every client does: it is what gives a new user a group.
+        raw::ask(self.tracker(), &raw::addresses("tnvideo", userid)).success(100);
         let frame = raw::ask(self.storage(), &raw::upload("tnvideo", userid, fileid, content));
         assert_eq!(frame.success(102), b"");
     }
@@ -405,7 +389,7 @@ impl Cluster {
         let path = self.dir.join("db").join(format!("{database}.db"));
         let db = rusqlite::Connection::open_with_flags(&path, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        db.busy_timeout(Duration::from_secs(10)).expect("a timeout");
+        db.busy_timeout(PATIENCE).expect("a timeout");
         let mut prepared = db.prepare(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
         let columns = prepared.column_count();
         let mut rows = prepared.query([]).expect("query");

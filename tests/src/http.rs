@@ -4,8 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Longest wait for a reply: below the 10 s for which the existing server hangs.
-const REPLY_BOUND: Duration = Duration::from_secs(20);
+use crate::raw::REPLY_BOUND;
 
 /// A reply.
 #[derive(Debug)]
@@ -92,7 +91,7 @@ impl Http {
     /// Connects.
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Http {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("connect");
+        let stream = TcpStream::connect_timeout(&address, REPLY_BOUND).expect("connect");
         stream.set_nodelay(true).expect("no delay");
         stream.set_read_timeout(Some(REPLY_BOUND)).expect("a timeout");
         stream.set_write_timeout(Some(REPLY_BOUND)).expect("a timeout");

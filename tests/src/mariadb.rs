@@ -47,6 +47,7 @@ pub struct MariaDb {
     port: u16,
     password: String,
     process: Option<Child>,
+    watcher: Option<Child>,
 }
 
 impl MariaDb {
@@ -65,7 +66,7 @@ impl MariaDb {
         let _ = fs::remove_dir_all(&directory);
         copy_directory(&template(), &directory).expect("copy the data directory");
         let password = format!("secret-{:016x}", rand::random::<u64>());
-        let mut mariadb = MariaDb { directory, port: free_port(), password, process: None };
+        let mut mariadb = MariaDb { directory, port: free_port(), password, process: None, watcher: None };
         mariadb.launch(&server);
         Some(mariadb)
     }
@@ -104,6 +105,7 @@ impl MariaDb {
 
     /// Kills the server, as a crash would.
     pub fn kill(&mut self) {
+        self.dismiss();
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
             let _ = process.wait();
@@ -115,6 +117,7 @@ impl MariaDb {
         if self.process.is_none() {
             return;
         }
+        self.dismiss();
         self.resume();
         self.signal("TERM");
         let deadline = Instant::now() + STOP_TIMEOUT;
@@ -155,8 +158,17 @@ impl MariaDb {
             .stderr(log)
             .spawn()
             .expect("start mariadbd");
+        self.watcher = Some(watch(&process, &self.directory));
         self.process = Some(process);
         self.wait_until_ready();
+    }
+
+    /// Ends the watcher, while the server's process number is still the server's.
+    fn dismiss(&mut self) {
+        if let Some(mut watcher) = self.watcher.take() {
+            let _ = watcher.kill();
+            let _ = watcher.wait();
+        }
     }
 
     /// Ready is: the password that the init file sets is accepted.
@@ -206,6 +218,22 @@ impl Drop for MariaDb {
         self.kill();
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// A shell that waits for this process to end, at which the pipe between them closes, and then kills the
+/// server: a test that is itself killed drops nothing.
+///
+/// Not a parent-death signal: that comes when the thread ends that started the server.
+fn watch(server: &Child, directory: &Path) -> Child {
+    let wait = "trap '' HUP INT TERM; read -r _; kill -KILL \"$1\"; rm -rf \"$2\"";
+    Command::new("sh")
+        .args(["-c", wait, "watch-mariadb", &server.id().to_string()])
+        .arg(directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("run sh")
 }
 
 /// A freshly installed data directory, made once and kept for the test runs to come.

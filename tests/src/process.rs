@@ -9,11 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::bins::bin;
-use crate::tools::patient;
-
-/// The longest wait for a server to say that it is ready: a machine that builds at the same time
-/// is slow.
-pub const READY_BOUND: Duration = Duration::from_secs(30);
+use crate::tools::{PATIENCE, patient};
 
 /// A server.
 pub struct Process {
@@ -80,8 +76,8 @@ impl Process {
             if let Some(status) = self.exited() {
                 panic!("{} ended with {status} before it was ready:\n{}", self.binary, self.log_of_run());
             }
-            if start.elapsed() > READY_BOUND {
-                panic!("{} is not ready after {READY_BOUND:?}:\n{}", self.binary, self.log_of_run());
+            if start.elapsed() > PATIENCE {
+                panic!("{} is not ready after {PATIENCE:?}:\n{}", self.binary, self.log_of_run());
             }
             std::thread::sleep(Duration::from_millis(5));
         }

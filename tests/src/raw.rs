@@ -7,8 +7,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-/// Longest wait for a reply.
-const REPLY_BOUND: Duration = Duration::from_secs(20);
+/// Longest wait for a reply, and for anything else of a connection: past every time-out that a server
+/// has, so that what comes is the server's own answer.
+pub(crate) const REPLY_BOUND: Duration = Duration::from_secs(180);
 
 /// A captured message, by the name of its file.
 pub fn captured(name: &str) -> Vec<u8> {
@@ -186,7 +187,7 @@ impl Raw {
 
     /// Connects, or tells why not.
     pub fn try_connect(address: SocketAddr) -> io::Result<Raw> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        let stream = TcpStream::connect_timeout(&address, REPLY_BOUND)?;
         Raw::of(stream)
     }
 
@@ -195,7 +196,7 @@ impl Raw {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
         socket.bind(&SocketAddr::from((from, 0)).into()).expect("bind");
-        socket.connect_timeout(&address.into(), Duration::from_secs(5)).expect("connect");
+        socket.connect_timeout(&address.into(), REPLY_BOUND).expect("connect");
         Raw::of(socket.into()).expect("set up")
     }
 

@@ -2,8 +2,20 @@
 //! running a program to its end.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// How long a test waits for what must happen: far longer than it takes, since the machine may stand
+/// still for many seconds where others build and write. Nothing is shown by this bound: where a wrong
+/// server would merely be slower, the test is such that it never gets there.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How long a program may run, the client with a file of over 4 GiB included.
+const PROGRAM_BOUND: Duration = Duration::from_secs(900);
 
 /// What a program said and how it ended.
 #[derive(Debug)]
@@ -17,7 +29,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Runs a program to its end, bounded by five minutes.
+    /// Runs a program to its end; where that takes over a quarter of an hour, to a violent one.
     pub fn of(command: &mut Command) -> Output {
         let child = command
             .stdin(Stdio::null())
@@ -25,6 +37,7 @@ impl Output {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("run {command:?}: {error}"));
+        let _watched = watch(&child);
         let output = child.wait_with_output().expect("wait for a program");
         Output {
             code: output.status.code().unwrap_or(-1),
@@ -44,6 +57,18 @@ impl Output {
         assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.text(), self.stderr);
         self.text()
     }
+}
+
+/// Kills a program that runs for too long, until what this gives is dropped.
+fn watch(child: &Child) -> Sender<()> {
+    let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).expect("a handle of a process");
+    let (ended, watched) = mpsc::channel();
+    std::thread::spawn(move || {
+        if watched.recv_timeout(PROGRAM_BOUND) == Err(RecvTimeoutError::Timeout) {
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+        }
+    });
+    ended
 }
 
 /// Content of a size in which no two places look alike, from a seed.
@@ -72,6 +97,28 @@ pub fn patient(what: &str, bound: Duration, mut holds: impl FnMut() -> bool) -> 
         assert!(start.elapsed() < bound, "{what}: not within {bound:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Looks at something that is true for a while only, such as what a heartbeat brings about, until a
+/// look took less than that: what a machine saw that stood still in between says nothing.
+#[track_caller]
+pub fn promptly<T>(while_: Duration, mut look: impl FnMut() -> T) -> T {
+    let first = Instant::now();
+    loop {
+        let start = Instant::now();
+        let seen = look();
+        if start.elapsed() < while_ {
+            return seen;
+        }
+        assert!(first.elapsed() < PATIENCE, "this machine is too slow to see what lasts for {while_:?}");
+    }
+}
+
+/// Lets one of a program's heavy tests run at a time, until what this gives is dropped: two crowds of
+/// a thousand connections would show less than each of them alone.
+pub fn heavy() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Says that a test could not be tried here, and why: past the capture of what tests print, since

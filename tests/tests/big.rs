@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use tnv_tests::process::status_kib;
-use tnv_tests::tools::free_bytes;
+use tnv_tests::tools::{free_bytes, heavy};
 use tnv_tests::{Builder, Cluster, http, sample, skipped};
 
 /// No part may ever be larger than this, whatever the size of a file: a copy buffer for each of its
@@ -36,6 +36,7 @@ fn files_of_0_and_1_byte_64_kib_and_5_mib_come_back_as_they_went_in() {
 /// The largest: sparse, with marks on both sides of every boundary that a 32-bit number has.
 #[test]
 fn a_file_over_4_gib_comes_back_in_bounded_memory() {
+    let _heavy = heavy();
     const SIZE: u64 = (4 << 30) + (64 << 20) + 1;
     const MARKS: [u64; 8] =
         [0, 1 << 20, (2 << 30) - 4, (2 << 30) + 4, (4 << 30) - 4, (4 << 30) + 4, (4 << 30) + 12, SIZE - 8];
@@ -140,6 +141,7 @@ fn same(one: &mut File, other: &mut File) {
 
 #[test]
 fn many_uploads_at_once_take_bounded_memory() {
+    let _heavy = heavy();
     let mut cluster = Builder::new("many-uploads").httpds(1).start();
     let path = cluster.path("many");
     File::create(&path).expect("create").write_all(&sample(24 << 20, 5)).expect("write");

@@ -8,6 +8,7 @@ use mysql::prelude::Queryable;
 use tnv_tests::cluster::connect_options;
 use tnv_tests::mariadb::MariaDb;
 use tnv_tests::raw::{self, Raw, message};
+use tnv_tests::tools::promptly;
 use tnv_tests::{Builder, Cluster, Db, http};
 
 /// The tables as existing deployments have them: none of the columns that ours add.
@@ -250,7 +251,11 @@ fn an_existing_storage_that_only_beats_stays_active() {
         storage.ask(&raw::captured("BEAT.request")).success(100);
         std::thread::sleep(Duration::from_millis(700));
     }
-    let route = raw::ask(cluster.tracker(), &raw::captured("SADDRS.request"));
+    // A storage of such a pace is OFFLINE after three seconds of silence, and its next beat wakes it.
+    let route = promptly(Duration::from_secs(2), || {
+        storage.ask(&raw::captured("BEAT.request")).success(100);
+        raw::ask(cluster.tracker(), &raw::captured("SADDRS.request"))
+    });
     assert_eq!(route.bytes(), raw::captured("SADDRS.response"));
     raw::ask(cluster.tracker(), &message(13, &[])).success(100);
 }

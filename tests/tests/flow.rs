@@ -2,11 +2,11 @@
 //! embedded database and on a real MariaDB: alone, and with two of everything.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tnv_tests::cluster::{Part, active, statuses};
 use tnv_tests::mariadb::MariaDb;
-use tnv_tests::{Builder, Cluster, Db, http, patient, raw, sample};
+use tnv_tests::{Builder, Cluster, Db, PATIENCE, http, patient, raw, sample};
 
 /// Each size of the issue but the largest, which `big.rs` has.
 const SIZES: [usize; 6] = [0, 1, 4095, 64 << 10, (64 << 10) + 1, 5 << 20];
@@ -48,13 +48,22 @@ fn whole_flow(cluster: &Cluster, userids: &[&str]) {
     assert_eq!(cluster.file_rows(), 0, "every delete removed its row");
 }
 
+/// Heartbeats of a storage so rare that nothing but its first one, its connection's end and what a
+/// tracker is asked can change what the tracker knows of it.
+fn no_beats(builder: Builder<'_>) -> Builder<'_> {
+    builder.set(Part::Storage, "tnv_heart_beat_interval", 3600).set(
+        Part::Tracker,
+        "check_active_interval",
+        86_400,
+    )
+}
+
 fn two_of_everything(name: &str, db: Db<'_>) {
-    let mut cluster = Builder::new(name)
+    let mut cluster = no_beats(Builder::new(name))
         .trackers(2)
         .ids(2)
         .groups(&["group001", "group002"], 2)
         .httpds(2)
-        .set(Part::Storage, "tnv_heart_beat_interval", 1)
         .db(db)
         .start();
     whole_flow(&cluster, &["tnv001", "o'brien"]);
@@ -91,9 +100,7 @@ fn two_of_everything(name: &str, db: Db<'_>) {
     cluster.ids[1].kill();
     cluster.storages[0].kill();
     cluster.storages[3].kill();
-    patient("the dead members OFFLINE", Duration::from_secs(10), || {
-        active(cluster.trackers[1].address()) == 2
-    });
+    patient("the dead members OFFLINE", PATIENCE, || active(cluster.trackers[1].address()) == 2);
     for userid in ["tnv001", "user1", "user2", "user3"] {
         let content = sample(70_000, 9);
         let id = cluster.upload("tnvideo", userid, &content);
@@ -145,9 +152,11 @@ fn two_trackers_two_id_servers_and_two_groups_of_two_work_on_mariadb() {
     two_of_everything("two-mariadb", Db::Maria(&server));
 }
 
+/// All at once, so that each finds the others away at first, and with the next heartbeat an hour
+/// away: what joins and beats late would not do so while this test waits.
 #[test]
-fn a_cluster_is_usable_within_a_second_of_starting() {
-    let mut cluster = Builder::new("usable").httpds(1).no_wait().prepare();
+fn a_cluster_is_usable_as_soon_as_it_is_started() {
+    let mut cluster = no_beats(Builder::new("usable")).httpds(1).no_wait().prepare();
     let start = Instant::now();
     cluster.parts().for_each(|part| part.spawn());
     cluster.parts().for_each(|part| {
@@ -156,11 +165,8 @@ fn a_cluster_is_usable_within_a_second_of_starting() {
     let ready = start.elapsed();
     let file = cluster.file("f", b"content");
     let file = file.to_str().expect("UTF-8").to_owned();
-    patient("the first upload", Duration::from_secs(5), || {
-        cluster.tnv(&["upload", "tnvideo", "tnv001", &file]).code == 0
-    });
+    patient("the first upload", PATIENCE, || cluster.tnv(&["upload", "tnvideo", "tnv001", &file]).code == 0);
     println!("all ready after {ready:?}, first upload done after {:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -1,11 +1,18 @@
 //! HTTP as browsers, players and download managers speak it.
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tnv_tests::http::{self, Http, Response};
 use tnv_tests::raw;
-use tnv_tests::{Builder, Cluster, sample};
+use tnv_tests::tools::heavy;
+use tnv_tests::{Builder, Cluster, PATIENCE, sample};
+
+/// How soon a server must have closed a connection: long before it would close one that is idle,
+/// after 300 s.
+const CLOSE_BOUND: Duration = Duration::from_secs(100);
 
 fn cluster(name: &str) -> Cluster {
     Builder::new(name).httpds(1).start()
@@ -253,7 +260,7 @@ fn every_member_gives_a_file_the_same_validators() {
     let mut seen = BTreeSet::new();
     for victim in [0, 1] {
         cluster.storages[victim].kill();
-        std::thread::sleep(Duration::from_secs(2));
+        cluster.wait_active(1);
         let response = http::get(cluster.httpd(), "/files/f", &[]);
         assert_eq!(response.status, 200);
         seen.insert((response.want("ETag").to_owned(), response.want("Last-Modified").to_owned()));
@@ -261,6 +268,23 @@ fn every_member_gives_a_file_the_same_validators() {
         cluster.wait_active(2);
     }
     assert_eq!(seen.len(), 1, "{seen:?}");
+}
+
+/// The head of an answer to someone whose body never ends: a server that waits for it never answers.
+fn head_while_sending(conn: &mut Http) -> http::Response {
+    let stream = conn.stream().try_clone().expect("share a connection");
+    let answered = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // It ends too where the server closes.
+            while !answered.load(Ordering::Relaxed) && (&stream).write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let head = conn.head();
+        answered.store(true, Ordering::Relaxed);
+        head.expect("an answer")
+    })
 }
 
 #[test]
@@ -281,13 +305,11 @@ fn other_methods_are_405_with_allow() {
         &[("Content-Length", "1000000000000000")],
         &[("Transfer-Encoding", "chunked")],
     ] {
-        let start = Instant::now();
         let mut conn = Http::connect(cluster.httpd());
         conn.request("POST", "/files/f", headers);
         conn.send(b"hello");
-        let status = conn.head().expect("an answer").status;
+        let status = head_while_sending(&mut conn).status;
         assert!([400, 405, 411, 413].contains(&status), "{headers:?}: {status}");
-        assert!(start.elapsed() < Duration::from_secs(5), "{headers:?}");
     }
     assert_eq!(http::get(cluster.httpd(), "/files/f", &[]).body, b"content");
 }
@@ -370,6 +392,7 @@ fn the_owner_of_the_short_form_is_configured() {
         .set(Part::Httpd, "tnv_http_appid", "second")
         .set(Part::Httpd, "tnv_http_userid", "o'brien")
         .start();
+    raw::ask(cluster.tracker(), &raw::addresses("second", "o'brien")).success(100);
     raw::ask(cluster.storage(), &raw::upload("second", "o'brien", "f", b"short")).success(102);
     assert_eq!(http::get(cluster.httpd(), "/files/f", &[]).body, b"short");
     assert_eq!(http::get(cluster.httpd(), "/files/second/o'brien/f", &[]).body, b"short");
@@ -520,7 +543,6 @@ fn keep_alive_and_pipelining_answer_everything_in_order() {
         );
     }
     println!("200 requests on one connection in {:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 
     let mut all = Vec::new();
     for index in 0..10 {
@@ -542,11 +564,11 @@ fn a_connection_is_closed_when_the_client_asks_for_it() {
     cluster.put("tnv001", "f", &sample(100_000, 1));
     let mut conn = Http::connect(cluster.httpd());
     assert_eq!(conn.ask("GET", "/files/f", &[("Connection", "close")]).body.len(), 100_000);
-    assert!(conn.closes_within(Duration::from_secs(3)), "Connection: close");
+    assert!(conn.closes_within(CLOSE_BOUND), "Connection: close");
     let mut conn = Http::connect(cluster.httpd());
     conn.send(b"GET /files/f HTTP/1.0\r\n\r\n");
     assert_eq!(conn.response("GET").body.len(), 100_000);
-    assert!(conn.closes_within(Duration::from_secs(3)), "HTTP/1.0");
+    assert!(conn.closes_within(CLOSE_BOUND), "HTTP/1.0");
     let mut conn = Http::connect(cluster.httpd());
     conn.send(b"GET /files/f HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
     assert_eq!(conn.response("GET").body.len(), 100_000);
@@ -595,10 +617,7 @@ fn a_malformed_head_is_400_and_harms_nobody() {
             ),
             Err(error) => panic!("{shown:?}: no answer: {error}"),
         }
-        assert!(
-            conn.closes_within(Duration::from_secs(5)) || head.starts_with("GET /files/f\u{1}"),
-            "{shown:?}"
-        );
+        assert!(head.starts_with("GET /files/f\u{1}") || conn.closes_within(CLOSE_BOUND), "{shown:?}");
     }
     assert_eq!(http::get(cluster.httpd(), "/files/f", &[]).body, b"content");
     cluster.assert_peaks_below(128);
@@ -633,6 +652,7 @@ fn what_kills_a_bare_tiny_http_does_not_kill_this_one() {
 
 #[test]
 fn a_burst_of_connections_is_answered_in_full() {
+    let _heavy = heavy();
     let cluster = cluster("burst");
     cluster.put("tnv001", "f", b"content");
     tnv_tests::tools::more_descriptors();
@@ -658,13 +678,14 @@ fn with_no_storage_or_no_tracker_the_answer_is_502_or_503() {
     cluster.trackers[0].start();
     cluster.storages[0].start();
     cluster.wait_active(1);
-    tnv_tests::patient("content again", Duration::from_secs(15), || {
+    tnv_tests::patient("content again", PATIENCE, || {
         http::get(cluster.httpd(), "/files/f", &[]).status == 200
     });
 }
 
 #[test]
 fn a_large_file_streams_in_bounded_memory_to_many_at_once() {
+    let _heavy = heavy();
     let mut cluster = cluster("stream");
     let content = sample(64 << 20, 11);
     let id = cluster.upload("tnvideo", "tnv001", &content);
@@ -680,4 +701,21 @@ fn a_large_file_streams_in_bounded_memory_to_many_at_once() {
         }
     });
     cluster.assert_peaks_below(128);
+}
+
+/// The story: the server asked the tracker for the storages of whatever user a URL names, and the tracker
+/// recorded a route for each: every visitor could make its table grow.
+#[test]
+fn visitors_who_invent_users_leave_no_rows() {
+    let cluster = cluster("invented");
+    for visit in 0..50 {
+        let response = http::get(cluster.httpd(), &format!("/files/tnvideo/invented{visit}/film"), &[]);
+        assert_eq!(response.status, 404);
+    }
+    let rows = || cluster.sql("tnv_trackerdb", "SELECT userid FROM t_router");
+    assert_eq!(rows(), Vec::<Vec<String>>::new());
+    // A user who then uploads is found at once.
+    let id = cluster.upload("tnvideo", "invented0", b"first");
+    assert_eq!(http::get(cluster.httpd(), &format!("/files/tnvideo/invented0/{id}"), &[]).body, b"first");
+    assert_eq!(rows(), [["invented0"]]);
 }

@@ -9,7 +9,7 @@ use tnv_tests::cluster::{Part, active, statuses};
 use tnv_tests::http::Http;
 use tnv_tests::mariadb::MariaDb;
 use tnv_tests::raw::{self, Raw, message};
-use tnv_tests::{Builder, Cluster, Db, patient, sample};
+use tnv_tests::{Builder, Cluster, Db, PATIENCE, patient, sample};
 
 /// The 513th number is the first whose path needs a directory that nobody made: existing storages
 /// make none and every upload fails from there on.
@@ -37,7 +37,7 @@ fn uploads_go_on_where_every_directory_rolls_over() {
     ] {
         let mut cluster = Builder::new("rollover").set(Part::Id, "idinc_max_step", 1).start();
         cluster.put("tnv001", "first", b"x");
-        cluster.ids[0].stop(Duration::from_secs(10));
+        cluster.ids[0].stop(PATIENCE);
         // With a step of one the next value is what the table says, as 0..N-1 have been handed out.
         cluster.sql("tnv_idsdb", &format!("UPDATE t_id_gen SET id_value = {next} WHERE id = '../data'"));
         cluster.ids[0].start();
@@ -97,7 +97,7 @@ fn hostile_names(cluster: &Cluster) {
     let keys = cluster.sql("tnv_idsdb", "SELECT COUNT(*) FROM t_id_gen");
     assert_eq!(keys[0][0], (names.len() + 1).to_string(), "each key for itself, and ../data");
     let routes = cluster.sql("tnv_trackerdb", "SELECT COUNT(*) FROM t_router");
-    assert_eq!(routes[0][0], names.len().to_string());
+    assert_eq!(routes[0][0], (names.len() + 1).to_string(), "a route for each, and the innocent one's");
 }
 
 #[test]
@@ -270,19 +270,27 @@ fn several_id_servers_never_hand_out_a_number_twice_on_mariadb() {
 /// for 10 s after a start.
 #[test]
 fn a_storage_is_usable_at_once_whatever_its_interval() {
-    let cluster =
-        Builder::new("at-once").set(Part::Storage, "tnv_heart_beat_interval", 600).no_wait().start();
-    let took = patient("ACTIVE", Duration::from_secs(5), || active(cluster.tracker()) == 1);
+    let cluster = Builder::new("at-once")
+        .set(Part::Storage, "tnv_heart_beat_interval", 3600)
+        .set(Part::Tracker, "check_active_interval", 86_400)
+        .no_wait()
+        .start();
+    let took = patient("ACTIVE", PATIENCE, || active(cluster.tracker()) == 1);
     println!("ACTIVE {took:?} after the storage was ready");
 }
 
-/// Existing trackers keep a dead storage ACTIVE for two minutes and send clients there.
+/// Existing trackers keep a dead storage ACTIVE for two minutes and send clients there. Here its
+/// silence would be noticed after a day, so it is the end of its connection that is.
 #[test]
-fn a_dead_storage_is_offline_within_two_seconds() {
-    let mut cluster = Builder::new("dead").groups(&["group001"], 2).start();
+fn a_dead_storage_is_offline_when_its_connection_ends() {
+    let mut cluster = Builder::new("dead")
+        .groups(&["group001"], 2)
+        .set(Part::Storage, "tnv_heart_beat_interval", 3600)
+        .set(Part::Tracker, "check_active_interval", 86_400)
+        .start();
     let dead = cluster.storages[0].host_port();
     cluster.storages[0].kill();
-    let took = patient("OFFLINE", Duration::from_secs(5), || statuses(cluster.tracker())[&dead] == "OFFLINE");
+    let took = patient("OFFLINE", PATIENCE, || statuses(cluster.tracker())[&dead] == "OFFLINE");
     println!("OFFLINE {took:?} after the kill");
     for _ in 0..20 {
         let route = raw::ask(cluster.tracker(), &raw::addresses("tnvideo", "tnv001")).success(100);
@@ -293,23 +301,38 @@ fn a_dead_storage_is_offline_within_two_seconds() {
     assert_eq!(statuses(cluster.tracker()).len(), 2, "it is the same member as before");
 }
 
-/// And one that is silent with its connection open: after three of its own intervals.
+/// And one that is silent with its connection open: after three of its own intervals, where any other
+/// bound is a day away.
 #[test]
 fn a_silent_storage_is_offline_after_three_of_its_intervals() {
     let cluster = Builder::new("silent")
         .groups(&["group001"], 2)
         .set(Part::Storage, "tnv_heart_beat_interval", 1)
+        .set(Part::Tracker, "check_active_interval", 86_400)
         .start();
     let silent = cluster.storages[0].host_port();
     // So that the tracker has seen an interval.
     thread::sleep(Duration::from_millis(2500));
     cluster.storages[0].signal(rustix::process::Signal::STOP);
-    let took =
-        patient("OFFLINE", Duration::from_secs(10), || statuses(cluster.tracker())[&silent] == "OFFLINE");
+    let took = patient("OFFLINE", PATIENCE, || statuses(cluster.tracker())[&silent] == "OFFLINE");
     println!("OFFLINE {took:?} after it fell silent");
-    assert!(took > Duration::from_secs(1), "{took:?} is less than three intervals");
     cluster.storages[0].signal(rustix::process::Signal::CONT);
     cluster.wait_active(2);
+}
+
+/// And no sooner, so that one beat may be lost and one late.
+#[test]
+fn a_silent_storage_is_not_offline_before_three_of_its_intervals() {
+    let cluster = Builder::new("not-yet").ids(0).groups(&["group001"], 0).start();
+    let mut storage = Raw::connect(cluster.tracker());
+    storage.ask(&message(10, &raw::join("group001", "host", 1, 1))).success(100);
+    storage.ask(&message(11, &raw::beat("group001", "host"))).success(100);
+    thread::sleep(Duration::from_secs(1));
+    let last = Instant::now();
+    storage.ask(&message(11, &raw::beat("group001", "host"))).success(100);
+    patient("OFFLINE", PATIENCE, || statuses(cluster.tracker())["127.0.0.1:1"] == "OFFLINE");
+    let took = last.elapsed();
+    assert!(took >= Duration::from_secs(3), "{took:?} is less than three intervals");
 }
 
 /// And at most `check_active_interval`, whatever its interval.
@@ -317,9 +340,11 @@ fn a_silent_storage_is_offline_after_three_of_its_intervals() {
 fn a_silent_storage_is_offline_at_the_latest_after_check_active_interval() {
     let cluster = Builder::new("check-active")
         .set(Part::Tracker, "check_active_interval", 3)
-        .set(Part::Storage, "tnv_heart_beat_interval", 600)
+        .set(Part::Storage, "tnv_heart_beat_interval", 3600)
+        .no_wait()
         .start();
-    let took = patient("OFFLINE", Duration::from_secs(10), || active(cluster.tracker()) == 0);
+    // Its connection stays, and it is ACTIVE for so short a while that one may miss it.
+    let took = patient("OFFLINE", PATIENCE, || statuses(cluster.tracker()).values().eq(["OFFLINE"]));
     println!("OFFLINE {took:?} after its only heartbeat");
 }
 
@@ -336,9 +361,7 @@ fn a_broken_upload_leaves_neither_file_nor_row() {
         raw.send(&bytes);
         drop(raw);
     }
-    patient("no file of a broken upload", Duration::from_secs(10), || {
-        cluster.content_files("group001").is_empty()
-    });
+    patient("no file of a broken upload", PATIENCE, || cluster.content_files("group001").is_empty());
     assert_eq!(cluster.file_rows(), 0);
     raw::ask(cluster.storage(), &raw::filesize("tnvideo", "tnv001", "broken")).failure(102);
     cluster.put("tnv001", "broken", b"now whole");
@@ -401,7 +424,6 @@ fn http_does_what_the_existing_server_does_not() {
     assert_eq!(conn.ask("GET", "/files/tnvideo/o%27brien/other", &[]).body, b"another's");
     assert_eq!(conn.ask("GET", "/files/other", &[]).status, 404);
     println!("six requests on one connection in {:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 /// The existing client reads a whole download into memory and keeps nothing of it.

@@ -4,21 +4,10 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use tnv_tests::bins::{bin, workspace};
-use tnv_tests::cluster::free_address;
-use tnv_tests::{Dir, Output, http, patient, raw, skipped};
-
-/// Four free ports in a row.
-fn base_port() -> u16 {
-    loop {
-        let first = free_address().port();
-        if (1..4).all(|next| TcpListener::bind(("127.0.0.1", first + next)).is_ok()) {
-            return first;
-        }
-    }
-}
+use tnv_tests::port::{free_address, free_addresses};
+use tnv_tests::{Dir, Output, PATIENCE, http, patient, raw, skipped};
 
 /// The quickstart with everything it makes in a directory of the test.
 struct Quickstart {
@@ -28,7 +17,7 @@ struct Quickstart {
 
 impl Quickstart {
     fn new(name: &str) -> Quickstart {
-        Quickstart { dir: Dir::new(name), port: base_port() }
+        Quickstart { dir: Dir::new(name), port: free_addresses(4)[0].port() }
     }
 
     fn run(&self, args: &[&str]) -> Output {
@@ -94,7 +83,7 @@ fn quickstart_serves_the_clip_reuses_what_runs_and_stops_it() {
     let storage: i32 = pids[2].trim().parse().expect("a pid");
     let pid = rustix::process::Pid::from_raw(storage).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill");
-    patient("the storage is gone", Duration::from_secs(5), || {
+    patient("the storage is gone", PATIENCE, || {
         TcpStream::connect(("127.0.0.1", quickstart.port + 2)).is_err()
     });
     assert_eq!(quickstart.fetch(&quickstart.run(&[])).status, 200);
@@ -268,7 +257,7 @@ fn init_scripts_tell_a_dead_server_from_one_that_never_ran() {
         init.expect("start", 0);
         let pid = rustix::process::Pid::from_raw(init.pid().parse().expect("a pid")).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill");
-        patient("it is gone", Duration::from_secs(5), || TcpStream::connect(init.address).is_err());
+        patient("it is gone", PATIENCE, || TcpStream::connect(init.address).is_err());
         init.expect("status", 1);
         init.expect("stop", 0);
         init.expect("status", 3);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tnv_tests::bins::bin;
 use tnv_tests::cluster::{active, free_address};
 use tnv_tests::tools::installed;
-use tnv_tests::{Dir, Output, http, raw, skipped};
+use tnv_tests::{Dir, Output, PATIENCE, http, raw, skipped};
 
 const BINARIES: [&str; 5] = ["tnv-tracker", "tnv-idserver", "tnv-storage", "tnv-httpd", "tnv"];
 
@@ -114,15 +114,12 @@ fn all_of_it_runs_in_an_empty_chroot_with_host_names_in_the_configuration() {
                 break;
             }
             let ended = child.0.try_wait().expect("wait");
-            assert!(
-                ended.is_none() && start.elapsed() < Duration::from_secs(30),
-                "{name}: {ended:?}\n{said}"
-            );
+            assert!(ended.is_none() && start.elapsed() < PATIENCE, "{name}: {ended:?}\n{said}");
             std::thread::sleep(Duration::from_millis(20));
         }
         jailed.push(child);
     }
-    tnv_tests::patient("ACTIVE", Duration::from_secs(10), || active(tracker) == 1);
+    tnv_tests::patient("ACTIVE", PATIENCE, || active(tracker) == 1);
     std::fs::write(root.join("film"), b"content").expect("write");
     let out = Output::of(
         Command::new(chroot())

@@ -1,8 +1,7 @@
 //! The TNV tracker: knows the groups and which of their storages are alive, and gives each user a
 //! group. [`server`] puts it together; [`service`] answers the protocol; [`status`] watches beats
-//! and the table of groups; [`db`] and [`cache`] know who belongs to which group, and [`slots`]
-//! bounds who waits for the database; [`globals`] holds the settings and the one table, [`groups`],
-//! of which [`list`] makes the group list.
+//! and the table of groups; [`db`] and [`cache`] know who belongs to which group; [`globals`] holds the
+//! settings and the one table, [`groups`], of which [`list`] makes the group list.
 
 mod cache;
 mod db;
@@ -11,7 +10,6 @@ mod groups;
 mod list;
 mod server;
 mod service;
-mod slots;
 mod status;
 
 fn main() -> std::process::ExitCode {

@@ -9,6 +9,7 @@ use tnv_common::error::{Error, Result};
 use tnv_common::fail;
 use tnv_common::framed::{Handler, Request};
 use tnv_common::limits::IDLE_TIMEOUT;
+use tnv_common::slots::Slots;
 use tnv_common::stop::Stop;
 use tnv_common::wire::GroupName;
 use tnv_common::wire::tnv::{
@@ -20,11 +21,19 @@ use crate::db::TrackerDb;
 use crate::globals::Globals;
 use crate::groups::{Membership, Now};
 use crate::list;
-use crate::slots::Slots;
 
 /// Joins into groups that are not known here ask the database, but not more often: a stranger's
 /// nonsense must not become the database's load.
 const MISS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What becomes of a user who has no group yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NewUser {
+    /// One is chosen and recorded.
+    Record,
+    /// The user is not found.
+    Refuse,
+}
 
 /// The commands.
 pub struct Service {
@@ -59,7 +68,8 @@ impl Service {
         if let Some(former) = request.conn.replace(member) {
             self.globals.groups.leave(&former, Now::read());
         }
-        request.reply(&[])
+        request.reply(&[]);
+        Ok(())
     }
 
     /// Asks the database about a group that is not known here, at most once in a while. Where that
@@ -92,21 +102,37 @@ impl Service {
             Some(member) => self.globals.groups.beat_of(member, &beat, Now::read())?,
             None => self.globals.groups.beat_from(&beat, ip, Now::read())?,
         }
-        request.reply(&[])
+        request.reply(&[]);
+        Ok(())
     }
 
     /// Command 12.
     fn addresses(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
-        let user = Addresses::decode(&request.fixed::<TRIPLE_BYTES>()?)?;
-        if !self.globals.settings.apps.contains(&user.appid) {
-            return fail!(NotFound, "unknown appid: {}", user.appid);
-        }
-        let route = self.route(user).map_err(no_address)?;
-        request.reply(&route.encode())
+        let user = self.user(request)?;
+        let route = self.route(user, NewUser::Record).map_err(no_address)?;
+        request.reply(&route.encode());
+        Ok(())
     }
 
-    fn route(&self, user: Addresses) -> Result<Route> {
-        let group = self.group_of(user)?;
+    /// Command 122. Whoever may look at files names users as they please: nothing is made of that.
+    fn find_addresses(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
+        let user = self.user(request)?;
+        let route = self.route(user, NewUser::Refuse)?;
+        request.reply(&route.encode());
+        Ok(())
+    }
+
+    /// Whose storages are asked for.
+    fn user(&self, request: &mut Request<'_, Option<Membership>>) -> Result<Addresses> {
+        let user = Addresses::decode(&request.fixed::<TRIPLE_BYTES>()?)?;
+        match self.globals.settings.apps.contains(&user.appid) {
+            true => Ok(user),
+            false => fail!(NotFound, "unknown appid: {}", user.appid),
+        }
+    }
+
+    fn route(&self, user: Addresses, new_user: NewUser) -> Result<Route> {
+        let group = self.group_of(user, new_user)?;
         let addresses = self.globals.groups.route(&group);
         match addresses.is_empty() {
             false => Ok(Route { group, addresses }),
@@ -114,19 +140,18 @@ impl Service {
         }
     }
 
-    /// The user's group: remembered, recorded, or chosen now.
-    fn group_of(&self, user: Addresses) -> Result<GroupName> {
+    /// The user's group: remembered, recorded, or chosen now. That there is none is not remembered: the
+    /// user's first upload may come in a moment, to another tracker.
+    fn group_of(&self, user: Addresses, new_user: NewUser) -> Result<GroupName> {
         let now = Instant::now();
         if let Some(group) = self.cache.get(&user, now) {
             return Ok(group);
         }
-        let Some(_slot) = self.slots.take() else {
-            let max = self.slots.max();
-            return fail!(Busy, "{max} requests wait for the database already; try again later");
-        };
-        let group = match self.db.route(&user)? {
-            Some(group) => group,
-            None => self.db.add_route(&user, &self.choose()?)?,
+        let _slot = self.slots.get()?;
+        let group = match (self.db.route(&user)?, new_user) {
+            (Some(group), _) => group,
+            (None, NewUser::Record) => self.db.add_route(&user, &self.choose()?)?,
+            (None, NewUser::Refuse) => return fail!(NotFound, "unknown user: {}", user.userid),
         };
         self.cache.put(user, group.clone(), now);
         Ok(group)
@@ -146,7 +171,8 @@ impl Service {
         request.empty()?;
         let mut text = self.globals.groups.show(|groups| list::text(groups, &chrono::Local)).into_bytes();
         text.push(0);
-        request.reply(&text)
+        request.reply(&text);
+        Ok(())
     }
 }
 
@@ -166,6 +192,7 @@ impl Handler for Service {
             command::JOIN => self.join(request),
             command::BEAT => self.beat(request),
             command::ADDRESSES => self.addresses(request),
+            command::FIND_ADDRESSES => self.find_addresses(request),
             command::GROUPS => self.groups(request),
             _ => Err(request.unknown_command()),
         }
@@ -186,5 +213,62 @@ impl Handler for Service {
         {
             self.globals.groups.leave(&member, Now::read());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::globals::Settings;
+    use tnv_common::db::{DbSettings, Password};
+    use tnv_common::error::ErrorKind;
+    use tnv_common::wire::{AppId, HostName, UserId};
+
+    /// The commands on an embedded database, with one group of one active storage.
+    fn service(directory: &Path) -> Service {
+        let database = DbSettings {
+            addresses: Vec::new(),
+            user: "root".into(),
+            password: Password::default(),
+            rw_timeout: Duration::from_secs(30),
+            directory: directory.to_owned(),
+        };
+        let stop = Stop::new().unwrap();
+        let db = Arc::new(TrackerDb::open(&database, &stop).unwrap());
+        let group = GroupName::new("group001").unwrap();
+        let minute = Duration::from_secs(60);
+        let settings = Settings {
+            apps: vec![AppId::new("tnvideo").unwrap()],
+            groups: vec![group.clone()],
+            check_active_interval: minute,
+            cache_lifetime: minute,
+            database,
+        };
+        let globals = Globals::new(settings);
+        globals.groups.set_listed(std::slice::from_ref(&group));
+        let host = HostName::new("host").unwrap();
+        let (version, beat) = ("1.0".to_owned(), Beat { group: group.clone(), host: host.clone() });
+        let join = Join { version, group, host, port: 23000, started: 0, joined: 0 };
+        let member = globals.groups.join(&join, [127, 0, 0, 1].into(), Now::read()).unwrap();
+        globals.groups.beat_of(&member, &beat, Now::read()).unwrap();
+        Service::new(Arc::new(globals), db, 4, stop)
+    }
+
+    #[test]
+    fn a_user_whom_nobody_knows_is_not_found_until_the_first_upload_and_then_at_once() {
+        let directory = std::env::temp_dir().join(format!("tnv-tracker-find-{}", std::process::id()));
+        let service = service(&directory);
+        let user =
+            || Addresses { appid: AppId::new("tnvideo").unwrap(), userid: UserId::new("tnv001").unwrap() };
+        for _ in 0..2 {
+            let error = service.route(user(), NewUser::Refuse).unwrap_err();
+            assert_eq!((error.kind(), error.message()), (ErrorKind::NotFound, "unknown user: tnv001"));
+            assert_eq!(service.db.route(&user()), Ok(None), "nothing was recorded");
+        }
+        let route = service.route(user(), NewUser::Record).unwrap();
+        assert_eq!(service.route(user(), NewUser::Refuse), Ok(route));
+        let _ = std::fs::remove_dir_all(directory);
     }
 }

@@ -135,7 +135,7 @@ pub fn tracker(storages: &[&Peer]) -> Peer {
 pub fn tracker_of(addresses: Vec<SocketAddr>) -> Peer {
     Peer::new(move |request| {
         request.body();
-        assert_eq!(request.header.command, command::ADDRESSES);
+        assert!(matches!(request.header.command, command::ADDRESSES | command::FIND_ADDRESSES));
         let route = Route { group: GroupName::new("group001").unwrap(), addresses: addresses.clone() };
         request.reply(REPLY_TRACKER, &route.encode())
     })

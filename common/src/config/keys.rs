@@ -121,7 +121,6 @@ keys! {
     /// The group that this storage belongs to. All storages of a group keep the same files.
     TNV_GROUP_NAME: Name<GroupName> = Name::<GroupName>::KIND, "tnv_group_name", STORAGE, "group001", None;
 
-    /// The directories that files are kept in; the one with the most free space takes the next
     /// The directories that files are kept in; each new file goes where there is room. All storages
     /// of a group must have the very same texts here, and see the same files under them: the path
     /// stands in the database as it is written here.

@@ -1,18 +1,19 @@
 //! The log: `TIME LEVEL [thread] [peer] message`, a line each, to standard error or to a file that
-//! can be opened anew. No stranger's text can forge a line, and no failure to write one stops the
-//! server.
+//! can be opened anew. No stranger's text can forge a line, no number of strangers can fill the disk
+//! with lines, and no failure to write one stops the server.
 
 use std::borrow::Cow;
+use std::fmt::Arguments;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use env_logger::{Builder, Target};
-use log::{LevelFilter, Record, error, info};
+use log::{Level, LevelFilter, Record, error, info};
 use rustix::fs::{Access, access};
 
 use crate::error::{Context, Result};
@@ -20,6 +21,18 @@ use crate::peer;
 
 /// A message is cut after so many bytes: whoever says more says it to a file of its own.
 const MESSAGE_BYTES_MAX: usize = 8 << 10;
+
+/// Lines of INFO and WARN that are written in one second: whoever is refused costs one. It is more
+/// than anyone reads, and 2 GB a day at the most where they are of usual length.
+const LINES_A_SECOND_MAX: u32 = 100;
+
+/// Lines of ERROR in one second have a count of their own: no stranger's noise hides them. DEBUG and
+/// TRACE have none: they are written only where somebody asks for them, who wants to see all.
+const ERRORS_A_SECOND_MAX: u32 = 1000;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+static BOUND: Mutex<Bound> = Mutex::new(Bound::new());
 
 /// The log file; `None` is standard error.
 static LOG: Mutex<Option<LogFile>> = Mutex::new(None);
@@ -38,7 +51,7 @@ pub(super) fn start(path: Option<&Path>) -> Result<()> {
         .filter_level(LevelFilter::Info)
         .parse_env("RUST_LOG")
         .target(Target::Pipe(Box::new(Sink)))
-        .format(|out, record| out.write_all(line(record).as_bytes()))
+        .format(|out, record| out.write_all(bounded(record, &BOUND, Instant::now()).as_bytes()))
         .try_init();
     if started.is_err() {
         return crate::fail!(Internal, "the log was started twice");
@@ -80,6 +93,69 @@ fn open(path: &Path) -> Result<File> {
 
 fn lock() -> MutexGuard<'static, Option<LogFile>> {
     LOG.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many lines were written in this second, and how many were left out since that was last told.
+struct Bound {
+    since: Option<Instant>,
+    lines: u32,
+    errors: u32,
+    left_out: u64,
+}
+
+/// What becomes of a line.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It is written, after a line that tells how many were left out where any were.
+    Write { left_out: u64 },
+    /// It is left out.
+    LeaveOut,
+}
+
+impl Bound {
+    const fn new() -> Bound {
+        Bound { since: None, lines: 0, errors: 0, left_out: 0 }
+    }
+
+    fn judge(&mut self, level: Level, now: Instant) -> Verdict {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= SECOND) {
+            *self = Bound { since: Some(now), left_out: self.left_out, ..Bound::new() };
+        }
+        // What was left out is told once a second, by whatever line comes first in it.
+        let is_first = self.lines + self.errors == 0;
+        let (count, max) = match level {
+            Level::Error => (&mut self.errors, ERRORS_A_SECOND_MAX),
+            Level::Warn | Level::Info => (&mut self.lines, LINES_A_SECOND_MAX),
+            Level::Debug | Level::Trace => return Verdict::Write { left_out: 0 },
+        };
+        if *count >= max {
+            self.left_out += 1;
+            return Verdict::LeaveOut;
+        }
+        *count += 1;
+        let left_out = if is_first { std::mem::take(&mut self.left_out) } else { 0 };
+        Verdict::Write { left_out }
+    }
+}
+
+/// The lines that a record is written as: one, or two, or none.
+fn bounded(record: &Record<'_>, bound: &Mutex<Bound>, now: Instant) -> String {
+    let verdict = bound.lock().unwrap_or_else(PoisonError::into_inner).judge(record.level(), now);
+    match verdict {
+        Verdict::LeaveOut => String::new(),
+        Verdict::Write { left_out: 0 } => line(record),
+        Verdict::Write { left_out } => {
+            let max = LINES_A_SECOND_MAX;
+            let note = note_line(format_args!(
+                "{left_out} lines were left out before this one: more than {max} came in a second"
+            ));
+            note + &line(record)
+        }
+    }
+}
+
+fn note_line(note: Arguments<'_>) -> String {
+    line(&Record::builder().level(Level::Warn).args(note).build())
 }
 
 /// Where the lines go. It takes every one: a full disk must not stop a server.
@@ -142,7 +218,46 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use log::Level;
+
+    fn lines_of(level: Level, bound: &Mutex<Bound>, now: Instant) -> Vec<String> {
+        let record = Record::builder().level(level).args(format_args!("text")).build();
+        bounded(&record, bound, now).lines().map(str::to_owned).collect()
+    }
+
+    /// The story: each refused connection was a line, and whoever opened connections for a night filled
+    /// the disk.
+    #[test]
+    fn a_flood_is_cut_and_told_of_once_a_second() {
+        let bound = Mutex::new(Bound::new());
+        let start = Instant::now();
+        for second in 0..3 {
+            let now = start + second * SECOND;
+            let written: Vec<_> = (0..5000).flat_map(|_| lines_of(Level::Warn, &bound, now)).collect();
+            let told = written.iter().filter(|line| line.contains("4900 lines were left out")).count();
+            assert_eq!(told, usize::from(second > 0));
+            assert_eq!(written.len() - told, LINES_A_SECOND_MAX as usize);
+        }
+        // Told when the next line comes, and then no more.
+        let later = start + 100 * SECOND;
+        assert_eq!(lines_of(Level::Info, &bound, later).len(), 2);
+        assert_eq!(lines_of(Level::Info, &bound, later).len(), 1);
+        assert_eq!(lines_of(Level::Info, &bound, later + 2 * SECOND).len(), 1);
+    }
+
+    #[test]
+    fn a_flood_hides_no_error_and_nothing_that_was_asked_for() {
+        let bound = Mutex::new(Bound::new());
+        let now = Instant::now();
+        for _ in 0..1000 {
+            lines_of(Level::Info, &bound, now);
+        }
+        assert_eq!(lines_of(Level::Debug, &bound, now).len(), 1);
+        let errors = (0..5000).flat_map(|_| lines_of(Level::Error, &bound, now)).count();
+        assert_eq!(errors, ERRORS_A_SECOND_MAX as usize);
+        let next = lines_of(Level::Error, &bound, now + SECOND);
+        assert!(next[0].contains("4900 lines were left out"), "{next:?}");
+        assert!(next[1].contains(" ERROR "), "{next:?}");
+    }
 
     #[test]
     fn a_line_has_time_level_thread_and_peer() {

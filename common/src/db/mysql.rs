@@ -9,6 +9,7 @@
 //! `unix_socket`) is a clear error, save MariaDB's `parsec`, at which the crate panics unless it is
 //! built with `client_parsec`. There is no TLS.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -62,25 +63,35 @@ const PACKET_BYTES_MAX: usize = 16 << 20;
 /// server that says so and the connection stays sound. In seconds, as the server wants it.
 const LOCK_WAIT_SECS_MAX: u64 = 10;
 
-/// Refusals that pass: too many connections (of one user too), or the server is going down.
-const PASSING: [u16; 3] = [1040, 1203, 1053];
+/// Refusals that pass: too many connections (of one user too, by either limit), or the server is
+/// going down.
+const PASSING: [u16; 4] = [1040, 1203, 1226, 1053];
 
 /// What a server says on a connection that it is closing: going down, killed, idle for too long.
 const CLOSING: [u16; 6] = [1053, 1080, 1152, 1927, 3169, 4031];
 
-/// Deadlock; lock wait timed out.
-const CONFLICTS: [u16; 2] = [1213, 1205];
+/// Deadlock; lock wait timed out; the row was changed since this transaction began; the next
+/// auto-increment value could not be had, which is how InnoDB tells of a deadlock over its lock.
+const CONFLICTS: [u16; 4] = [1213, 1205, 1020, 1467];
 
 /// A unique key is taken.
 const DUPLICATES: [u16; 4] = [1062, 1586, 1022, 1169];
 
-/// The server does not write: it is a read-only replica, or full.
-const UNWRITABLE: [u16; 5] = [1290, 1836, 1792, 1114, 1021];
+/// The server does not write, or does not serve at all, whoever asks: it was made read-only (1290,
+/// 1836, 1792, 1207, its tables 1036), it is full (1114, 1021), or it was cut off from its cluster
+/// (1047). Another one may.
+const UNWRITABLE: [u16; 8] = [1290, 1836, 1792, 1207, 1036, 1114, 1021, 1047];
 
-/// Statement errors of which it is known that they leave the rest of the transaction as it is: the
-/// duplicates above; a value that does not fit its column; a foreign key; a statement that is wrong.
-const HARMLESS: [u16; 16] =
-    [1048, 1054, 1064, 1136, 1142, 1146, 1264, 1265, 1292, 1364, 1366, 1406, 1451, 1452, 3819, 4025];
+/// What is wrong with the statement or a value in it, and will be the next time: syntax and columns
+/// (1054, 1064, 1136, 1267), or a value that a column, a key or a check does not take. All others
+/// are states of the server, which may pass.
+const WRONG: [u16; 18] = [
+    1048, 1054, 1064, 1136, 1264, 1265, 1267, 1292, 1300, 1364, 1366, 1406, 1411, 1451, 1452, 1690, 3819,
+    4025,
+];
+
+/// The account lacks a right; the table is not there.
+const AMISS: [u16; 3] = [1142, 1143, 1146];
 
 /// What another server did at the same moment: database, table, column or index is there already.
 const DONE_BY_ANOTHER: [u16; 4] = [1007, 1050, 1060, 1061];
@@ -123,17 +134,35 @@ impl Mysql {
     pub fn read(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
         let mut lease = self.readers.lease(LEASE_TIMEOUT)?;
         if let Some((mut connection, idle)) = lease.reused.take() {
-            if idle < PING_AFTER || connection.conn.ping().is_ok() {
-                match query(&mut connection.conn, sql.mysql, params) {
+            if self.is_usable(&mut connection, idle) {
+                let answer = query(&mut connection.conn, sql.mysql, params);
+                self.connector.judge(&mut connection, &answer);
+                match answer {
                     Err(Failure::Broken { timed_out: false, hopeless: false, .. }) => {}
+                    Err(failure) if failure.is_unwritable() => {}
                     answer => return finish(lease, connection, answer),
                 }
             }
             self.readers.clear();
         }
-        let mut connection = self.connector.connect(Scope::Database).map_err(NotConnected::into_error)?;
-        let answer = query(&mut connection.conn, sql.mysql, params);
-        finish(lease, connection, answer)
+        let mut servers_left = self.connector.settings.addresses.len();
+        loop {
+            let connected = self.connector.connect(Scope::Database);
+            let mut connection = connected.map_err(NotConnected::into_error)?;
+            let answer = query(&mut connection.conn, sql.mysql, params);
+            self.connector.judge(&mut connection, &answer);
+            servers_left -= 1;
+            match answer {
+                Err(failure) if failure.is_unwritable() && servers_left > 0 => {}
+                answer => return finish(lease, connection, answer),
+            }
+        }
+    }
+
+    /// Whether an idle connection may be asked: it lives, and is to the server that is used now, which
+    /// the writer may have left since, as one that has only yesterday's rows.
+    fn is_usable(&self, connection: &mut Connection, idle: Duration) -> bool {
+        self.connector.is_current(connection) && (idle < PING_AFTER || connection.conn.ping().is_ok())
     }
 
     /// Asks every address: with several it is not known which one the commit went to, and a server
@@ -144,8 +173,8 @@ impl Mysql {
     /// not written the row yet cannot commit either: its client, which is gone or has given up,
     /// would have to send a COMMIT first.
     pub fn is_absent(&self, sql: &'static Sql, params: &[Value]) -> Result<bool> {
-        for address in &self.connector.settings.addresses {
-            let connected = self.connector.connect_to(address, Scope::Database);
+        for index in 0..self.connector.settings.addresses.len() {
+            let connected = self.connector.connect_to(index, Scope::Database);
             let mut connection = connected.map_err(NotConnected::into_error)?;
             let rows = query(&mut connection.conn, sql.mysql, params)
                 .map_err(|failure| failure.to_error(&connection.address))?;
@@ -163,7 +192,7 @@ fn finish(
     connection: Connection,
     answer: StdResult<Vec<Row>, Failure>,
 ) -> Result<Vec<Row>> {
-    let broken = matches!(answer, Err(Failure::Broken { .. }));
+    let broken = matches!(&answer, Err(failure) if failure.is_final());
     let result = answer.map_err(|failure| failure.to_error(&connection.address));
     if !broken {
         lease.give_back(connection);
@@ -178,12 +207,24 @@ pub struct MysqlEngine {
 }
 
 impl MysqlEngine {
+    /// A connection to the server that is used now, so that all read what was written.
     fn connection(&mut self) -> StdResult<&mut Connection, Fault> {
-        if self.connection.is_none() {
+        if self.connection.as_ref().is_none_or(|connection| !self.connector.is_current(connection)) {
             let connected = self.connector.connect(Scope::Database);
             self.connection = Some(connected.map_err(|failed| Fault::Down(failed.into_error()))?);
         }
         self.connection.as_mut().ok_or_else(|| Fault::Lost(no_connection()))
+    }
+
+    /// Notes what an answer says about its server; a failure comes with the server's address.
+    fn judged<T>(&mut self, answer: StdResult<T, Failure>) -> StdResult<T, (Failure, String)> {
+        let Some(connection) = self.connection.as_mut() else {
+            return answer.map_err(|failure| (failure, "an unknown address".to_owned()));
+        };
+        if let Err(failure) = &answer {
+            self.connector.leave_if(connection, failure);
+        }
+        answer.map_err(|failure| (failure, connection.address.clone()))
     }
 }
 
@@ -197,29 +238,24 @@ impl Engine for MysqlEngine {
 
     fn begin(&mut self) -> StdResult<(), Fault> {
         let connection = self.connection()?;
-        command(&mut connection.conn, "START TRANSACTION")
-            .map_err(|failure| Fault::Lost(failure.to_unavailable(&connection.address)))
+        let begun = command(&mut connection.conn, "START TRANSACTION");
+        self.judged(begun).map_err(|(failure, address)| Fault::Lost(failure.to_unavailable(&address)))
     }
 
     fn execute(&mut self, sql: &'static Sql, params: &[Value]) -> StdResult<Written, Fault> {
         let connection = self.connection.as_mut().ok_or_else(|| Fault::Lost(no_connection()))?;
-        let address = &connection.address;
-        write(&mut connection.conn, sql.mysql, params).map_err(|failure| match failure {
-            Failure::Broken { .. } => Fault::Lost(failure.to_error(address)),
-            Failure::Told(code, _) if CONFLICTS.contains(&code) => Fault::Conflict(failure.to_error(address)),
-            Failure::Told(code, _) if HARMLESS.contains(&code) || DUPLICATES.contains(&code) => {
-                Fault::Refused(failure.to_error(address))
-            }
-            Failure::Told(..) => Fault::Spoilt(failure.to_error(address)),
-        })
+        let written = write(&mut connection.conn, sql.mysql, params);
+        self.judged(written).map_err(|(failure, address)| failure.to_fault(&address))
     }
 
     fn commit(&mut self) -> StdResult<(), CommitFault> {
         let Some(connection) = self.connection.as_mut() else {
             return Err(CommitFault::RolledBack(Fault::Lost(no_connection())));
         };
-        command(&mut connection.conn, "COMMIT").map_err(|failure| {
-            let error = failure.to_error(&connection.address);
+        let committed = command(&mut connection.conn, "COMMIT");
+        connection.has_served |= committed.is_ok();
+        self.judged(committed).map_err(|(failure, address)| {
+            let error = failure.to_error(&address);
             match failure {
                 Failure::Told(code, _) if CONFLICTS.contains(&code) => {
                     CommitFault::RolledBack(Fault::Conflict(error))
@@ -227,6 +263,12 @@ impl Engine for MysqlEngine {
                 _ => CommitFault::Unknown(error.context("the answer to a COMMIT did not come")),
             }
         })
+    }
+
+    /// Each server may be tried, and one of them twice: a connection that was idle for long may just
+    /// be old.
+    fn attempts_max(&self) -> usize {
+        self.connector.settings.addresses.len() + 1
     }
 
     fn rollback(&mut self) {
@@ -245,15 +287,20 @@ struct Connection {
     conn: Conn,
     /// As in the configuration.
     address: String,
+    /// Its index in the configuration.
+    index: usize,
     /// As resolved.
     peer: SocketAddr,
+    /// A query was answered or a transaction committed on it.
+    has_served: bool,
 }
 
 /// Makes connections to whichever of the addresses answers.
 struct Connector {
     settings: DbSettings,
     database: &'static str,
-    /// Index of the address that was connected to last: the first to be tried.
+    /// Index of the address to be tried first: the one that was connected to last, or the next one
+    /// where it did not serve.
     last_good: AtomicUsize,
 }
 
@@ -298,9 +345,11 @@ impl Connector {
         let mut failed: Option<NotConnected> = None;
         for turn in 0..addresses.len() {
             let index = (first + turn) % addresses.len();
-            match self.connect_to(&addresses[index], scope) {
+            match self.connect_to(index, scope) {
                 Ok(connection) => {
-                    self.last_good.store(index, Ordering::Relaxed);
+                    // Unless another thread has left that server in the meantime.
+                    let _ =
+                        self.last_good.compare_exchange(first, index, Ordering::Relaxed, Ordering::Relaxed);
                     return Ok(connection);
                 }
                 Err(refused @ NotConnected::Refused(_)) => match failed {
@@ -313,8 +362,44 @@ impl Connector {
         Err(failed.unwrap_or_else(|| NotConnected::Unreachable(no_connection())))
     }
 
+    /// Whether a connection is to the server that is used now.
+    fn is_current(&self, connection: &Connection) -> bool {
+        self.last_good.load(Ordering::Relaxed) == connection.index
+    }
+
+    /// Notes how a query went.
+    fn judge<T>(&self, connection: &mut Connection, answer: &StdResult<T, Failure>) {
+        match answer {
+            Ok(_) => connection.has_served = true,
+            Err(failure) => self.leave_if(connection, failure),
+        }
+    }
+
+    /// Has the next connection go to the next address where this one's server does not write, hangs,
+    /// or breaks connections that are new. One that served and broke later says nothing: idle ones
+    /// are closed in time, and a server that restarts is found so when it is connected to.
+    fn leave_if(&self, connection: &Connection, failure: &Failure) {
+        let leave = match failure {
+            Failure::Told(..) => failure.is_unwritable(),
+            Failure::Broken { timed_out, .. } => *timed_out || !connection.has_served,
+        };
+        let addresses = self.settings.addresses.len();
+        if !leave || addresses == 1 {
+            return;
+        }
+        let next = (connection.index + 1) % addresses;
+        // Unless another thread has left it already.
+        let left =
+            self.last_good.compare_exchange(connection.index, next, Ordering::Relaxed, Ordering::Relaxed);
+        if left.is_ok() {
+            let next = &self.settings.addresses[next];
+            log::warn!("MySQL at {}: {failure}; going on with {next}", connection.address);
+        }
+    }
+
     /// The host's addresses in turn; the driver would stop at the first that does not answer.
-    fn connect_to(&self, address: &str, scope: Scope) -> StdResult<Connection, NotConnected> {
+    fn connect_to(&self, index: usize, scope: Scope) -> StdResult<Connection, NotConnected> {
+        let address = self.settings.addresses[index].as_str();
         let resolved = net::resolve(address, DEFAULT_PORT).map_err(|error| match error.kind() {
             ErrorKind::Invalid => NotConnected::Refused(error.context("mysql_addrs")),
             _ => NotConnected::Unreachable(error.context(format!("connect to MySQL at {address}"))),
@@ -322,7 +407,10 @@ impl Connector {
         let mut failed = None;
         for peer in resolved {
             match self.log_in(peer, scope, self.settings.rw_timeout) {
-                Ok(conn) => return Ok(Connection { conn, address: address.to_owned(), peer }),
+                Ok(conn) => {
+                    let address = address.to_owned();
+                    return Ok(Connection { conn, address, index, peer, has_served: false });
+                }
                 Err(failure) => failed = Some(failure),
             }
         }
@@ -335,16 +423,17 @@ impl Connector {
     /// Connects, makes what of the schema is missing, and learns what the server is.
     fn connect_and_prepare(&self, schema: &Schema) -> StdResult<(Connection, String), NotConnected> {
         let mut connection = self.connect(Scope::Server)?;
-        let conn = &mut connection.conn;
+        let (conn, peer) = (&mut connection.conn, connection.peer);
         let prepared = missing(conn, schema).and_then(|missing| {
             if missing.database.is_some() || !missing.tables.is_empty() {
                 // On a connection of its own, which waits for longer: a table may be large.
-                let mut patient = self.log_in(connection.peer, Scope::Server, MAKE_TIMEOUT)?;
+                let mut patient = self.log_in(peer, Scope::Server, MAKE_TIMEOUT)?;
                 make(&mut patient, schema.database, &missing)?;
             }
             conn.select_db(schema.database)?;
             version(conn)
         });
+        self.judge(&mut connection, &prepared);
         let server = prepared.map_err(|failure| self.not_served(&connection.address, failure))?;
         let server = format!("{server} at {}, database {}", connection.address, schema.database);
         Ok((connection, server))
@@ -353,6 +442,9 @@ impl Connector {
     fn log_in(&self, peer: SocketAddr, scope: Scope, rw_timeout: Duration) -> StdResult<Conn, Failure> {
         let settings = &self.settings;
         let lock_wait = (rw_timeout.as_secs() / 2).clamp(1, LOCK_WAIT_SECS_MAX);
+        // By name of the statement: the variable's name is another in MariaDB than in MySQL. Statements
+        // that insert what they do not find rely on the locks that this level keeps.
+        let isolation = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
         let session = format!(
             "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
              SESSION autocommit = 1, SESSION innodb_lock_wait_timeout = {lock_wait}"
@@ -369,7 +461,7 @@ impl Connector {
             .write_timeout(Some(rw_timeout))
             .stmt_cache_size(STATEMENTS_MAX)
             .max_allowed_packet(Some(PACKET_BYTES_MAX))
-            .init(vec![session]);
+            .init(vec![isolation.to_owned(), session]);
         Ok(Conn::new(options)?)
     }
 
@@ -377,7 +469,7 @@ impl Connector {
     /// have this client.
     fn not_served(&self, address: &str, failure: Failure) -> NotConnected {
         match failure {
-            Failure::Told(code, _) if !PASSING.contains(&code) => {
+            Failure::Told(code, _) if !PASSING.contains(&code) && !failure.is_unwritable() => {
                 NotConnected::Refused(self.refusal(address, &failure))
             }
             Failure::Broken { hopeless: true, .. } => NotConnected::Refused(self.refusal(address, &failure)),
@@ -395,7 +487,9 @@ impl Connector {
                 "check mysql_user and mysql_pass (or mysql_pass_file)".to_owned()
             }
             Failure::Told(1044 | 1142 | 1227 | 1370, _) => {
-                format!("grant the user what it lacks on {database}, or make its tables from etc/sql")
+                format!(
+                    "grant the user what it lacks on {database}, or make its tables, columns and indexes from etc/sql"
+                )
             }
             Failure::Told(1130, _) => "let this host log in there".to_owned(),
             _ => "check mysql_addrs and the account".to_owned(),
@@ -428,12 +522,14 @@ impl From<mysql::Error> for Failure {
                 broken(format!("error {}: {}", told.code, told.message))
             }
             mysql::Error::MySqlError(told) => Failure::Told(told.code, told.message),
-            mysql::Error::IoError(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                    Failure::Broken { text: "no answer in time".into(), timed_out: true, hopeless: false }
+            mysql::Error::IoError(error) => Failure::of_socket(&error),
+            // The codec's own errors wrap those of the socket in the middle of an exchange.
+            mysql::Error::CodecError(error) => {
+                match StdError::source(&error).and_then(<dyn StdError>::downcast_ref) {
+                    Some(error) => Failure::of_socket(error),
+                    None => broken(error.to_string()),
                 }
-                _ => broken(error.to_string()),
-            },
+            }
             mysql::Error::DriverError(DriverError::ConnectTimeout) => {
                 broken(format!("cannot connect within {CONNECT_TIMEOUT:?}"))
             }
@@ -463,6 +559,35 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
+    fn of_socket(error: &io::Error) -> Failure {
+        let timed_out = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+        let text = if timed_out { "no answer in time".to_owned() } else { error.to_string() };
+        Failure::Broken { text, timed_out, hopeless: false }
+    }
+
+    /// Whether this server will not do it for anybody, and another may.
+    fn is_unwritable(&self) -> bool {
+        matches!(self, Failure::Told(code, _) if UNWRITABLE.contains(code))
+    }
+
+    /// Whether the connection is of no more use.
+    fn is_final(&self) -> bool {
+        matches!(self, Failure::Broken { .. }) || self.is_unwritable()
+    }
+
+    /// What it means to the transaction that the statement was part of.
+    fn to_fault(&self, address: &str) -> Fault {
+        let error = self.to_error(address);
+        match self {
+            failure if failure.is_final() => Fault::Lost(error),
+            Failure::Told(code, _) if CONFLICTS.contains(code) => Fault::Conflict(error),
+            Failure::Told(code, _) if DUPLICATES.contains(code) => Fault::Refused(error),
+            // Of these it is known that they leave the rest of the transaction as it is.
+            Failure::Told(code, _) if WRONG.contains(code) || AMISS.contains(code) => Fault::Refused(error),
+            _ => Fault::Spoilt(error),
+        }
+    }
+
     /// An answer that is not read to its end.
     fn cut_short(text: String) -> Failure {
         Failure::Broken { text, timed_out: false, hopeless: true }
@@ -478,9 +603,8 @@ impl Failure {
         let kind = match self {
             Failure::Told(code, _) if DUPLICATES.contains(code) => ErrorKind::Exists,
             Failure::Told(code, _) if CONFLICTS.contains(code) => ErrorKind::Busy,
-            Failure::Told(code, _) if UNWRITABLE.contains(code) => ErrorKind::Unavailable,
-            Failure::Told(..) => ErrorKind::Invalid,
-            Failure::Broken { .. } => ErrorKind::Unavailable,
+            Failure::Told(code, _) if WRONG.contains(code) => ErrorKind::Invalid,
+            Failure::Told(..) | Failure::Broken { .. } => ErrorKind::Unavailable,
         };
         Error::new(kind, format!("MySQL at {address}: {self}"))
     }

@@ -83,17 +83,24 @@ const TIMES: [Column; 2] = [
     },
 ];
 
+const SCRIPT_HEAD: &str = "\
+-- What the server makes by itself where its account may; this script is for accounts that may not. It
+-- leaves alone what is there. To tables that existing servers made the server adds its columns and
+-- indexes when it starts; where its account may not, run the commented statements once.
+";
+
 impl Schema {
-    /// The database and its tables as an SQL script for MySQL: what `etc/sql` ships.
+    /// The database and its tables as an SQL script for MySQL: what `etc/sql` ships. It may be run
+    /// again. What a table of an existing deployment lacks stands in it as comments, since MySQL has no
+    /// way to say "unless it is there" of a column.
     pub fn mysql_script(&self) -> String {
-        let mut script = format!("{};\nUSE `{}`;\n", self.mysql_create(), self.database);
+        let mut script = format!("{SCRIPT_HEAD}{};\nUSE `{}`;\n", self.mysql_create(), self.database);
         for table in self.tables {
-            let _ = write!(script, "\n{};\n", table.mysql_create());
-            for column in table.added {
-                let _ = writeln!(script, "{};", table.mysql_add_column(column));
-            }
-            for index in table.indexes {
-                let _ = writeln!(script, "{};", table.mysql_add_index(index));
+            let _ = write!(script, "\n{};\n", table.mysql_create_whole());
+            let columns = table.added.iter().map(|column| table.mysql_add_column(column));
+            let indexes = table.indexes.iter().map(|index| table.mysql_add_index(index));
+            for statement in columns.chain(indexes) {
+                let _ = writeln!(script, "-- {statement};");
             }
         }
         script
@@ -108,11 +115,28 @@ impl Schema {
 impl Table {
     /// Makes the table as existing deployments have it, where it is missing.
     pub(super) fn mysql_create(&self) -> String {
-        let body = self.body(|column| (format!("`{}`", column.name), column.mysql));
+        self.mysql_create_of(&self.mysql_body(&[]))
+    }
+
+    /// Makes it with what ours added.
+    fn mysql_create_whole(&self) -> String {
+        let mut body = self.mysql_body(self.added);
+        for index in self.indexes {
+            let kind = if index.unique { "UNIQUE KEY" } else { "KEY" };
+            let _ = write!(body, ",\n  {kind} `{}` ({})", index.name, index.columns);
+        }
+        self.mysql_create_of(&body)
+    }
+
+    fn mysql_create_of(&self, body: &str) -> String {
         format!(
             "CREATE TABLE IF NOT EXISTS `{}` (\n{body}\n) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
             self.name
         )
+    }
+
+    fn mysql_body(&self, added: &[Column]) -> String {
+        self.body(added, |column| (format!("`{}`", column.name), column.mysql))
     }
 
     pub(super) fn mysql_add_column(&self, column: &Column) -> String {
@@ -127,7 +151,7 @@ impl Table {
     /// Makes the table and what keeps its `update_time`, where they are missing.
     pub(super) fn sqlite_create(&self) -> String {
         let table = self.name;
-        let body = self.body(|column| (column.name.to_owned(), column.sqlite));
+        let body = self.body(&[], |column| (column.name.to_owned(), column.sqlite));
         format!(
             "CREATE TABLE IF NOT EXISTS {table} (\n{body}\n);\n\
              CREATE TRIGGER IF NOT EXISTS {table}_update_time AFTER UPDATE ON {table} \
@@ -146,8 +170,8 @@ impl Table {
         format!("CREATE {kind} IF NOT EXISTS {table}_{name} ON {table} ({columns})")
     }
 
-    fn body(&self, text: impl Fn(&Column) -> (String, &'static str)) -> String {
-        let columns = self.columns.iter().chain(&TIMES);
+    fn body(&self, added: &[Column], text: impl Fn(&Column) -> (String, &'static str)) -> String {
+        let columns = self.columns.iter().chain(&TIMES).chain(added);
         let lines = columns.map(|column| {
             let (name, definition) = text(column);
             format!("  {name} {definition}")

@@ -78,6 +78,10 @@ pub trait Engine: Send + 'static {
     fn rollback(&mut self);
     /// Drops the connection, whatever state it is in.
     fn reset(&mut self);
+    /// How many connections one transaction may be tried on while they break before the COMMIT.
+    fn attempts_max(&self) -> usize {
+        2
+    }
 }
 
 /// How a transaction fails before its COMMIT is sent.
@@ -318,20 +322,23 @@ fn write_alone(engine: &mut impl Engine, job: &Job, deadline: Instant) -> Result
     }
 }
 
-/// The group in one transaction; once more on a fresh connection where the first one broke.
+/// The group in one transaction; again on a fresh connection where the one before broke.
 fn transact(
     engine: &mut impl Engine,
     group: &[Job],
     deadline: Instant,
 ) -> std::result::Result<Vec<Result<Written>>, Fault> {
-    match transact_once(engine, group, deadline) {
-        Err(Fault::Lost(_)) => {
-            engine.reset();
-            transact_once(engine, group, deadline)
+    let mut attempt = 1;
+    let done = loop {
+        match transact_once(engine, group, deadline) {
+            Err(Fault::Lost(_)) if attempt < engine.attempts_max() && Instant::now() < deadline => {
+                engine.reset();
+                attempt += 1;
+            }
+            done => break done,
         }
-        done => done,
-    }
-    .inspect_err(|fault| match fault {
+    };
+    done.inspect_err(|fault| match fault {
         Fault::Lost(_) | Fault::Down(_) => engine.reset(),
         Fault::Refused(_) | Fault::Spoilt(_) | Fault::Conflict(_) => engine.rollback(),
     })

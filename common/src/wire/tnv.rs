@@ -13,6 +13,7 @@
 //! | 73 | client → storage | delete | [`Triple`], 400 | 102 | empty |
 //! | 120 | client → storage | stat (added) | [`Triple`], 400 | 102 | [`Stat`], 41 |
 //! | 121 | client → storage | read (added) | [`Read`], 432 | 102 | content |
+//! | 122 | client → tracker | storage addresses of a known user (added) | [`Triple`], 400 | 100 | [`Route`] |
 //!
 //! The added commands take numbers from 120 to 139, free in TNV and in FastDFS's client protocol.
 //! An existing server answers them with a failure and closes.
@@ -31,7 +32,7 @@ pub mod command {
     pub const JOIN: u8 = 10;
     /// A storage is alive.
     pub const BEAT: u8 = 11;
-    /// Where the files of a user are.
+    /// Where the files of a user are; a new user is given a group, which is recorded.
     pub const ADDRESSES: u8 = 12;
     /// The table of groups, as text.
     pub const GROUPS: u8 = 13;
@@ -49,6 +50,8 @@ pub mod command {
     pub const STAT: u8 = 120;
     /// Added: a download that fails unless the file is still that same upload.
     pub const READ: u8 = 121;
+    /// Added: where the files of a user are; nothing is recorded, and a new user is not found.
+    pub const FIND_ADDRESSES: u8 = 122;
 }
 
 /// The reply command of trackers.
@@ -135,7 +138,7 @@ fn take_owner(reader: &mut Reader<'_>) -> Result<(AppId, UserId)> {
     Ok((appid, userid))
 }
 
-/// The triple's bytes; `ADDRESSES` alone may leave the fileid empty.
+/// The triple's bytes; `ADDRESSES` and `FIND_ADDRESSES` alone may leave the fileid empty.
 fn encode_triple(appid: &AppId, userid: &UserId, fileid: Option<&FileId>) -> Vec<u8> {
     let mut body = Vec::with_capacity(READ_BYTES);
     put_text(&mut body, appid.as_str().as_bytes(), APPID_BYTES);
@@ -144,7 +147,7 @@ fn encode_triple(appid: &AppId, userid: &UserId, fileid: Option<&FileId>) -> Vec
     body
 }
 
-/// Command 12's body: whose storages are wanted. The fileid may be empty and is not used.
+/// The body of commands 12 and 122: whose storages are wanted. The fileid may be empty and is not used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Addresses {
     /// The application.
@@ -171,7 +174,7 @@ impl Addresses {
     }
 }
 
-/// Command 12's reply: the user's group and up to three of its active storages.
+/// The reply of commands 12 and 122: the user's group and up to three of its active storages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The user's group.

@@ -1,5 +1,5 @@
-//! The few things done to the disk beside content: directories made and synced, files created and
-//! removed, and what sort of failure a failing disk is.
+//! The few things done to the disk beside content: directories made and synced, files created, and
+//! what sort of failure a failing disk is.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -84,14 +84,6 @@ pub fn make_durably(path: &Path) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if !(error.kind() == io::ErrorKind::AlreadyExists && path.is_dir()) => Err(error),
         _ => sync_directory(parent),
-    }
-}
-
-/// Removes a file; it may be gone already.
-pub fn remove(path: &str) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }
 

@@ -12,6 +12,10 @@
 //! writes are in the page cache and safe. A power loss may take a slot with it, and then a file that
 //! never got its row can stay; what is acknowledged is safe regardless.
 //!
+//! A storage that is started on another address or port takes over what others of its host left (see
+//! [`Journal::adopt`]). The open journal is also what a store path is known by: where it does not lie
+//! at its path any more, the disk is not mounted (see [`Journal::check`]).
+//!
 //! Slots of [`SLOT_BYTES`], the first of which is the head: [`MAGIC`], zeros. The others, free where
 //! their checksum is wrong or their mark is not 1:
 //!
@@ -25,13 +29,16 @@
 //! | 8 | 2 | bytes of the path, big-endian |
 //! | 10 | | userid, fileid, path |
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::FileExt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::Errno;
 use tnv_common::error::{Context, Result};
 use tnv_common::fail;
@@ -48,6 +55,14 @@ const MAGIC: &[u8; 16] = b"TNV-UPLOADS-0001";
 
 /// Most slots in one file: more than there can be workers, with room for what waits to be resolved.
 const SLOTS_MAX: u32 = 1 << 17;
+
+/// So many slots have their space from the start, 1 MiB of it: a disk that fills up later then still
+/// lets a delete be noted, and an upload fail in good order.
+const ALLOCATED_SLOTS: u32 = 1024;
+
+/// How long a lock that is held is waited for: another storage of this host may look just now whether
+/// there is something to adopt, which is a matter of milliseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 const TAKEN: u8 = 1;
 
@@ -101,8 +116,12 @@ impl Record {
 pub struct Journal {
     file: File,
     path: String,
+    identity: Identity,
     free: Mutex<Free>,
 }
+
+/// Which file it is, whatever its name: device and inode.
+type Identity = (u64, u64);
 
 /// Which slots can be taken.
 struct Free {
@@ -129,21 +148,94 @@ pub struct Open {
 impl Journal {
     /// Opens the journal of this storage in a store path, and returns what a predecessor left.
     pub fn open(store_path: &str, host: &HostName, address: SocketAddr) -> Result<(Arc<Journal>, Vec<Open>)> {
-        let name = format!("{host}-{}-{}", address.ip(), address.port()).replace('/', "_");
-        let path = format!("{store_path}/.uploads-{name}");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.context(|| format!("open {path}"))?;
-        lock(&file, &path)?;
-        let records = read(&file, &path).context(|| format!("read {path}"))?;
+        let path = format!("{store_path}/{}{}-{}", prefix(host), address.ip(), address.port());
+        let file = open_locked(&path)?;
+        begin(&file, &path)?;
+        let records = read(&file).context(|| format!("read {path}"))?;
         let next = records.iter().map(|(index, _)| index + 1).max().unwrap_or(1);
+        allocate(&file, next.max(ALLOCATED_SLOTS)).context(|| format!("shorten {path}"))?;
         let indexes = (1..next).filter(|index| records.iter().all(|(taken, _)| taken != index)).collect();
-        let journal = Arc::new(Journal { file, path, free: Mutex::new(Free { indexes, next }) });
+        let identity = identity(&file.metadata().context(|| format!("look at {path}"))?);
+        let journal = Arc::new(Journal { file, path, identity, free: Mutex::new(Free { indexes, next }) });
+        tell(&journal.path, records.len());
         let left = records.into_iter().map(|(index, record)| {
             let slot = Slot { journal: Arc::clone(&journal), index };
             Open { slot: Some(slot), record }
         });
         let left = left.collect();
         Ok((journal, left))
+    }
+
+    /// Takes over what storages of this host left that had another address or port and do not run:
+    /// their slots become slots of this journal, and their journals are removed.
+    ///
+    /// Only this host's: of others the lock need not tell that they run, since a network file system may
+    /// keep locks to each host. And none where the host's name is one that many hosts have. What cannot
+    /// be taken over stays as it is, for the next start.
+    pub fn adopt(self: &Arc<Journal>, store_path: &str, host: &HostName) -> Vec<Open> {
+        if host.as_str().starts_with("localhost") {
+            return Vec::new();
+        }
+        let others = match others(Path::new(store_path), host) {
+            Ok(others) => others,
+            Err(error) => {
+                log::warn!("look for journals in {store_path}: {error}");
+                return Vec::new();
+            }
+        };
+        let mut left = Vec::new();
+        for path in others.iter().filter(|path| **path != self.path) {
+            match self.adopt_one(path) {
+                Ok(mut found) => left.append(&mut found),
+                Err(error) => log::warn!("take over {path}: {error}"),
+            }
+        }
+        left
+    }
+
+    /// The copies come first, so that a kill in between leaves a slot twice, which is harmless, and
+    /// never not at all. Whoever opens the file in the meantime finds it locked or gone, and opens
+    /// it anew.
+    fn adopt_one(self: &Arc<Journal>, path: &str) -> io::Result<Vec<Open>> {
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            result => result?,
+        };
+        if !try_lock(&file)? || !is_at(&file, path)? {
+            return Ok(Vec::new());
+        }
+        let records = if has_head(&file)? { read(&file)? } else { Vec::new() };
+        tell(path, records.len());
+        let mut left = Vec::new();
+        for (_, record) in records {
+            match self.take(&record) {
+                Ok(slot) => left.push(Open { slot: Some(slot), record }),
+                Err(error) => {
+                    left.into_iter().filter_map(|open: Open| open.slot).for_each(Slot::release);
+                    return Err(error);
+                }
+            }
+        }
+        self.file.sync_data()?;
+        if let Err(error) = fs::remove_file(path) {
+            log::warn!("remove {path}, which was taken over: {error}");
+        }
+        Ok(left)
+    }
+
+    /// Whether the store path is still the one that was opened: a mount that went away leaves its mount
+    /// point, an empty directory on another disk, where all of this would go on as if nothing had
+    /// happened.
+    pub fn check(&self) -> io::Result<()> {
+        match fs::metadata(&self.path) {
+            Ok(found) if identity(&found) == self.identity => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Err(io::Error::other(format!(
+                "{} is not the file that was opened at the start: a disk is not mounted, or the file was \
+                 deleted; mount the disk, or restart this storage",
+                self.path
+            ))),
+        }
     }
 
     /// Takes a slot for this record.
@@ -196,52 +288,127 @@ fn offset(index: u32) -> u64 {
     u64::from(index) * SLOT_BYTES as u64
 }
 
-/// A predecessor that is still finishing its uploads has let go of the port already: only the lock
-/// keeps its slots from being resolved under its hands, so there is no going on without it.
-fn lock(file: &File, path: &str) -> Result<()> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
-        Err(Errno::WOULDBLOCK) => fail!(
-            Busy,
-            "{path} is locked: another storage of this host name, address and port is running or still stopping"
-        ),
-        Err(error) => Err(io::Error::from(error)).context(|| format!("lock {path}")),
+/// What the names of this host's journals begin with.
+fn prefix(host: &HostName) -> String {
+    format!(".uploads-{host}-").replace('/', "_")
+}
+
+/// The journals of this host in a store path. The name of another host may begin like this one's, so
+/// what follows must be an address and a port.
+fn others(store_path: &Path, host: &HostName) -> io::Result<Vec<String>> {
+    let prefix = prefix(host);
+    let mut others = Vec::new();
+    for entry in fs::read_dir(store_path)? {
+        let name = entry?.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.rsplit_once('-'));
+        if rest.is_some_and(|(ip, port)| ip.parse::<IpAddr>().is_ok() && port.parse::<u16>().is_ok()) {
+            others.push(format!("{}/{}", store_path.display(), name.to_string_lossy()));
+        }
+    }
+    Ok(others)
+}
+
+/// Opens the file and locks it. A predecessor that is still finishing its uploads has let go of the
+/// port already: only the lock keeps its slots from being resolved under its hands, so there is no
+/// going on without it. Between opening and locking another storage may have adopted and removed the
+/// file; then there is a new one to be made.
+fn open_locked(path: &str) -> Result<File> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.context(|| format!("open {path}"))?;
+        if try_lock(&file)
+            .and_then(|locked| Ok(locked && is_at(&file, path)?))
+            .context(|| format!("lock {path}"))?
+        {
+            return Ok(file);
+        }
+        if Instant::now() >= deadline {
+            return fail!(
+                Busy,
+                "{path} is locked: another storage of this host name, address and port is running or still \
+                 stopping"
+            );
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// The taken slots. A file that is new, or was lost in a power cut, gets its head.
-fn read(file: &File, path: &str) -> io::Result<Vec<(u32, Record)>> {
-    let mut slot = [0; SLOT_BYTES];
-    let bytes = file.metadata()?.len();
-    if bytes >= SLOT_BYTES as u64 {
-        file.read_exact_at(&mut slot, 0)?;
+fn try_lock(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
     }
-    if !slot.starts_with(MAGIC) {
-        if slot.iter().any(|byte| *byte != 0) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "it is no journal of this version; move it away to start without it",
-            ));
-        }
-        let mut head = [0; SLOT_BYTES];
-        head[..MAGIC.len()].copy_from_slice(MAGIC);
-        file.set_len(0)?;
-        file.write_all_at(&head, 0)?;
-        return Ok(Vec::new());
+}
+
+fn identity(metadata: &fs::Metadata) -> Identity {
+    (metadata.dev(), metadata.ino())
+}
+
+/// Whether this path still names this file.
+fn is_at(file: &File, path: &str) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        found => Ok(identity(&found?) == identity(&file.metadata()?)),
     }
+}
+
+/// Whether the file begins as a journal; one that is new, or was lost in a power cut, does not.
+fn has_head(file: &File) -> io::Result<bool> {
+    let mut head = [0; SLOT_BYTES];
+    if file.metadata()?.len() >= SLOT_BYTES as u64 {
+        file.read_exact_at(&mut head, 0)?;
+    }
+    if !head.starts_with(MAGIC) && head.iter().any(|byte| *byte != 0) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is no journal of this version; move it away to go on without it",
+        ));
+    }
+    Ok(head.starts_with(MAGIC))
+}
+
+/// Gives a file without a head one.
+fn begin(file: &File, path: &str) -> Result<()> {
+    if has_head(file).context(|| format!("read {path}"))? {
+        return Ok(());
+    }
+    let mut head = [0; SLOT_BYTES];
+    head[..MAGIC.len()].copy_from_slice(MAGIC);
+    file.set_len(0).and_then(|()| file.write_all_at(&head, 0)).context(|| format!("write the head of {path}"))
+}
+
+fn tell(path: &str, records: usize) {
+    if records > 0 {
+        log::warn!("{path}: {records} uploads or deletes were cut off");
+    }
+}
+
+/// The taken slots.
+fn read(mut file: &File) -> io::Result<Vec<(u32, Record)>> {
     let mut records = Vec::new();
-    let slots = u32::try_from(bytes / SLOT_BYTES as u64).unwrap_or(u32::MAX).min(SLOTS_MAX + 1);
-    for index in 1..slots {
-        file.read_exact_at(&mut slot, offset(index))?;
+    let mut slot = [0; SLOT_BYTES];
+    let slots = u32::try_from(file.metadata()?.len() / SLOT_BYTES as u64).unwrap_or(u32::MAX);
+    file.seek(SeekFrom::Start(offset(1)))?;
+    let mut reader = BufReader::with_capacity(SLOT_BYTES * 256, file);
+    for index in 1..slots.min(SLOTS_MAX + 1) {
+        reader.read_exact(&mut slot)?;
         records.extend(Record::decode(&slot).map(|record| (index, record)));
     }
-    if !records.is_empty() {
-        log::warn!("{path}: {} uploads or deletes were cut off", records.len());
-    }
-    // It begins small again, whatever the rush was that made it grow.
-    let end = records.last().map_or(1, |(index, _)| index + 1);
-    file.set_len(offset(end))?;
     Ok(records)
+}
+
+/// Makes the file so many slots long, whatever the rush was that made it grow, and gets their space
+/// where the file system can. Where it is full the slots may turn out to have none.
+fn allocate(file: &File, slots: u32) -> io::Result<()> {
+    if file.metadata()?.len() > offset(slots) {
+        file.set_len(offset(slots))?;
+    }
+    if let Err(error) = fallocate(file, FallocateFlags::empty(), 0, offset(slots)) {
+        log::debug!("allocate a journal's {slots} slots: {error}");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -284,7 +451,7 @@ mod tests {
         drop(journal);
         let (journal, left) = open(&scratch).unwrap();
         assert!(left.is_empty());
-        assert_eq!(journal.file.metadata().unwrap().len(), SLOT_BYTES as u64);
+        assert_eq!(journal.free().next, 1);
     }
 
     #[test]
@@ -294,7 +461,7 @@ mod tests {
         for number in 0..100 {
             journal.take(&record(number)).unwrap().release();
         }
-        assert_eq!(journal.file.metadata().unwrap().len(), 2 * SLOT_BYTES as u64);
+        assert_eq!(journal.free().next, 2);
     }
 
     #[test]
@@ -335,5 +502,87 @@ mod tests {
         assert!(open(&scratch).is_ok());
         std::fs::write(&name, "TN").unwrap();
         assert!(open(&scratch).is_ok());
+    }
+
+    fn open_as(scratch: &Scratch, host: &str, port: u16) -> Arc<Journal> {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        Journal::open(scratch.path().to_str().unwrap(), &HostName::new(host).unwrap(), address).unwrap().0
+    }
+
+    fn adopt(scratch: &Scratch, journal: &Arc<Journal>, host: &str) -> Vec<Open> {
+        journal.adopt(scratch.path().to_str().unwrap(), &HostName::new(host).unwrap())
+    }
+
+    /// A storage was killed in an upload and started on another port: nobody ever looked at what the
+    /// first one's journal named.
+    #[test]
+    fn what_a_storage_of_this_host_left_under_another_address_is_taken_over() {
+        let scratch = Scratch::new();
+        for (host, port) in [("a", 1), ("a-b", 1), ("b", 1), ("localhost", 1)] {
+            std::mem::forget(open_as(&scratch, host, port).take(&record(port.into())).unwrap());
+        }
+        // That leaked the slots and with them the journals; a kill lets go of the locks.
+        let name = |host: &str, port: u16| scratch.path().join(format!(".uploads-{host}-127.0.0.1-{port}"));
+        for host in ["a", "a-b", "b", "localhost"] {
+            fs::copy(name(host, 1), name(host, 7)).unwrap();
+        }
+        let running = open_as(&scratch, "a", 2);
+        let _slot = running.take(&record(2)).unwrap();
+        let journal = open_as(&scratch, "a", 3);
+        let left = adopt(&scratch, &journal, "a");
+        assert_eq!(left.iter().map(|open| open.record.clone()).collect::<Vec<_>>(), [record(1)]);
+        assert!(!name("a", 7).exists());
+        assert!(running.check().is_ok() && journal.check().is_ok());
+        for host in ["a-b", "b", "localhost"] {
+            assert!(name(host, 7).exists(), "another host's, or nobody knows whose");
+        }
+        let journal = open_as(&scratch, "localhost", 3);
+        assert!(adopt(&scratch, &journal, "localhost").is_empty());
+        // The copies are in the journal that took them over.
+        fs::copy(name("a", 3), name("a", 8)).unwrap();
+        let left = adopt(&scratch, &running, "a");
+        assert_eq!(left.iter().map(|open| open.record.clone()).collect::<Vec<_>>(), [record(1)]);
+    }
+
+    #[test]
+    fn storages_that_start_at_once_take_nothing_from_each_other_and_lose_nothing() {
+        let scratch = Scratch::new();
+        let template = open_as(&scratch, "x", 1);
+        std::mem::forget(template.take(&record(9)).unwrap());
+        for _ in 0..20 {
+            fs::copy(&template.path, scratch.path().join(".uploads-a-127.0.0.1-99")).unwrap();
+            let taken: Vec<_> = thread::scope(|scope| {
+                let starts: Vec<_> = (1..5)
+                    .map(|port| {
+                        let scratch = &scratch;
+                        scope.spawn(move || {
+                            let journal = open_as(scratch, "a", port);
+                            let left = adopt(scratch, &journal, "a");
+                            journal.check().unwrap();
+                            let count = left.len();
+                            left.into_iter().filter_map(|open| open.slot).for_each(Slot::release);
+                            (journal, count)
+                        })
+                    })
+                    .collect();
+                starts.into_iter().map(|start| start.join().unwrap()).collect()
+            });
+            assert_eq!(taken.iter().map(|(_, count)| count).sum::<usize>(), 1);
+            assert!(taken.iter().all(|(journal, _)| journal.check().is_ok()));
+        }
+    }
+
+    #[test]
+    fn slots_have_their_space_before_they_are_needed() {
+        let scratch = Scratch::new();
+        let (journal, _) = open(&scratch).unwrap();
+        let metadata = journal.file.metadata().unwrap();
+        if metadata.blocks() * 512 < offset(ALLOCATED_SLOTS) {
+            return; // This file system cannot.
+        }
+        let slots: Vec<_> =
+            (0..ALLOCATED_SLOTS - 1).map(|number| journal.take(&record(number)).unwrap()).collect();
+        assert_eq!(journal.file.metadata().unwrap().blocks(), metadata.blocks());
+        slots.into_iter().for_each(Slot::release);
     }
 }

@@ -2,7 +2,7 @@
 //! protocol asks, the same things are done in the same order.
 //!
 //! - [`paths`]: where a file lies.
-//! - [`space`]: the store paths, and which of them is next.
+//! - [`space`]: the store paths, which of them work, and which of them is next.
 //! - [`journal`] and [`settle`]: nothing half done stays, whatever happens.
 //! - [`disk`] and [`flush`]: directories, syncing.
 //! - [`mod@write`]: uploads and deletes, and the order that durability depends on.
@@ -47,7 +47,7 @@ pub struct Files {
     db: Db,
     cache: Cache,
     ids: Ids,
-    stores: Stores,
+    stores: Arc<Stores>,
     directories: Directories,
     settler: Arc<Settler>,
     flushers: Workers,
@@ -59,7 +59,8 @@ impl Files {
         let settings = &globals.settings;
         let (stores, left) =
             Stores::open(&settings.store_paths, settings.reserve, &globals.host, globals.address)?;
-        let settler = Arc::new(Settler::new(db.clone()));
+        let stores = Arc::new(stores);
+        let settler = Arc::new(Settler::new(db.clone(), Arc::clone(&stores)));
         left.into_iter().for_each(|open| settler.add(open));
         if let Err(error) = settler.round(Some(Instant::now() + RECOVERY_TIMEOUT)) {
             log::warn!("uploads or deletes that were cut off stay open for now: {error}");
@@ -69,6 +70,8 @@ impl Files {
             .name("settler".into())
             .spawn(move || thread_settler.run(&thread_stop))
             .context(|| "start the settler thread")?;
+        let watch_settler = Arc::clone(&settler);
+        stores.watch(stop, &(Arc::new(move |open| watch_settler.add(open)) as _))?;
         Ok(Files {
             db,
             cache: Cache::new(settings.cache_lifetime),

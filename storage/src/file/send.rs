@@ -62,6 +62,7 @@ impl Files {
 
     fn find<T>(&self, file: &Triple, look: impl Fn(&str) -> io::Result<(T, Metadata)>) -> Result<Found<T>> {
         if let Some(row) = self.cache.get(file) {
+            self.check_disk(file, &row)?;
             match check(row, &look) {
                 Ok(found) => return Ok(found),
                 // Deleted or replaced by another member; the database knows.
@@ -74,6 +75,7 @@ impl Files {
         for _ in 0..2 {
             let Some(row) = self.db.find(file)? else { return Err(no_such_file(file)) };
             paths::check(&row.path)?;
+            self.check_disk(file, &row)?;
             match check(row.clone(), &look) {
                 Ok(found) => {
                     self.cache.put(file, &row);
@@ -89,6 +91,16 @@ impl Files {
             "the file's content is missing or damaged on this storage, fileid: {}",
             file.fileid
         )
+    }
+
+    /// A disk that hangs would take one worker after the other, for a minute each.
+    fn check_disk(&self, file: &Triple, row: &FileRow) -> Result<()> {
+        match self.stores.answers_soon(&row.path) {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                fail!(Unavailable, "the file's disk does not answer on this storage, fileid: {}", file.fileid)
+            }
+        }
     }
 }
 

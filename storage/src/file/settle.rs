@@ -2,53 +2,70 @@
 //! the journal, what a commit without an answer left open, and files that could not be removed. All
 //! are decided by the one rule of the journal, and asked about until the answer is certain.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tnv_common::error::Result;
 use tnv_common::stop::Stop;
 
-use super::disk;
 use super::journal::{Open, Record, Slot};
+use super::space::Stores;
 use crate::db::Db;
 
-/// The pause between two rounds.
+/// The pause between two rounds, and before a file that could not be removed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Most open cases. Each needs an upload or a delete that a database let down, and while the database
-/// is away no others get that far. Beyond it they wait in the journal for the next start.
+/// That pause doubles with each attempt up to here: a disk that is mounted again is not left with its
+/// remains for long, and one that stays read-only costs next to nothing.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Most open cases. Each needs an upload or a delete that a database or a disk let down, and while the
+/// database is away no others get that far. Beyond it they wait in the journal for the next start.
 const OPEN_MAX: usize = 100_000;
 
 /// All files whose fate is open.
 pub struct Settler {
     db: Db,
-    open: Mutex<Vec<Open>>,
+    stores: Arc<Stores>,
+    cases: Mutex<Vec<Case>>,
+}
+
+/// One of them.
+struct Case {
+    open: Open,
+    /// Not tried before.
+    due: Instant,
+    /// The pause after the next attempt that fails.
+    pause: Duration,
 }
 
 impl Settler {
     /// None to begin with.
-    pub fn new(db: Db) -> Settler {
-        Settler { db, open: Mutex::default() }
+    pub fn new(db: Db, stores: Arc<Stores>) -> Settler {
+        Settler { db, stores, cases: Mutex::default() }
     }
 
     /// One more.
     pub fn add(&self, open: Open) {
-        let mut all = self.open();
-        if all.len() < OPEN_MAX {
-            all.push(open);
+        self.keep(Case { open, due: Instant::now(), pause: PAUSE });
+    }
+
+    fn keep(&self, case: Case) {
+        let mut cases = self.cases();
+        if cases.len() < OPEN_MAX {
+            cases.push(case);
         } else {
-            log::error!("{} is left to the next start: {OPEN_MAX} others are open", open.record.path);
+            log::error!("{} is left to the next start: {OPEN_MAX} others are open", case.open.record.path);
         }
     }
 
     /// Removes a file that has no row, now or as soon as it can be.
     pub fn discard(&self, open: Open) {
-        match disk::remove(&open.record.path) {
+        let path = &open.record.path;
+        match self.stores.answers(path).and_then(|()| self.stores.remove(path)) {
             Ok(()) => open.slot.into_iter().for_each(Slot::release),
-            Err(error) => {
-                log::error!("remove {}: {error}; trying again", open.record.path);
-                self.add(open);
-            }
+            Err(error) => self.keep(put_off(Case { open, due: Instant::now(), pause: PAUSE }, &error)),
         }
     }
 
@@ -58,46 +75,71 @@ impl Settler {
         while !stop.wait(PAUSE) {
             let outcome = self.round(None);
             if let (Err(error), false) = (&outcome, told) {
-                log::warn!("{} uploads or deletes are open: {error}; asking on", self.open().len());
+                log::warn!("{} uploads or deletes are open: {error}; asking on", self.cases().len());
             }
             told = outcome.is_err();
         }
     }
 
-    /// Decides what can be decided, until `deadline` where there is one; the first failure ends the
-    /// round, since the others would share it.
+    /// Decides what is due and can be decided, until `deadline` where there is one. The database's first
+    /// failure ends the round, since the others would share it; a disk's puts off its own case only.
     pub fn round(&self, deadline: Option<Instant>) -> Result<()> {
-        let mut cases = std::mem::take(&mut *self.open());
+        let now = Instant::now();
+        let all = std::mem::take(&mut *self.cases());
+        let (mut due, mut later): (Vec<_>, Vec<_>) = all.into_iter().partition(|case| case.due <= now);
         let mut outcome = Ok(());
-        while let Some(open) = cases.pop() {
+        while let Some(case) = due.pop() {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                cases.push(open);
+                later.push(case);
                 break;
             }
-            if let Err(error) = self.decide(&open.record) {
-                cases.push(open);
-                outcome = Err(error);
-                break;
+            match self.decide(&case.open.record) {
+                Ok(Ok(())) => case.open.slot.into_iter().for_each(Slot::release),
+                Ok(Err(error)) => later.push(put_off(case, &error)),
+                Err(error) => {
+                    later.push(case);
+                    outcome = Err(error);
+                    break;
+                }
             }
-            open.slot.into_iter().for_each(Slot::release);
         }
-        self.open().append(&mut cases);
+        // The one that the database failed on comes last the next time: another may fare better.
+        later.append(&mut due);
+        let mut cases = self.cases();
+        later.append(&mut cases);
+        *cases = later;
         outcome
     }
 
-    /// The rule: where the row is, the file stays; where the row certainly is not, the file goes.
-    fn decide(&self, record: &Record) -> Result<()> {
+    /// The rule: where the row is, the file stays; where the row certainly is not, the file goes. The
+    /// outer failure is the database's, the inner one the disk's.
+    fn decide(&self, record: &Record) -> Result<io::Result<()>> {
         let Record { userid, fileid, path } = record;
-        if self.db.is_absent(userid, fileid, path)? {
-            disk::remove(path).map_err(|error| disk::error(format_args!("remove {path}"), &error))?;
-            log::info!("removed {path}, which has no row, fileid: {fileid}");
-        } else {
-            log::info!("kept {path}, which has its row, fileid: {fileid}");
+        // A disk that hangs would hold up all others.
+        if let Err(error) = self.stores.answers(path) {
+            return Ok(Err(error));
         }
-        Ok(())
+        if !self.db.is_absent(userid, fileid, path)? {
+            log::info!("kept {path}, which has its row, fileid: {fileid}");
+            return Ok(Ok(()));
+        }
+        let removed = self.stores.remove(path);
+        if removed.is_ok() {
+            log::info!("removed {path}, which has no row, fileid: {fileid}");
+        }
+        Ok(removed)
     }
 
-    fn open(&self) -> MutexGuard<'_, Vec<Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cases(&self) -> MutexGuard<'_, Vec<Case>> {
+        self.cases.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A case whose file could not be removed now. The first time is told.
+fn put_off(mut case: Case, error: &io::Error) -> Case {
+    let level = if case.pause == PAUSE { log::Level::Error } else { log::Level::Debug };
+    log::log!(level, "remove {}: {error}; trying again", case.open.record.path);
+    case.due = Instant::now() + case.pause;
+    case.pause = (case.pause * 2).min(PAUSE_MAX);
+    case
 }

@@ -1,25 +1,43 @@
-//! The store paths: which of them has room, which has failed, and in what order to try them for a
-//! new file.
+//! The store paths: which of them work and have room, and in what order to try them for a new file.
+//!
+//! Each has a thread that asks its disk every second: whether it still is the disk that was opened,
+//! and how much space it has. Nobody who has work to do asks it himself: a network file system whose
+//! cable is cut answers after a minute, and all workers would wait for it. A store path without a fresh
+//! and good answer is passed over; what it holds is served as far as the disk allows.
 
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::statvfs;
 use tnv_common::config::kinds::Space;
-use tnv_common::error::{Context, Result};
+use tnv_common::error::{Context, ErrorKind, Result};
+use tnv_common::fail;
+use tnv_common::stop::Stop;
 use tnv_common::wire::{HostName, IdKey};
 
 use super::disk::make_durably;
 use super::journal::{Journal, Open};
 
-/// How old the answer about free space may be; the bytes that go by meanwhile are counted here.
-const SPACE_LIFETIME: Duration = Duration::from_secs(1);
+/// How often a disk is asked; the bytes that go by meanwhile are counted here.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A disk without an answer for so long hangs: disks under load take seconds, too.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// Rather than all disks it is this process that was stopped for a while, and the threads are about to
+/// ask.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// A store path that failed is tried last for so long.
 const FAILED_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Takes what a predecessor left in a store path that could not be opened earlier.
+pub type Add = Arc<dyn Fn(Open) + Send + Sync>;
 
 /// All store paths of this storage.
 pub struct Stores {
@@ -30,19 +48,35 @@ pub struct Stores {
 pub struct Store {
     path: IdKey,
     reserve: Space,
-    journal: Arc<Journal>,
+    host: HostName,
+    address: SocketAddr,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
+    /// None as long as it could not be opened; then there are no new files.
+    journal: Option<Arc<Journal>>,
+    /// What was wrong when the disk was last asked.
+    fault: Option<String>,
+    asked_at: Instant,
+    /// Whether the log was told that it hangs.
+    silent: bool,
     /// Bytes for the likes of us, and of the whole, less what was written since.
     free: u64,
     total: u64,
-    read_at: Option<Instant>,
     /// Bytes of uploads under way that are not on the disk yet.
     promised: u64,
     failed_at: Option<Instant>,
+}
+
+/// What a store path has for a new file.
+#[derive(Debug, PartialEq, Eq)]
+enum Room {
+    Bytes(u64),
+    /// The reserve is touched already.
+    Full,
+    /// It does not work.
+    Fault,
 }
 
 /// Bytes that an upload under way will still need.
@@ -53,61 +87,190 @@ pub struct Promise {
 
 impl Stores {
     /// Opens each store path, made where it is missing, and collects what a predecessor left undone.
+    /// One that cannot be opened is tried again later, unless none can, or another storage has it.
     pub fn open(
         store_paths: &[IdKey],
         reserve: Space,
         host: &HostName,
         address: SocketAddr,
     ) -> Result<(Stores, Vec<Open>)> {
-        let mut stores = Vec::new();
+        let mut answers = Vec::new();
         let mut left = Vec::new();
         for path in store_paths {
-            let (store, mut found) =
-                Store::open(path, reserve, host, address).context(|| format!("store path '{path}'"))?;
-            stores.push(Arc::new(store));
-            left.append(&mut found);
+            let store = Store::new(path, reserve, host, address);
+            let asked = store.make(&mut left).context(|| format!("store path '{path}'"));
+            if let Err(error) = &asked
+                && error.kind() == ErrorKind::Busy
+            {
+                return Err(error.clone());
+            }
+            answers.push((Arc::new(store), asked));
+        }
+        let works = answers.iter().any(|(store, _)| store.journal().is_some());
+        let mut stores = Vec::new();
+        for (store, asked) in answers {
+            if let (Err(error), false) = (&asked, works) {
+                return Err(error.clone());
+            }
+            store.note(asked);
+            stores.push(store);
         }
         Ok((Stores { stores }, left))
     }
 
-    /// The store paths with room for a file of this size, in the order in which to try them: the one
-    /// with the most room first, those that have just failed last.
-    pub fn candidates(&self, size: u64) -> Vec<Arc<Store>> {
-        let mut candidates = Vec::new();
+    /// Starts the threads that ask the disks. They end when `stop` is set.
+    pub fn watch(&self, stop: &Stop, add: &Add) -> Result<()> {
         for store in &self.stores {
-            match store.room() {
-                Ok(Some(room)) if room >= size => {
-                    candidates.push((store.state().has_failed(), u64::MAX - room, store))
-                }
-                Ok(_) => {}
-                Err(error) => store.failed("find its free space", &error),
-            }
+            let (store, stop, add) = (Arc::clone(store), stop.clone(), Arc::clone(add));
+            thread::Builder::new()
+                .name("store".into())
+                .spawn(move || store.watch(&stop, &*add))
+                .context(|| "start a store path's thread")?;
         }
-        candidates.sort_by_key(|(failed, taken, _)| (*failed, *taken));
-        candidates.into_iter().map(|(_, _, store)| Arc::clone(store)).collect()
+        Ok(())
     }
 
-    /// The journal to note a change of this file in: that of its store path, or else any.
-    pub fn journal_of(&self, path: &str) -> Option<&Arc<Journal>> {
-        let own = self
-            .stores
-            .iter()
-            .find(|store| path.strip_prefix(store.path.as_str()).is_some_and(|rest| rest.starts_with('/')));
-        own.or(self.stores.first()).map(|store| &store.journal)
+    /// The store paths with room for a file of this size, in the order in which to try them: the one
+    /// with the most room first, those that have just failed last. There is at least one.
+    pub fn candidates(&self, size: u64) -> Result<Vec<Arc<Store>>> {
+        if self.stores.iter().all(|store| store.state().hangs()) {
+            thread::sleep(GRACE);
+        }
+        let mut candidates = Vec::new();
+        let mut full = false;
+        for store in &self.stores {
+            match store.room() {
+                Room::Bytes(room) if room >= size => {
+                    candidates.push((store.state().has_failed(), u64::MAX - room, store))
+                }
+                Room::Bytes(_) | Room::Full => full = true,
+                Room::Fault => {}
+            }
+        }
+        if candidates.is_empty() {
+            return match full {
+                true => fail!(NoSpace, "no store path has room for {size} bytes"),
+                // What is wrong with them is in the log.
+                false => fail!(Unavailable, "no store path works"),
+            };
+        }
+        candidates.sort_by_key(|(failed, taken, _)| (*failed, *taken));
+        Ok(candidates.into_iter().map(|(_, _, store)| Arc::clone(store)).collect())
+    }
+
+    /// The journal to note a change of this file in: that of its store path, or else any, of those
+    /// whose disks answer.
+    pub fn journal_of(&self, path: &str) -> Option<Arc<Journal>> {
+        let usable = |store: &Arc<Store>| store.journal().filter(|_| !store.state().hangs());
+        self.store_of(path).and_then(usable).or_else(|| self.stores.iter().find_map(usable))
+    }
+
+    /// Removes a file; it may be gone already. That it is not there says nothing while its disk is not.
+    pub fn remove(&self, path: &str) -> io::Result<()> {
+        match fs::remove_file(path) {
+            // Of a store path that was taken out of the settings nothing more is known.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match self.store_of(path) {
+                Some(store) => store.check(),
+                None => Ok(()),
+            },
+            result => result,
+        }
+    }
+
+    /// Fails where the disk of this file hangs, for those who can wait a moment.
+    pub fn answers_soon(&self, path: &str) -> io::Result<()> {
+        self.answers(path).or_else(|_| {
+            thread::sleep(GRACE);
+            self.answers(path)
+        })
+    }
+
+    /// Fails where the disk of this file hangs.
+    pub fn answers(&self, path: &str) -> io::Result<()> {
+        match self.store_of(path) {
+            Some(store) if store.state().hangs() => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn store_of(&self, path: &str) -> Option<&Arc<Store>> {
+        let holds = |store: &&Arc<Store>| {
+            path.strip_prefix(store.path.as_str()).is_some_and(|rest| rest.starts_with('/'))
+        };
+        self.stores.iter().filter(holds).max_by_key(|store| store.path.as_str().len())
     }
 }
 
 impl Store {
-    fn open(
-        path: &IdKey,
-        reserve: Space,
-        host: &HostName,
-        address: SocketAddr,
-    ) -> Result<(Store, Vec<Open>)> {
-        make_durably(Path::new(path.as_str())).context(|| "make the directory")?;
-        let (journal, left) = Journal::open(path.as_str(), host, address)?;
-        let store = Store { path: path.clone(), reserve, journal, state: Mutex::default() };
-        Ok((store, left))
+    /// One that has not been opened yet.
+    fn new(path: &IdKey, reserve: Space, host: &HostName, address: SocketAddr) -> Store {
+        let state = State {
+            journal: None,
+            fault: None,
+            asked_at: Instant::now(),
+            silent: false,
+            free: 0,
+            total: 0,
+            promised: 0,
+            failed_at: None,
+        };
+        Store { path: path.clone(), reserve, host: host.clone(), address, state: Mutex::new(state) }
+    }
+
+    /// At the start: makes the directory, and asks for the first time. Later a directory that is missing
+    /// is not made: its disk is.
+    fn make(&self, left: &mut Vec<Open>) -> Result<(u64, u64)> {
+        make_durably(Path::new(self.path.as_str())).context(|| "make the directory")?;
+        self.ask(left)
+    }
+
+    /// The thread.
+    fn watch(&self, stop: &Stop, add: &dyn Fn(Open)) {
+        while !stop.wait(ASK_INTERVAL) {
+            let mut left = Vec::new();
+            let asked = self.ask(&mut left).context(|| format!("store path '{}'", self.path));
+            self.note(asked);
+            left.into_iter().for_each(add);
+        }
+    }
+
+    /// Asks the disk for the free bytes and for all; opens the journal where it is not open yet. Not
+    /// under the lock: a disk that hangs must not stop those who only count.
+    fn ask(&self, left: &mut Vec<Open>) -> Result<(u64, u64)> {
+        match self.journal() {
+            Some(journal) => journal.check()?,
+            None => {
+                let (journal, mut found) = Journal::open(self.path.as_str(), &self.host, self.address)?;
+                left.append(&mut found);
+                left.append(&mut journal.adopt(self.path.as_str(), &self.host));
+                self.state().journal = Some(journal);
+            }
+        }
+        let found = statvfs(self.path.as_str()).map_err(io::Error::from).context(|| "find its free space")?;
+        Ok((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))
+    }
+
+    /// Keeps the answer, and tells what has changed.
+    fn note(&self, asked: Result<(u64, u64)>) {
+        let mut state = self.state();
+        state.asked_at = Instant::now();
+        let silent = std::mem::take(&mut state.silent);
+        let fault = match asked {
+            Ok((free, total)) => {
+                (state.free, state.total) = (free, total);
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        let before = std::mem::replace(&mut state.fault, fault.clone());
+        drop(state);
+        match fault {
+            Some(fault) if before.as_ref() != Some(&fault) => {
+                log::error!("{fault}; no new files there until it works again")
+            }
+            None if silent || before.is_some() => log::info!("store path '{}' works again", self.path),
+            _ => {}
+        }
     }
 
     /// Its text, as configured.
@@ -115,9 +278,17 @@ impl Store {
         &self.path
     }
 
-    /// Its journal.
-    pub fn journal(&self) -> &Arc<Journal> {
-        &self.journal
+    /// Its journal, if it could be opened.
+    pub fn journal(&self) -> Option<Arc<Journal>> {
+        self.state().journal.clone()
+    }
+
+    /// Whether its disk is there.
+    fn check(&self) -> io::Result<()> {
+        match self.journal() {
+            Some(journal) => journal.check(),
+            None => Err(io::Error::other(format!("store path '{}' does not work", self.path))),
+        }
     }
 
     /// Notes that it does not work, so that others are tried first for a while.
@@ -125,7 +296,6 @@ impl Store {
         let mut state = self.state();
         let known = state.has_failed();
         state.failed_at = Some(Instant::now());
-        state.read_at = None;
         drop(state);
         // While it fails on, each upload would say so again.
         let level = if known { log::Level::Debug } else { log::Level::Error };
@@ -146,17 +316,25 @@ impl Store {
         Some(Promise { store: Arc::clone(self), left: bytes })
     }
 
-    /// Bytes that a new file may have; `None` where the reserve is touched already.
-    fn room(&self) -> io::Result<Option<u64>> {
-        // Not under the lock: a file system that hangs must not stop those who only count.
-        if self.state().read_at.is_none_or(|at| at.elapsed() >= SPACE_LIFETIME) {
-            let found = statvfs(self.path.as_str())?;
-            let mut state = self.state();
-            state.free = found.f_bavail.saturating_mul(found.f_frsize);
-            state.total = found.f_blocks.saturating_mul(found.f_frsize);
-            state.read_at = Some(Instant::now());
+    /// What a new file may have. Whoever finds first that the disk hangs says so, since its thread cannot.
+    fn room(&self) -> Room {
+        let mut state = self.state();
+        if state.hangs() {
+            let told = std::mem::replace(&mut state.silent, true);
+            drop(state);
+            if !told {
+                let path = &self.path;
+                log::error!(
+                    "store path '{path}' has not answered for {SILENCE_MAX:?}; no new files there until it does"
+                );
+            }
+            return Room::Fault;
         }
-        Ok(self.state().room(self.reserve))
+        match (&state.fault, state.room(self.reserve)) {
+            (Some(_), _) => Room::Fault,
+            (None, Some(room)) => Room::Bytes(room),
+            (None, None) => Room::Full,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -165,6 +343,10 @@ impl Store {
 }
 
 impl State {
+    fn hangs(&self) -> bool {
+        self.asked_at.elapsed() > SILENCE_MAX
+    }
+
     fn has_failed(&self) -> bool {
         self.failed_at.is_some_and(|at| at.elapsed() < FAILED_TIMEOUT)
     }
@@ -191,10 +373,28 @@ impl Drop for Promise {
     }
 }
 
+/// For tests, which have no threads that ask.
+#[cfg(test)]
+impl Stores {
+    /// As if no disk had answered for long.
+    pub fn silence(&self) {
+        for store in &self.stores {
+            store.state().asked_at = Instant::now() - SILENCE_MAX - GRACE;
+        }
+    }
+
+    /// Asks all disks.
+    pub fn ask(&self) {
+        self.stores.iter().for_each(|store| store.note(store.ask(&mut Vec::new())));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::journal::Record;
     use crate::scratch::Scratch;
+    use tnv_common::wire::{FileId, UserId};
 
     fn stores(scratch: &Scratch, names: &[&str]) -> Stores {
         let paths: Vec<_> = names
@@ -210,11 +410,19 @@ mod tests {
         let mut state = store.state();
         state.free = free;
         state.total = 1 << 40;
-        state.read_at = Some(Instant::now() + Duration::from_secs(3600));
+        state.asked_at = Instant::now() + Duration::from_secs(3600);
+    }
+
+    /// What the store path's thread does every second.
+    fn look(store: &Store) -> Vec<Open> {
+        let mut left = Vec::new();
+        let asked = store.ask(&mut left);
+        store.note(asked);
+        left
     }
 
     fn order(stores: &Stores, size: u64) -> Vec<String> {
-        let candidates = stores.candidates(size);
+        let candidates = stores.candidates(size).unwrap_or_default();
         candidates.iter().map(|store| store.path.as_str().rsplit('/').next().unwrap().to_owned()).collect()
     }
 
@@ -277,7 +485,89 @@ mod tests {
         let scratch = Scratch::new();
         let stores = stores(&scratch, &["a", "aa"]);
         let path = format!("{}/000/000/000/1_000", stores.stores[1].path);
-        assert!(Arc::ptr_eq(stores.journal_of(&path).unwrap(), &stores.stores[1].journal));
-        assert!(Arc::ptr_eq(stores.journal_of("elsewhere/x").unwrap(), &stores.stores[0].journal));
+        assert!(Arc::ptr_eq(&stores.journal_of(&path).unwrap(), &stores.stores[1].journal().unwrap()));
+        assert!(Arc::ptr_eq(
+            &stores.journal_of("elsewhere/x").unwrap(),
+            &stores.stores[0].journal().unwrap()
+        ));
+    }
+
+    /// A network file system whose cable was cut hung for a minute, and with it the workers of all
+    /// uploads, whatever other disks there were.
+    #[test]
+    fn a_disk_that_hangs_is_passed_over_without_asking_it() {
+        let scratch = Scratch::new();
+        let stores = stores(&scratch, &["a", "b"]);
+        set(&stores.stores[0], 9000);
+        set(&stores.stores[1], 5000);
+        stores.silence();
+        assert_eq!(stores.candidates(100).err().unwrap().kind(), ErrorKind::Unavailable);
+        look(&stores.stores[1]);
+        assert_eq!(order(&stores, 100), ["b"]);
+        let path = format!("{}/x", stores.stores[0].path);
+        assert!(stores.answers_soon(&path).is_err());
+        assert!(Arc::ptr_eq(&stores.journal_of(&path).unwrap(), &stores.stores[1].journal().unwrap()));
+        look(&stores.stores[0]);
+        assert_eq!(order(&stores, 100).len(), 2);
+        assert!(stores.answers(&path).is_ok());
+    }
+
+    /// A disk was unmounted under a running storage, and uploads were acknowledged into the empty mount
+    /// point, on another disk.
+    #[test]
+    fn a_store_path_whose_journal_is_not_in_its_place_is_passed_over_until_it_is_back() {
+        let scratch = Scratch::new();
+        let stores = stores(&scratch, &["a"]);
+        let (path, away) = (scratch.path().join("a"), scratch.path().join("away"));
+        let file = format!("{}/000/000/000/1_000", stores.stores[0].path);
+        fs::rename(&path, &away).unwrap();
+        for mount_point in [false, true] {
+            if mount_point {
+                fs::create_dir(&path).unwrap();
+            }
+            look(&stores.stores[0]);
+            assert_eq!(stores.candidates(0).err().unwrap().kind(), ErrorKind::Unavailable);
+            assert!(stores.remove(&file).is_err(), "it may be there on the other disk");
+        }
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&away, &path).unwrap();
+        look(&stores.stores[0]);
+        assert_eq!(order(&stores, 0), ["a"]);
+        assert!(stores.remove(&file).is_ok());
+    }
+
+    /// One disk that was full or read-only kept a storage of twelve from starting.
+    #[test]
+    fn a_store_path_that_cannot_be_opened_is_opened_later_with_what_was_left_in_it() {
+        let scratch = Scratch::new();
+        let record = Record {
+            userid: UserId::new("u").unwrap(),
+            fileid: FileId::new("f").unwrap(),
+            path: format!("{}/b/000/000/000/1_000", scratch.path().display()),
+        };
+        drop(stores(&scratch, &["b"]).stores[0].journal().unwrap().take(&record).unwrap());
+        fs::rename(scratch.path().join("b"), scratch.path().join("away")).unwrap();
+        fs::write(scratch.path().join("b"), "").unwrap();
+        let stores = stores(&scratch, &["a", "b"]);
+        assert_eq!(order(&stores, 0), ["a"]);
+        assert!(stores.remove(&record.path).is_err());
+        assert!(stores.journal_of(&record.path).is_some(), "a delete is noted elsewhere meanwhile");
+        fs::remove_file(scratch.path().join("b")).unwrap();
+        fs::rename(scratch.path().join("away"), scratch.path().join("b")).unwrap();
+        let left = look(&stores.stores[1]);
+        assert_eq!(left.iter().map(|open| &open.record).collect::<Vec<_>>(), [&record]);
+        assert_eq!(order(&stores, 0).len(), 2);
+    }
+
+    #[test]
+    fn a_store_path_that_another_storage_has_is_no_matter_to_go_on_without() {
+        let scratch = Scratch::new();
+        let _first = stores(&scratch, &["b"]);
+        let paths = ["a", "b"].map(|name| IdKey::new(scratch.path().join(name).to_str().unwrap()).unwrap());
+        let host = HostName::new("host").unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 23000));
+        let error = Stores::open(&paths, Space::Bytes(0), &host, address).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Busy);
     }
 }

@@ -80,7 +80,7 @@ impl Group {
             started: 0,
         };
         let database = Database::open(&database, &SCHEMA, &self.stop).unwrap();
-        Files::new(&globals, Db::new(database), Ids::new(&id_servers), &self.stop).unwrap()
+        Files::new(&globals, Db::new(database, 8), Ids::new(&id_servers), &self.stop).unwrap()
     }
 
     fn data(&self) -> std::path::PathBuf {
@@ -272,4 +272,83 @@ fn a_row_that_names_a_file_elsewhere_is_not_followed() {
     assert_eq!(content(&files, "a").unwrap_err().kind(), ErrorKind::Internal);
     assert!(files.delete(&triple("a")).is_err());
     assert!(secret.exists());
+}
+
+/// A disk was unmounted between the storage's looks at it, and an upload was acknowledged into its mount
+/// point.
+#[test]
+fn an_upload_never_lands_beside_the_disk_that_was_opened() {
+    let group = Group::new(1);
+    let files = group.member(1);
+    upload(&files, "a", b"a").unwrap();
+    let away = group.scratch.path().join("away");
+    std::fs::rename(group.data(), &away).unwrap();
+    std::fs::create_dir(group.data()).unwrap();
+    assert_eq!(upload(&files, "b", b"b").unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(group.files(), Vec::<String>::new());
+    assert_eq!(files.look(&triple("b")).err().unwrap().kind(), ErrorKind::NotFound);
+    std::fs::remove_dir_all(group.data()).unwrap();
+    std::fs::rename(&away, group.data()).unwrap();
+    assert_eq!(content(&files, "a").unwrap(), b"a");
+    let start = Instant::now();
+    while upload(&files, "b", b"b").is_err() {
+        assert!(start.elapsed() < Duration::from_secs(10), "it works again");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// One file that could not be removed kept all others from being removed.
+#[test]
+fn a_file_that_cannot_be_removed_is_in_the_way_of_no_other() {
+    let group = Group::new(1);
+    let files = group.member(1);
+    let open = |name: &str| {
+        let Triple { userid, fileid, .. } = triple(name);
+        let path = format!("{}/000/000/000/1_{name}", group.data().display());
+        journal::Open { slot: None, record: journal::Record { userid, fileid, path } }
+    };
+    std::fs::create_dir_all(group.data().join("000/000/000")).unwrap();
+    for name in ["001", "003"] {
+        std::fs::write(open(name).record.path, "").unwrap();
+    }
+    std::fs::create_dir(open("002").record.path).unwrap();
+    let settler = settle::Settler::new(files.db.clone(), Arc::clone(&files.stores));
+    ["001", "002", "003"].into_iter().for_each(|name| settler.add(open(name)));
+    settler.round(None).unwrap();
+    assert_eq!(group.files(), Vec::<String>::new());
+    std::fs::remove_dir(open("002").record.path).unwrap();
+    std::fs::write(open("002").record.path, "").unwrap();
+    settler.round(None).unwrap();
+    assert_eq!(group.files().len(), 1, "it is put off for a while");
+    thread::sleep(Duration::from_millis(1100));
+    settler.round(None).unwrap();
+    assert_eq!(group.files(), Vec::<String>::new());
+}
+
+/// While a network file system hung, each read of it took a worker, until none was left for the others.
+#[test]
+fn a_disk_that_hangs_takes_no_worker() {
+    let group = Group::new(1);
+    let mut files = group.member(1);
+    upload(&files, "a", b"a").unwrap();
+    // One whose threads do not ask the disk behind the test's back.
+    let path = IdKey::new(group.data().to_str().unwrap()).unwrap();
+    let (host, address) = (HostName::new("host").unwrap(), SocketAddr::from(([127, 0, 0, 1], 2)));
+    let (stores, _) = Stores::open(&[path], Space::Bytes(0), &host, address).unwrap();
+    files.stores = Arc::new(stores);
+    files.settler = Arc::new(Settler::new(files.db.clone(), Arc::clone(&files.stores)));
+
+    files.stores.silence();
+    assert_eq!(upload(&files, "b", b"b").unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(content(&files, "a").unwrap_err().kind(), ErrorKind::Unavailable);
+    files.stores.ask();
+    assert_eq!(content(&files, "a").unwrap(), b"a");
+    files.stores.silence();
+    files.delete(&triple("a")).unwrap();
+    assert_eq!(files.look(&triple("a")).err().unwrap().kind(), ErrorKind::NotFound);
+    assert_eq!(group.files().len(), 1);
+    files.stores.ask();
+    thread::sleep(Duration::from_millis(1100));
+    files.settler.round(None).unwrap();
+    assert_eq!(group.files(), Vec::<String>::new(), "it is removed when the disk answers");
 }

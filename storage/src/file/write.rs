@@ -12,7 +12,9 @@
 //!    other way round, a kill in between would leave a file that nobody knows of.
 //! 4. **The directories are made and synced** where they are not known, **the file is created** with
 //!    O_EXCL. Should it be there it is somebody else's: the slot is released, nothing is removed, and
-//!    the next number is tried. Up to here another store path can still take the file.
+//!    the next number is tried. **The journal is looked at again**: where it is not in its place, the
+//!    mount has gone and the file is on the disk below. Up to here another store path can still
+//!    take the file.
 //! 5. **The content is received**, with its checksum. The file is under its final name, but no row
 //!    names it, so nobody can see it half done.
 //! 6. **The file is synced**, then **the directory** that has its name. Both come before the row: a
@@ -92,7 +94,9 @@ impl Files {
     fn begin(&self, file: &Triple, size: u64) -> Result<Draft<'_>> {
         let fileid = &file.fileid;
         let mut failure = None;
-        for store in self.stores.candidates(size) {
+        let candidates = self.stores.candidates(size);
+        let no_store = |error: Error| Error::new(error.kind(), format!("{error}, fileid: {fileid}"));
+        for store in candidates.map_err(no_store)? {
             let Some(promise) = store.promise(size) else { continue };
             match self.begin_in(&store, promise, file, size)? {
                 Ok(draft) => return Ok(draft),
@@ -145,19 +149,30 @@ impl Files {
     }
 
     fn create(&self, store: &Store, place: &Place, file: &Triple) -> io::Result<(Slot, Record, File)> {
+        let Some(journal) = store.journal() else { return Err(io::Error::other("it has no journal")) };
         let record = record(file, &place.path);
-        let slot = store.journal().take(&record)?;
-        match self.directories.create_file(place) {
-            Ok(created) => Ok((slot, record, created)),
+        let slot = journal.take(&record)?;
+        let created = match self.directories.create_file(place) {
+            Ok(created) => created,
             Err(error) => {
                 // Nothing was created, so there is nothing to remove.
                 slot.release();
+                return Err(error);
+            }
+        };
+        match journal.check() {
+            Ok(()) => Ok((slot, record, created)),
+            Err(error) => {
+                self.settler.discard(Open { slot: Some(slot), record });
                 Err(error)
             }
         }
     }
 
-    /// Removes a file.
+    /// Removes a file. The row decides: once it is gone the delete is acknowledged, also where the file
+    /// itself cannot be removed yet, because its disk is read-only or not mounted; `settle` then goes
+    /// on trying. Until the file goes, a member that has the row in its cache still serves it, for
+    /// at most `redis_key_timeout` from when it last asked the database; this member does not.
     pub fn delete(&self, file: &Triple) -> Result<()> {
         // Not the cache: what goes must be what the database says now.
         let Some(row) = self.db.find(file)? else { return Err(no_such_file(file)) };

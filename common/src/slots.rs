@@ -1,9 +1,13 @@
 //! A bound on how many workers wait for the database at once. A database that hangs holds each of
-//! them for as long as its time-out says; without a bound a crowd of clients would take them all,
-//! and storages that beat in time would be found dead.
+//! them for as long as its time-out says; without a bound a crowd of clients would take them all:
+//! then a tracker would find storages dead that beat in time, and a storage would not even serve
+//! what it knows.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use crate::error::Result;
+use crate::fail;
 
 /// Of so many workers one is kept free of the database.
 const SHARE: usize = 8;
@@ -29,13 +33,15 @@ impl Slots {
         Slots { max, taken: Mutex::new(0), freed: Condvar::new() }
     }
 
-    /// How many there are.
-    pub fn max(&self) -> usize {
-        self.max
+    /// Takes a slot; fails when none gets free in time.
+    pub fn get(&self) -> Result<Slot<'_>> {
+        match self.take() {
+            Some(slot) => Ok(slot),
+            None => fail!(Busy, "{} requests wait for the database already; try again later", self.max),
+        }
     }
 
-    /// Takes a slot, unless none gets free in time.
-    pub fn take(&self) -> Option<Slot<'_>> {
+    fn take(&self) -> Option<Slot<'_>> {
         let waited = self.freed.wait_timeout_while(self.lock(), PATIENCE, |taken| *taken >= self.max);
         let mut taken = waited.unwrap_or_else(PoisonError::into_inner).0;
         if *taken >= self.max {
@@ -64,7 +70,7 @@ mod tests {
     #[test]
     fn some_workers_are_always_kept_free_where_there_are_several() {
         for (threads, max) in [(1, 1), (2, 1), (8, 7), (9, 7), (1024, 896)] {
-            assert_eq!(Slots::of(threads).max(), max);
+            assert_eq!(Slots::of(threads).max, max);
         }
     }
 
