@@ -58,12 +58,7 @@ impl Server for Storage {
                 });
             }
         }
-        if let Err(error) = Database::probe(&settings.database, &SCHEMA) {
-            faults.push(match settings.database.is_embedded() {
-                true => config.fault(&keys::TNV_DB_PATH, error, "a directory for the embedded database"),
-                false => config.fault(&keys::MYSQL_ADDRS, error, "a MySQL server that lets us in"),
-            });
-        }
+        faults.extend(daemon::check_database(config, &settings.database, &SCHEMA));
         faults
     }
 

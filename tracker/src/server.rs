@@ -5,7 +5,6 @@ use std::sync::Arc;
 use log::info;
 use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
 use tnv_common::daemon::{self, Server};
-use tnv_common::db::Database;
 use tnv_common::error::{Context, Result};
 use tnv_common::framed::Framed;
 use tnv_common::net;
@@ -36,12 +35,7 @@ impl Server for Tracker {
     }
 
     fn check(config: &Config, settings: &Settings) -> Vec<Fault> {
-        let database = &settings.database;
-        let Err(error) = Database::probe(database, &SCHEMA) else { return Vec::new() };
-        vec![match database.is_embedded() {
-            true => config.fault(&keys::TNV_DB_PATH, error, "a directory that databases can be kept in"),
-            false => config.fault(&keys::MYSQL_ADDRS, error, "a MySQL server that can be logged in to"),
-        }]
+        daemon::check_database(config, &settings.database, &SCHEMA).into_iter().collect()
     }
 
     /// The port is opened last: who can connect is served.

@@ -16,6 +16,7 @@ use ::log::{info, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::{CommonSettings, Config, Fault, Part, keys};
+use crate::db::{Database, DbSettings, Schema};
 use crate::error;
 use crate::stop::Stop;
 use args::Action;
@@ -68,6 +69,15 @@ pub fn main<S: Server>() -> ExitCode {
 pub fn ready(part: Part, address: impl Display) {
     READY.store(true, Ordering::Relaxed);
     info!("{part} ready on {address}");
+}
+
+/// Whether the database that the settings name could be used, for [`Server::check`].
+pub fn check_database(config: &Config, settings: &DbSettings, schema: &'static Schema) -> Option<Fault> {
+    let error = Database::probe(settings, schema).err()?;
+    Some(match settings.is_embedded() {
+        true => config.fault(&keys::TNV_DB_PATH, error, "a directory that databases can be kept in"),
+        false => config.fault(&keys::MYSQL_ADDRS, error, "a MySQL server that can be logged in to"),
+    })
 }
 
 /// `--check`: the faults on standard error, or `FILE: ok` on standard output.
