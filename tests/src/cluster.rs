@@ -363,8 +363,11 @@ impl Cluster {
     /// Stores content under an ID of the test's choosing, on the first storage.
     #[track_caller]
     pub fn put(&self, userid: &str, fileid: &str, content: &[u8]) {
-        // As every client does: it is what gives a new user a group.
-        raw::ask(self.tracker(), &raw::addresses("tnvideo", userid)).success(100);
+        // As every client does: it is what gives a new user a group. A storage that was just started may
+        // not have joined yet.
+        patient("a group for the user", PATIENCE, || {
+            raw::ask(self.tracker(), &raw::addresses("tnvideo", userid)).status == 0
+        });
         let frame = raw::ask(self.storage(), &raw::upload("tnvideo", userid, fileid, content));
         assert_eq!(frame.success(102), b"");
     }
