@@ -100,8 +100,9 @@ impl Service for Gate {
                     Incoming::Gone => return conn.close(),
                     Incoming::Refused(refusal) => {
                         conn.since = None;
+                        let is_head = conn.unused.starts_with(b"HEAD ");
                         log::info!("refused: {} {}", refusal.status.0, refusal.text);
-                        conn.phase = Phase::Answering(Box::new(Answering::refusal(&refusal)));
+                        conn.phase = Phase::Answering(Box::new(Answering::refusal(&refusal, is_head)));
                     }
                 },
                 Phase::Answering(answering) => match answering.relay.go_on(stream, &self.relays) {
@@ -136,7 +137,7 @@ impl Service for Gate {
 
     fn refuse(&self, stream: &Stream, conn: &mut Conn) -> Next {
         let refusal = Refusal::new(Status::UNAVAILABLE, "too many connections; try again in a few seconds");
-        conn.phase = Phase::Answering(Box::new(Answering::refusal(&refusal)));
+        conn.phase = Phase::Answering(Box::new(Answering::refusal(&refusal, false)));
         self.serve(stream, conn)
     }
 
@@ -276,8 +277,9 @@ impl Conn {
 
 impl Answering {
     /// A refusal that ends the connection.
-    fn refusal(refusal: &Refusal) -> Answering {
+    fn refusal(refusal: &Refusal, is_head: bool) -> Answering {
         let (text, body) = refusal.response();
+        let body = if is_head { vec![] } else { body };
         let relay = Relay::whole(Ending { connection: "Connection: close\r\n" }.end(&text), &body);
         Answering { relay, after: After::CloseGently(FAREWELL_TIMEOUT), entry: None }
     }

@@ -162,7 +162,12 @@ fn is_host_byte(byte: u8) -> bool {
 
 /// Whether a body follows; one whose length is in doubt is refused.
 fn has_body(request: &httparse::Request<'_, '_>, is_http_10: bool) -> Result<bool, Refusal> {
-    let is_encoded = values(request, "Transfer-Encoding").next().is_some();
+    let coding = values(request, "Transfer-Encoding").last();
+    let is_encoded = coding.is_some();
+    let last = coding.and_then(|codings| codings.rsplit(|&byte| byte == b',').next()).unwrap_or(b"chunked");
+    if !last.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+        return Err(bad("a Transfer-Encoding that does not end in chunked leaves the length in doubt"));
+    }
     let mut lengths = values(request, "Content-Length");
     let length = lengths.next();
     if is_encoded && (length.is_some() || is_http_10) {

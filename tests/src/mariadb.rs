@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 use mysql::prelude::Queryable;
 
 /// How long a start may take: recovery after a kill included, on a busy machine.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// How long an orderly stop may take before it becomes a kill.
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// What every start of the server is given beside its directory and port.
 const OPTIONS: [&str; 15] = [
@@ -66,7 +66,13 @@ impl MariaDb {
         let _ = fs::remove_dir_all(&directory);
         copy_directory(&template(), &directory).expect("copy the data directory");
         let password = format!("secret-{:016x}", rand::random::<u64>());
-        let mut mariadb = MariaDb { directory, port: free_port(), password, process: None, watcher: None };
+        let mut mariadb = MariaDb {
+            directory,
+            port: crate::port::free_address().port(),
+            password,
+            process: None,
+            watcher: None,
+        };
         mariadb.launch(&server);
         Some(mariadb)
     }
@@ -195,9 +201,9 @@ impl MariaDb {
             .prefer_socket(false)
             .user(Some(MariaDb::USER))
             .pass(Some(password))
-            .tcp_connect_timeout(Some(Duration::from_secs(5)))
-            .read_timeout(Some(Duration::from_secs(30)))
-            .write_timeout(Some(Duration::from_secs(30)))
+            .tcp_connect_timeout(Some(Duration::from_secs(60)))
+            .read_timeout(Some(Duration::from_secs(120)))
+            .write_timeout(Some(Duration::from_secs(120)))
     }
 
     fn log(&self) -> PathBuf {
@@ -285,11 +291,6 @@ fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(system).map(|place| place.join(program)).find(|file| file.is_file())
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("find a free port");
-    listener.local_addr().expect("its address").port()
 }
 
 fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {

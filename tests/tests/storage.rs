@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 use tnv_tests::cluster::{Part, active, free_address, write_config};
 use tnv_tests::mariadb::MariaDb;
 use tnv_tests::raw::{self, Raw};
-use tnv_tests::{Builder, Cluster, Db, Output, Process, patient, sample, skipped};
-
-const PATIENCE: Duration = Duration::from_secs(15);
+use tnv_tests::{Builder, Cluster, Db, Output, PATIENCE, Process, patient, sample, skipped};
 
 /// A file system of a test's own, taken away at the end, even from under servers that hold it.
 struct Mount(PathBuf);
@@ -205,7 +203,7 @@ fn a_database_that_hangs_stalls_nothing_that_is_in_the_cache() {
     let cluster = Builder::new("hang-storage")
         .db(Db::Maria(&server))
         .set(Part::Storage, "tnv_threads", 8)
-        .set(Part::Storage, "mysql_rw_timeout", 4)
+        .set(Part::Storage, "mysql_rw_timeout", 100)
         .start();
     put(&cluster, "known", b"content").expect("an upload");
     server.pause();
@@ -217,11 +215,12 @@ fn a_database_that_hangs_stalls_nothing_that_is_in_the_cache() {
     for _ in 0..3 {
         assert_eq!(get(&cluster, "known").as_deref(), Some(&b"content"[..]));
     }
-    assert!(start.elapsed() < Duration::from_secs(12), "it took {:?}", start.elapsed());
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(100), "it took {took:?}, as long as what waits for the database");
+    server.resume();
     for raw in &mut crowd {
         raw.frame().failure(102);
     }
-    server.resume();
     patient("uploads work again", PATIENCE, || put(&cluster, "new", b"new").is_ok());
 }
 

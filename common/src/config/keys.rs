@@ -222,8 +222,12 @@ pub(super) fn suggestion(part: Part, name: &str) -> String {
         return format!("a key of {part}; this one belongs to {}", owners.join(", "));
     }
     let own = ALL.iter().filter(|key| key.parts().contains(&part)).map(|key| key.name());
-    let nearest = own.map(|known| (distance(name, known), known)).min().unwrap_or_default();
-    format!("'{}'", nearest.1)
+    let name = name.to_ascii_lowercase();
+    let (changes, nearest) = own.map(|known| (distance(&name, known), known)).min().unwrap_or_default();
+    match changes * 2 <= nearest.len() {
+        true => format!("'{nearest}'"),
+        false => format!("one of the keys of {part} in CONFIGURATION.md, the nearest is '{nearest}'"),
+    }
 }
 
 /// A name longer than this is nobody's typing mistake, and the distance costs its length squared.
