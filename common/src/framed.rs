@@ -80,11 +80,6 @@ impl<H: Handler> Framed<H> {
         Framed { handler, host, max_conns }
     }
 
-    /// The handler.
-    pub fn handler(&self) -> &H {
-        &self.handler
-    }
-
     /// Has the handler answer one message: the reply, and what is to be done after it.
     fn answer(
         &self,
@@ -441,9 +436,8 @@ impl<C> Request<'_, C> {
 
     /// Replies with a success. It leaves when the handler returns.
     pub fn reply(&mut self, body: &[u8]) {
-        let mut bytes = Header::new(self.command, body.len() as u64).encode().to_vec();
-        bytes.extend_from_slice(body);
-        self.state = State::Replied(Reply::new(bytes));
+        let header = Header::new(self.command, body.len() as u64).encode();
+        self.state = State::Replied(Reply::new([&header, body].concat()));
     }
 
     /// Replies with a part of a file, which the caller has held against the file's size.

@@ -158,6 +158,11 @@ impl Process {
         self.child.as_ref().expect("a server that runs").id()
     }
 
+    /// What its binary is called.
+    pub fn binary(&self) -> &'static str {
+        self.binary
+    }
+
     /// Its configuration file.
     pub fn config(&self) -> &Path {
         &self.config
@@ -190,16 +195,7 @@ impl Process {
 
     /// The most memory it ever had resident, in KiB.
     pub fn peak_kib(&self) -> u64 {
-        self.status_kib("VmHWM:")
-    }
-
-    /// The memory it has resident, in KiB.
-    pub fn rss_kib(&self) -> u64 {
-        self.status_kib("VmRSS:")
-    }
-
-    fn status_kib(&self, field: &str) -> u64 {
-        status_kib(self.pid(), field).expect("the memory of a server that runs")
+        status_kib(self.pid(), "VmHWM:").expect("the memory of a server that runs")
     }
 
     /// How many descriptors it has open.

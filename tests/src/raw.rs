@@ -301,11 +301,6 @@ impl Raw {
         self.stream.set_read_timeout(Some(REPLY_BOUND)).expect("set a timeout");
         closed
     }
-
-    /// Whether the server stays silent and open for a while.
-    pub fn stays_open(&mut self, while_: Duration) -> bool {
-        !self.closes_within(while_)
-    }
 }
 
 /// One request on a connection of its own.

@@ -131,18 +131,9 @@ fn check_opens_what_the_file_refers_to() {
 fn check_of_a_file_without_fault_exits_0() {
     let cluster = Builder::new("check-good").httpds(1).prepare();
     let mut cluster = cluster;
-    let files: Vec<_> =
-        cluster.parts().map(|part| (part.config().to_owned(), part.cwd().to_owned())).collect();
-    for (file, cwd) in files {
-        let binary = file
-            .file_stem()
-            .expect("a name")
-            .to_str()
-            .expect("UTF-8")
-            .strip_suffix("-0")
-            .expect("-0")
-            .to_owned();
-        let out = run(&binary, &cwd, &["-c", file.to_str().expect("UTF-8"), "--check"]);
+    for part in cluster.parts() {
+        let config = part.config().to_str().expect("UTF-8");
+        let out = run(part.binary(), part.cwd(), &["-c", config, "--check"]);
         assert_eq!(out.code, 0, "{out:?}");
     }
 }
@@ -203,16 +194,7 @@ fn a_port_that_is_taken_is_one_clear_line_and_exit_1() {
     let mut cluster = cluster;
     for part in cluster.parts() {
         let _taken = TcpListener::bind(part.address()).expect("bind");
-        let binary = part
-            .config()
-            .file_stem()
-            .expect("a name")
-            .to_str()
-            .expect("UTF-8")
-            .strip_suffix("-0")
-            .expect("-0")
-            .to_owned();
-        let out = run(&binary, part.cwd(), &["-c", part.config().to_str().expect("UTF-8")]);
+        let out = run(part.binary(), part.cwd(), &["-c", part.config().to_str().expect("UTF-8")]);
         assert_eq!(out.code, 1, "{out:?}");
         let last = out.stderr.lines().last().expect("a line");
         assert!(last.contains(&part.host_port()), "{}", out.stderr);
