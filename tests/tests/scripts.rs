@@ -2,6 +2,7 @@
 //! LSB's exit codes and honest failures.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -184,6 +185,10 @@ impl Init {
             .env("TNV_RUN_DIR", self.dir.join("pids"))
             .env("TNV_LOG_DIR", self.dir.join("log"))
             .env_remove("TNV_USER");
+        if is_root() {
+            // The default is a user that this machine need not have.
+            command.env("TNV_USER", "root");
+        }
         command
     }
 
@@ -316,43 +321,97 @@ fn init_scripts_wait_on_a_log_file_too_and_take_settings_from_their_file() {
     init.expect("stop", 0);
 }
 
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 #[test]
-fn init_scripts_run_the_server_as_another_user() {
-    if !rustix::process::geteuid().is_root() {
-        return skipped("init_scripts_run_the_server_as_another_user", "only root can");
+fn init_scripts_run_the_server_as_its_own_user_without_privileges() {
+    let name = "init_scripts_run_the_server_as_its_own_user_without_privileges";
+    if !is_root() {
+        return skipped(name, "only root can");
     }
     let init = Init::new("tnv-tracker", "tracker.cfg", &[]);
-    // The directories on the way may be closed to others.
-    let open = Dir::new("as-user");
-    let reachable = Output::of(
-        Command::new("setpriv")
-            .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "ls"])
-            .arg(open.path()),
-    );
-    let binary = Output::of(
+    // The build's directory may be closed to others.
+    let bins = init.dir.join("bin");
+    std::fs::create_dir(&bins).expect("make");
+    std::fs::copy(bin(init.name), bins.join(init.name)).expect("copy");
+    let reached = Output::of(
         Command::new("setpriv")
             .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"])
-            .arg(bin("tnv-tracker"))
+            .arg(bins.join(init.name))
             .arg("--version"),
     );
-    if reachable.code != 0 || binary.code != 0 {
-        return skipped(
-            "init_scripts_run_the_server_as_another_user",
-            "nobody cannot reach the build's directory",
-        );
+    if reached.code != 0 {
+        return skipped(name, "nobody cannot reach the directory of temporary files");
     }
-    std::fs::create_dir_all(init.dir.join("work/run")).expect("make");
-    std::fs::create_dir_all(init.dir.join("work/db")).expect("make");
-    chown(&init.dir.join("work/db"));
-    chown(&init.dir.join("work/run"));
-    let out = Output::of(init.command(&["start"]).env("TNV_USER", "nobody"));
+    for dir in ["work", "work/run", "work/db"] {
+        std::fs::create_dir_all(init.dir.join(dir)).expect("make");
+        chown(&init.dir.join(dir));
+    }
+    let start = |user: &str| {
+        Output::of(init.command(&["start"]).env("TNV_USER", user).env("TNV_BIN_DIR", &bins))
+    };
+    let out = start("nobody");
     assert_eq!(out.code, 0, "{out:?}");
     let status = std::fs::read_to_string(format!("/proc/{}/status", init.pid())).expect("its status");
-    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("a uid");
-    assert!(!uid.split_whitespace().any(|id| id == "0"), "{uid}");
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .unwrap_or_else(|| panic!("{name}"))
+            .trim()
+    };
+    for ids in [field("Uid"), field("Gid")] {
+        assert!(!ids.split_whitespace().any(|id| id == "0"), "{ids}");
+    }
+    assert_eq!((field("NoNewPrivs"), field("Umask")), ("1", "0027"));
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(set).trim_start_matches('0'), "", "{set}: {}", field(set));
+    }
+    // Root signals what this file says, so it must not be the user's to write.
+    assert_eq!(owner(&init.pid_file()), 0);
+    assert_eq!(owner(init.pid_file().parent().expect("a directory")), 0);
+    assert_ne!(owner(&init.dir.join("log/tnv-tracker.log")), 0);
     init.expect("stop", 0);
+
+    // The user that is meant where none is named.
+    if Output::of(Command::new("id").args(["-u", "tnv"])).code != 0 {
+        let out = start("");
+        assert_eq!(out.code, 6, "{out:?}");
+        assert!(out.stderr.contains("useradd --system tnv"), "{out:?}");
+    }
+}
+
+fn owner(path: &Path) -> u32 {
+    path.metadata().unwrap_or_else(|error| panic!("{}: {error}", path.display())).uid()
 }
 
 fn chown(path: &Path) {
     assert_eq!(Output::of(Command::new("chown").arg("nobody").arg(path)).code, 0);
+}
+
+#[test]
+fn systemd_takes_the_units_and_finds_them_hardened() {
+    let name = "systemd_takes_the_units_and_finds_them_hardened";
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        return skipped(name, "there is no systemd-analyze");
+    }
+    let dir = Dir::new("units");
+    for init in every_server() {
+        let unit = format!("{}.service", init.name);
+        let text = std::fs::read_to_string(workspace().join("scripts/systemd").join(&unit)).expect("read");
+        // It must be there to be run: the build's stands for the installed one.
+        let program = format!("/usr/local/bin/{}", init.name);
+        assert!(text.contains(&format!("ExecStart={program} ")), "{text}");
+        let text = text.replace(&program, bin(init.name).to_str().expect("UTF-8"));
+        let file = dir.join(&unit);
+        std::fs::write(&file, text).expect("write");
+        let out = Output::of(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file));
+        assert!(out.code == 0 && out.stderr.is_empty(), "{out:?}");
+        // 0 is the best and 10 the worst.
+        let security = ["security", "--offline=true", "--threshold=15", "--no-pager"];
+        let out = Output::of(Command::new("systemd-analyze").args(security).arg(&file));
+        assert_eq!(out.code, 0, "{out:?}");
+    }
 }
