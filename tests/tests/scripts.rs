@@ -349,9 +349,8 @@ fn init_scripts_run_the_server_as_its_own_user_without_privileges() {
         std::fs::create_dir_all(init.dir.join(dir)).expect("make");
         chown(&init.dir.join(dir));
     }
-    let start = |user: &str| {
-        Output::of(init.command(&["start"]).env("TNV_USER", user).env("TNV_BIN_DIR", &bins))
-    };
+    let start =
+        |user: &str| Output::of(init.command(&["start"]).env("TNV_USER", user).env("TNV_BIN_DIR", &bins));
     let out = start("nobody");
     assert_eq!(out.code, 0, "{out:?}");
     let status = std::fs::read_to_string(format!("/proc/{}/status", init.pid())).expect("its status");
