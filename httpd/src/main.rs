@@ -1,29 +1,7 @@
-//! `tnv-httpd`: the HTTP server, the client's download wrapped for browsers and players.
-//!
-//! The way of a request: [`gate`] admits it from the network, reads its head ([`head`]) and passes
-//! it on over the [`private`] side to tiny_http; [`service`] finds the file ([`target`], [`files`]),
-//! judges conditions and ranges ([`conditional`], [`range`]), says what it is ([`media`]), and
-//! answers ([`status`]); the gate relays the answer ([`relay`]).
-
-mod conditional;
-mod directory;
-mod files;
-mod gate;
-mod globals;
-mod head;
-mod media;
-mod private;
-mod range;
-mod relay;
-mod server;
-mod service;
-mod status;
-mod target;
-#[cfg(test)]
-mod tests;
+//! `tnv-httpd`: the HTTP server. All of it is in the library.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    tnv_common::daemon::main::<server::HttpServer>()
+    tnv_common::daemon::main::<tnv_httpd::HttpServer>()
 }
