@@ -86,7 +86,11 @@ impl Failure {
         }
         let last = matches!(
             error.kind(),
-            ErrorKind::Invalid | ErrorKind::NotFound | ErrorKind::Exists | ErrorKind::Unsupported
+            ErrorKind::Invalid
+                | ErrorKind::NotFound
+                | ErrorKind::Exists
+                | ErrorKind::Unsupported
+                | ErrorKind::Forbidden
         );
         Failure { error, at, last, progress }
     }

@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Protocol,
     /// The command is not one of this server's: existing servers answer so to what ours added.
     Unsupported,
+    /// The peer may not do this: its host is not allowed to, or it has not proven a key.
+    Forbidden,
     /// A commit was sent and its answer never came: it may or may not have happened.
     OutcomeUnknown,
     /// The operating system or this program failed.
@@ -33,7 +35,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for looking one up by its number.
-    const ALL: [ErrorKind; 11] = [
+    const ALL: [ErrorKind; 12] = [
         ErrorKind::Invalid,
         ErrorKind::NotFound,
         ErrorKind::Exists,
@@ -43,6 +45,7 @@ impl ErrorKind {
         ErrorKind::Timeout,
         ErrorKind::Protocol,
         ErrorKind::Unsupported,
+        ErrorKind::Forbidden,
         ErrorKind::OutcomeUnknown,
         ErrorKind::Internal,
     ];
@@ -55,6 +58,7 @@ impl ErrorKind {
             ErrorKind::NotFound => -2,       // ENOENT
             ErrorKind::OutcomeUnknown => -5, // EIO
             ErrorKind::Unavailable => -11,   // EAGAIN
+            ErrorKind::Forbidden => -13,     // EACCES
             ErrorKind::Busy => -16,          // EBUSY
             ErrorKind::Exists => -17,        // EEXIST
             ErrorKind::Invalid => -22,       // EINVAL

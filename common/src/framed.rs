@@ -121,7 +121,9 @@ impl<H: Handler> Framed<H> {
             _ => log::warn!("command {}: {error}", header.command),
         }
         let framing_intact = !matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Unsupported);
-        (self.refusal(error), Drain::rest(unread, framing_intact))
+        // Whoever tries what he may not has one try a connection.
+        let keep = framing_intact && error.kind() != ErrorKind::Forbidden;
+        (self.refusal(error), Drain::rest(unread, keep))
     }
 
     fn refusal(&self, error: &Error) -> Reply {

@@ -13,6 +13,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
+use crate::allow::{AllowList, Strangers};
 use crate::error::{Context, Result};
 use crate::limits::{IDLE_TIMEOUT, REFUSED_CONNS_MAX};
 use crate::net::Stream;
@@ -29,6 +30,8 @@ pub struct ServerSettings {
     pub threads: usize,
     /// Most connections.
     pub max_conns: usize,
+    /// Who may connect.
+    pub allow_hosts: AllowList,
     /// How long what is under way may take to finish when the server is to end.
     pub stop_timeout: Duration,
 }
@@ -119,7 +122,13 @@ pub fn run<S: Service>(
         workers: Workers::new(settings.name, settings.threads),
         table: Mutex::new(Table::default()),
     });
-    let mut acceptor = Acceptor { listener, max_conns: settings.max_conns, paused: None };
+    let mut acceptor = Acceptor {
+        listener,
+        max_conns: settings.max_conns,
+        allow_hosts: settings.allow_hosts.clone(),
+        strangers: Strangers::default(),
+        paused: None,
+    };
     while !shared.turn(Some(&mut acceptor))? {}
     drop(acceptor);
     shared.finish(stop, settings.stop_timeout)
@@ -411,6 +420,8 @@ fn flags(until: Until) -> epoll::EventFlags {
 struct Acceptor {
     listener: TcpListener,
     max_conns: usize,
+    allow_hosts: AllowList,
+    strangers: Strangers,
     paused: Option<Instant>,
 }
 
@@ -427,7 +438,15 @@ impl Acceptor {
         }
     }
 
-    fn admit<S: Service>(&self, shared: &Arc<Shared<S>>, socket: TcpStream, address: SocketAddr) {
+    fn admit<S: Service>(&mut self, shared: &Arc<Shared<S>>, socket: TcpStream, address: SocketAddr) {
+        // First of all: a stranger takes no slot, no worker and not even a system call more.
+        if !self.allow_hosts.allows(address.ip()) {
+            drop(socket);
+            if let Some(line) = self.strangers.line(address, Instant::now()) {
+                log::warn!("{line}");
+            }
+            return;
+        }
         // The only failure is a connection that is gone already.
         let Ok(stream) = Stream::from_tcp(socket) else { return };
         if shared.admit(stream, self.max_conns).is_err() {

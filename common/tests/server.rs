@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tnv_common::allow::AllowList;
 use tnv_common::conn::Conn;
 use tnv_common::error::{ErrorKind, Result};
 use tnv_common::framed::{Framed, Handler, Request};
@@ -83,8 +84,13 @@ impl Running {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let stop = Stop::new().unwrap();
-        let settings =
-            ServerSettings { name: "test", threads, max_conns, stop_timeout: Duration::from_secs(5) };
+        let settings = ServerSettings {
+            name: "test",
+            threads,
+            max_conns,
+            allow_hosts: AllowList::everybody(),
+            stop_timeout: Duration::from_secs(5),
+        };
         let service = Arc::new(Framed::new(Sample, "host".to_owned(), max_conns));
         let told = stop.clone();
         let thread = std::thread::spawn(move || server::run(listener, &settings, service, &told).unwrap());

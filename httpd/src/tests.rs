@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use tnv_common::allow::AllowList;
 use tnv_common::error::Result;
 use tnv_common::fail;
 use tnv_common::net::listen;
@@ -142,8 +143,13 @@ impl Running {
         let service = Arc::new(FileService::new(Arc::clone(&samples), owner));
         let private = Private::start(service, threads).unwrap();
         let gate = Arc::new(Gate::new(private, threads, stop.clone()));
-        let settings =
-            ServerSettings { name: "test", threads, max_conns, stop_timeout: Duration::from_secs(5) };
+        let settings = ServerSettings {
+            name: "test",
+            threads,
+            max_conns,
+            allow_hosts: AllowList::everybody(),
+            stop_timeout: Duration::from_secs(5),
+        };
         let told = stop.clone();
         let thread = thread::spawn(move || {
             server::run(listener, &settings, Arc::clone(&gate), &told).unwrap();

@@ -3,7 +3,7 @@
 //! whatever comes.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -192,10 +192,10 @@ impl Raw {
     }
 
     /// Connects from a certain address of this host.
-    pub fn connect_from(from: [u8; 4], address: SocketAddr) -> Raw {
-        let socket =
-            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
-        socket.bind(&SocketAddr::from((from, 0)).into()).expect("bind");
+    pub fn connect_from(from: impl Into<IpAddr>, address: SocketAddr) -> Raw {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("socket");
+        socket.bind(&SocketAddr::new(from.into(), 0).into()).expect("bind");
         socket.connect_timeout(&address.into(), REPLY_BOUND).expect("connect");
         Raw::of(socket.into()).expect("set up")
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tnv_common::allow::AllowList;
 use tnv_common::db::DbSettings;
 use tnv_common::wire::{AppId, GroupName};
 
@@ -16,6 +17,8 @@ pub struct Settings {
     pub groups: Vec<GroupName>,
     /// A storage that was not heard of for so long is OFFLINE, whatever its interval.
     pub check_active_interval: Duration,
+    /// Who may join as a storage, of those that may connect.
+    pub allow_join: AllowList,
     /// How long a user's group is answered from memory.
     pub cache_lifetime: Duration,
     /// Where the database is.

@@ -29,6 +29,7 @@ impl Server for Tracker {
             apps: config.get(&keys::TNV_APPS_ID)?,
             groups: config.get(&keys::TNV_GROUPS)?,
             check_active_interval: config.get(&keys::CHECK_ACTIVE_INTERVAL)?,
+            allow_join: config.get(&keys::TNV_ALLOW_JOIN)?,
             cache_lifetime: config.get(&keys::REDIS_KEY_TIMEOUT)?,
             database: config.database()?,
         })

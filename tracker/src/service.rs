@@ -56,6 +56,7 @@ impl Service {
 
     /// Command 10. The storage's IP is the connection's; its record is replaced where it has one.
     fn join(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
+        self.check_may_join(request)?;
         let join = Join::decode(&request.fixed::<JOIN_BYTES>()?)?;
         self.learn_group(&join.group);
         let ip = request.peer().ip().to_canonical();
@@ -94,8 +95,20 @@ impl Service {
         *last_miss = Some(Instant::now());
     }
 
+    /// Clients send what they have to whoever has joined: not every host may.
+    fn check_may_join(&self, request: &Request<'_, Option<Membership>>) -> Result<()> {
+        let ip = request.peer().ip().to_canonical();
+        match self.globals.settings.allow_join.allows(ip) {
+            true => Ok(()),
+            false => {
+                fail!(Forbidden, "{ip} may not join as a storage: it is not in the tracker's tnv_allow_join")
+            }
+        }
+    }
+
     /// Command 11. The body has no port: on the connection that joined it is that storage's.
     fn beat(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
+        self.check_may_join(request)?;
         let beat = Beat::decode(&request.fixed::<BEAT_BYTES>()?)?;
         let ip = request.peer().ip().to_canonical();
         match request.conn {
@@ -222,6 +235,7 @@ mod tests {
 
     use super::*;
     use crate::globals::Settings;
+    use tnv_common::allow::AllowList;
     use tnv_common::db::{DbSettings, Password};
     use tnv_common::error::ErrorKind;
     use tnv_common::wire::{AppId, HostName, UserId};
@@ -243,6 +257,7 @@ mod tests {
             apps: vec![AppId::new("tnvideo").unwrap()],
             groups: vec![group.clone()],
             check_active_interval: minute,
+            allow_join: AllowList::everybody(),
             cache_lifetime: minute,
             database,
         };

@@ -20,16 +20,19 @@ pub fn shipped(part: Part) -> String {
     comment(
         &mut text,
         "",
-        "What is set here are the defaults, so every line may be left out. CONFIGURATION.md beside this file \
+        "What is set here are the defaults, so every line may be left out, but where its comment says what \
+         that means. CONFIGURATION.md beside this file \
          explains the form. Relative paths are relative to the directory that the server is started in.",
     );
     let _ = writeln!(text, "\nservice {} {{", part.service());
     for key in ALL.iter().filter(|key| key.parts().contains(&part)) {
         comment(&mut text, "    ", &key.doc());
         comment(&mut text, "    ", &format!("Form: {}.", key.form()));
-        let _ = match key.example() {
-            Some(example) => writeln!(text, "    # {} = {example}\n", key.name()),
-            None => writeln!(text, "    {} = {}\n", key.name(), key.default(part)),
+        let name = key.name();
+        let _ = match (key.example(), key.shipped()) {
+            (Some(example), _) => writeln!(text, "    # {name} = {example}\n"),
+            (None, Some(shipped)) => writeln!(text, "    {name} = {shipped}\n"),
+            (None, None) => writeln!(text, "    {name} = {}\n", key.default(part)),
         };
     }
     text.truncate(text.trim_end().len());
@@ -64,6 +67,9 @@ pub fn manual() -> String {
             key.form(),
             default(*key),
         );
+        if let Some(shipped) = key.shipped() {
+            let _ = writeln!(text, "- In the shipped files: `{shipped}`");
+        }
     }
     let _ = write!(text, "\n{LEGACY}");
     text

@@ -15,6 +15,9 @@ pub struct Key<K> {
     default: &'static str,
     /// Shipped as a comment with this value, where there is one, instead of set to the default.
     example: Option<&'static str>,
+    /// Shipped set to this, where what is safe for a new deployment differs from what leaving the key
+    /// out means for those that exist.
+    shipped: Option<&'static str>,
     doc: &'static str,
 }
 
@@ -28,6 +31,8 @@ pub trait AnyKey: Sync {
     fn default(&self, part: Part) -> String;
     /// A value to show in a comment, where setting it to the default would say nothing.
     fn example(&self) -> Option<&'static str>;
+    /// What the shipped file sets it to, where that is not the default.
+    fn shipped(&self) -> Option<&'static str>;
     /// What it means: one paragraph.
     fn doc(&self) -> String;
     /// The form of its value, in words.
@@ -53,6 +58,10 @@ impl<K: Kind> AnyKey for Key<K> {
         self.example
     }
 
+    fn shipped(&self) -> Option<&'static str> {
+        self.shipped
+    }
+
     fn doc(&self) -> String {
         self.doc.split_whitespace().collect::<Vec<_>>().join(" ")
     }
@@ -68,7 +77,7 @@ impl<K: Kind> AnyKey for Key<K> {
 
 /// Makes each key a static of its own, and the list of all.
 macro_rules! keys {
-    ($($(#[doc = $doc:literal])+ $key:ident: $kind:ty = $make:expr, $name:literal, $parts:expr, $default:literal, $example:expr;)+) => {
+    ($($(#[doc = $doc:literal])+ $key:ident: $kind:ty = $make:expr, $name:literal, $parts:expr, $default:literal, $example:expr $(, shipped $shipped:literal)?;)+) => {
         $(
             $(#[doc = $doc])+
             pub static $key: Key<$kind> = Key {
@@ -77,6 +86,7 @@ macro_rules! keys {
                 kind: $make,
                 default: $default,
                 example: $example,
+                shipped: [$($shipped)?].first().copied(),
                 doc: concat!($($doc, "\n"),+),
             };
         )+
@@ -102,6 +112,16 @@ keys! {
     /// The address to listen on. Without a port it is the server's default one. A storage also
     /// calls its trackers from this address, since they take its address from the connection.
     TNV_BIND: Listen = Listen, "tnv_bind", SERVERS, "127.0.0.1:{port}", None;
+
+    /// The hosts that may connect; all others are closed without an answer. It is the address of the
+    /// connection that counts: behind a proxy that is the proxy's. Left out, everybody may;
+    /// `0.0.0.0/0;::/0` says so and means it. Servers and clients all need to be in it: storages in
+    /// their trackers' and ID servers', HTTP servers in the trackers' and storages'.
+    TNV_ALLOW_HOSTS: Networks = Networks, "tnv_allow_hosts", SERVERS, "", None, shipped "127.0.0.0/8;::1/128";
+
+    /// The hosts that may join this tracker as storages and send heartbeats, of those that may
+    /// connect. Clients are sent to whoever has joined. Left out, all that may connect may join.
+    TNV_ALLOW_JOIN: Networks = Networks, "tnv_allow_join", TRACKER, "", None, shipped "127.0.0.0/8;::1/128";
 
     /// The applications that this tracker serves.
     TNV_APPS_ID: Names<AppId> = Names::<AppId>::KIND, "tnv_apps_id", TRACKER, "tnvideo", None;
@@ -261,7 +281,10 @@ mod tests {
                 assert_eq!(key.check(&key.default(*part)), Ok(()), "default of {}", key.name());
             }
             assert_eq!(key.example().map_or(Ok(()), |example| key.check(example)), Ok(()), "{}", key.name());
-            assert!(!key.default(Part::Tracker).is_empty() || key.example().is_some(), "{}", key.name());
+            assert_eq!(key.shipped().map_or(Ok(()), |shipped| key.check(shipped)), Ok(()), "{}", key.name());
+            assert!(key.example().is_none() || key.shipped().is_none(), "{}", key.name());
+            let is_shown = key.example().or(key.shipped()).is_some();
+            assert!(!key.default(Part::Tracker).is_empty() || is_shown, "{}", key.name());
             assert!(key.doc().ends_with('.'), "{}", key.name());
         }
     }

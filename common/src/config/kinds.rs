@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::fault::quoted;
+use crate::allow::{AllowList, Network};
 use crate::db::Password;
 use crate::error::Error;
 use crate::wire::names::{AppId, GroupName, IdKey, UserId};
@@ -236,6 +237,33 @@ impl<const MIN: usize> Kind for Addresses<MIN> {
     }
 }
 
+/// Networks; without any, everybody.
+pub struct Networks;
+
+impl Kind for Networks {
+    type Value = AllowList;
+
+    fn form(&self) -> String {
+        "networks as ADDRESS/BITS or hosts as ADDRESS, IPv4 and IPv6, separated by ;".to_owned()
+    }
+
+    fn parse(&self, text: &str) -> Result<AllowList, String> {
+        if text.is_empty() {
+            return Ok(AllowList::everybody());
+        }
+        // The error quotes what it was given, as it is: it must not be taken at its length.
+        let network = |item: &str| match item.len() > NETWORK_BYTES_MAX {
+            true => Err(quoted(item)),
+            false => item.parse::<Network>().map_err(|error| error.message().to_owned()),
+        };
+        let networks = list(text, network)?;
+        if networks.is_empty() { Err("none".to_owned()) } else { Ok(AllowList::only(networks)) }
+    }
+}
+
+/// The longest form of an IPv6 address that maps an IPv4 one, and its prefix.
+const NETWORK_BYTES_MAX: usize = 64;
+
 /// A name of the wire, with what it is in words.
 pub struct Name<T>(PhantomData<fn() -> T>, &'static str);
 
@@ -386,6 +414,20 @@ mod tests {
         assert_eq!(groups.parse("g1;g1"), Err("'g1' twice".to_owned()));
         let many: Vec<String> = (0..=LIST_ITEMS_MAX).map(|n| format!("g{n}")).collect();
         assert_eq!(groups.parse(&many.join(";")), Err("more than 1024 items".to_owned()));
+    }
+
+    #[test]
+    fn networks_are_checked_one_by_one_and_an_empty_list_is_no_list() {
+        assert_eq!(Networks.parse(""), Ok(AllowList::everybody()));
+        let allowed = Networks.parse("10.0.0.0/8; ::1 ;").unwrap();
+        assert!(allowed.is_set() && allowed.allows([10, 1, 1, 1].into()));
+        assert_eq!(Networks.parse(";"), Err("none".to_owned()), "a list that lets nobody in is a mistake");
+        assert_eq!(
+            Networks.parse("10.0.0.1/8"),
+            Err("'10.0.0.1/8' has bits set behind its prefix, the network is 10.0.0.0/8".to_owned())
+        );
+        assert_eq!(Networks.parse("::1;::1/128"), Err("'::1/128' twice".to_owned()));
+        assert!(Networks.parse(&"9".repeat(5000)).unwrap_err().len() < 100);
     }
 
     #[test]

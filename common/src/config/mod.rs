@@ -104,7 +104,7 @@ impl Config {
     }
 
     /// What the operator should know though it is no fault, a line each: keys of existing servers
-    /// that mean nothing or something else here, and settings that others overrule.
+    /// that mean nothing or something else here, settings that others overrule, and doors that are open.
     pub fn notices(&self) -> Vec<String> {
         let legacy = self.entries.iter().filter_map(|(name, entry)| {
             let text = match known(self.part, name) {
@@ -119,6 +119,7 @@ impl Config {
         let overruled = self
             .overruled()
             .into_iter()
+            .chain(self.open_doors())
             .map(|(key, text)| (self.line(key), format!("{}: {text}", key.name())));
         let mut notices: Vec<_> = legacy.chain(overruled).collect();
         notices.sort();

@@ -8,6 +8,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::keys::{self, AnyKey};
 use super::{Config, Fault, Part, read};
+use crate::allow::AllowList;
 use crate::db::{DbSettings, Password};
 use crate::limits::RESERVED_FDS;
 use crate::net;
@@ -25,6 +26,8 @@ pub struct CommonSettings {
     pub threads: usize,
     /// Most connections, no more than the descriptors allow.
     pub max_conns: usize,
+    /// Who may connect.
+    pub allow_hosts: AllowList,
     /// How long what is under way may take when the server is told to stop.
     pub stop_timeout: Duration,
     /// Where the log goes; standard error otherwise.
@@ -38,6 +41,7 @@ impl CommonSettings {
             name: part.binary(),
             threads: self.threads,
             max_conns: self.max_conns,
+            allow_hosts: self.allow_hosts.clone(),
             stop_timeout: self.stop_timeout,
         }
     }
@@ -52,6 +56,7 @@ impl Config {
             bind: self.bind()?,
             threads: threads as usize,
             max_conns: max_conns as usize,
+            allow_hosts: self.get(&keys::TNV_ALLOW_HOSTS)?,
             stop_timeout: self.get(&keys::TNV_STOP_TIMEOUT)?,
             log_file: self.get(&keys::TNV_LOG_FILE)?,
         })
@@ -107,6 +112,34 @@ impl Config {
             let got = format!("{}: {error}", file.display());
             self.fault(&keys::MYSQL_PASS_FILE, got, "a file with the password as its first line")
         })
+    }
+
+    /// What a server that others than this host can reach should be told of who may.
+    pub(super) fn open_doors(&self) -> Vec<(&'static dyn AnyKey, String)> {
+        let (Ok(bind), Ok(hosts)) = (self.bind(), self.get(&keys::TNV_ALLOW_HOSTS)) else {
+            return Vec::new();
+        };
+        if bind.ip().to_canonical().is_loopback() {
+            return Vec::new();
+        }
+        let mut doors: Vec<(&'static dyn AnyKey, String)> = Vec::new();
+        if !hosts.is_set() {
+            let text = format!(
+                "not set, so everybody who reaches {bind} may connect; set it to the networks that may, \
+                 or to 0.0.0.0/0;::/0 where that is meant"
+            );
+            doors.push((&keys::TNV_ALLOW_HOSTS, text));
+        } else if hosts.is_loopback_only() {
+            let text =
+                format!("only this host itself may connect, though {bind} is not its loopback address");
+            doors.push((&keys::TNV_ALLOW_HOSTS, text));
+        }
+        if self.part == Part::Tracker && !self.is_set(&keys::TNV_ALLOW_JOIN) {
+            let text = "not set, so whoever may connect may also join as a storage, and clients are sent to \
+                        it; set it to the hosts of the storages";
+            doors.push((&keys::TNV_ALLOW_JOIN, text.to_owned()));
+        }
+        doors
     }
 
     /// Settings that others overrule, each with the reason.
