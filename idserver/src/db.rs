@@ -1,6 +1,7 @@
 //! The ID server's table: one row for each key, whose value is the first number not given to any ID
 //! server. A step moves it on in one statement, and the numbers it moved over are the caller's; so
-//! any number of ID servers share one database.
+//! any number of ID servers share one database. Where the table has fallen behind what this server has
+//! handed out, it is raised first (see [`crate::marks`]).
 //!
 //! The table's collation takes `../Data` for `../data`: such keys share a row, and their numbers
 //! are as unique as any.
@@ -8,7 +9,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::{error, info, warn};
 use tnv_common::db::{Column, Database, DbSettings, Schema, Sql, Table};
 use tnv_common::error::{Context, Error, ErrorKind, Result};
 use tnv_common::fail;
@@ -16,6 +17,7 @@ use tnv_common::stop::Stop;
 use tnv_common::wire::IdKey;
 
 use crate::globals::{Segment, Source};
+use crate::marks::Marks;
 
 /// Rows of the table. Anyone who can reach the server may ask for a key of his own, and each makes
 /// a row that stays; a store path has 64 bytes and a deployment some dozens of them, so this is far
@@ -56,6 +58,12 @@ static STEP: Sql = Sql {
              RETURNING id_value",
 };
 
+/// Moves a value that has fallen behind up to a mark: mark, key, the largest value that is behind it.
+static RAISE: Sql = Sql::both("UPDATE t_id_gen SET id_value = ? WHERE id = ? AND id_value BETWEEN 0 AND ?");
+
+/// How often a table that falls behind again and again is raised for one request.
+const RAISES_MAX: usize = 3;
+
 static VALUE: Sql = Sql::both("SELECT id_value FROM t_id_gen WHERE id = ?");
 
 static COUNT: Sql = Sql::both("SELECT count(*) FROM t_id_gen");
@@ -63,6 +71,7 @@ static COUNT: Sql = Sql::both("SELECT count(*) FROM t_id_gen");
 /// The ID server's database.
 pub struct IdDb {
     database: Database,
+    marks: Marks,
     step: u32,
     rows: Mutex<Rows>,
     rows_max: i64,
@@ -77,9 +86,9 @@ struct Rows {
 
 impl IdDb {
     /// Opens the database and makes what is missing. A step is so many numbers.
-    pub fn open(settings: &DbSettings, step: u32, stop: &Stop) -> Result<IdDb> {
+    pub fn open(settings: &DbSettings, step: u32, marks: Marks, stop: &Stop) -> Result<IdDb> {
         let database = Database::open(settings, &SCHEMA, stop)?;
-        Ok(IdDb { database, step, rows: Mutex::default(), rows_max: ROWS_MAX })
+        Ok(IdDb { database, marks, step, rows: Mutex::default(), rows_max: ROWS_MAX })
     }
 
     /// Which database it is.
@@ -149,21 +158,51 @@ impl IdDb {
     }
 }
 
-impl Source for IdDb {
-    fn fetch(&self, key: &IdKey) -> Result<Segment> {
-        self.make_room(key)?;
+impl IdDb {
+    /// The same; whether a step whose answer was lost was made does not matter.
+    fn step_surely(&self, key: &IdKey) -> Result<Segment> {
         match self.step(key) {
-            // Whether that step was made does not matter: once more at worst skips its numbers.
+            // Once more at worst skips its numbers.
             Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
                 warn!("{error}; stepping once more");
-                // Nor does it for whoever asked: no number of that step is handed out.
-                self.step(key).map_err(|error| match error.kind() {
-                    ErrorKind::OutcomeUnknown => Error::new(ErrorKind::Unavailable, error.message()),
-                    _ => error,
-                })
+                self.step(key).map_err(certain)
             }
             stepped => stepped,
         }
+    }
+}
+
+impl Source for IdDb {
+    /// The table has a segment's end before its numbers are used, and so has the mark.
+    fn fetch(&self, key: &IdKey) -> Result<Segment> {
+        self.make_room(key)?;
+        for _ in 0..RAISES_MAX {
+            let segment = self.step_surely(key)?;
+            let mark = self.marks.of(key);
+            if segment.start() >= mark {
+                self.marks.raise(key, segment.end())?;
+                return Ok(segment);
+            }
+            error!(
+                "t_id_gen has {} for '{key}', and this server has handed out the numbers up to {mark}: the database \
+                 has lost steps (a replica that lagged, an old backup?); raising it to {mark}",
+                segment.end()
+            );
+            let params = vec![mark.into(), key.as_str().into(), (mark - 1).into()];
+            self.database
+                .write(&RAISE, params)
+                .context(|| format!("raise the key '{key}' to {mark}"))
+                .map_err(certain)?;
+        }
+        fail!(Unavailable, "t_id_gen falls back again and again below what was handed out of '{key}'")
+    }
+}
+
+/// To whoever asks for a number it does not matter whether a step was made: none of it is handed out.
+fn certain(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::OutcomeUnknown => Error::new(ErrorKind::Unavailable, error.message()),
+        _ => error,
     }
 }
 
@@ -171,8 +210,10 @@ impl Source for IdDb {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+    use std::net::SocketAddr;
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU16, Ordering};
     use tnv_common::db::{Password, Value};
 
     /// The embedded database in a directory of its own, removed at the end.
@@ -211,7 +252,11 @@ mod tests {
             rw_timeout: Duration::from_secs(30),
             directory: directory.to_owned(),
         };
-        IdDb::open(&settings, step, &Stop::new().unwrap()).unwrap()
+        // Servers of one database, each with marks of its own.
+        static PORT: AtomicU16 = AtomicU16::new(1);
+        let address = SocketAddr::from(([127, 0, 0, 1], PORT.fetch_add(1, Ordering::Relaxed)));
+        let marks = Marks::open(&directory.join("state"), address).unwrap();
+        IdDb::open(&settings, step, marks, &Stop::new().unwrap()).unwrap()
     }
 
     fn key(key: &str) -> IdKey {
@@ -237,6 +282,27 @@ mod tests {
         let bench = Bench::new("existing");
         bench.insert("../data", 12_345.into());
         assert_eq!(bench.fetch("../data"), Ok(Segment::before(12_445, 100).unwrap()));
+    }
+
+    /// A replica that lagged was promoted: its table had lost the last steps, and their numbers were
+    /// handed out again, so that uploads met files of others.
+    #[test]
+    fn a_table_that_fell_back_is_raised_above_what_was_handed_out() {
+        static SET: Sql = Sql::both("UPDATE t_id_gen SET id_value = ? WHERE id = ?");
+        static DROP: Sql = Sql::both("DELETE FROM t_id_gen WHERE id = ?");
+        let bench = Bench::new("fell-back");
+        bench.insert("a", 1000.into());
+        assert_eq!(bench.fetch("a"), Ok(Segment::before(1100, 100).unwrap()));
+        bench.db.database.write(&SET, vec![300.into(), "a".into()]).unwrap();
+        assert_eq!(bench.fetch("a"), Ok(Segment::before(1200, 100).unwrap()));
+        bench.db.database.write(&DROP, vec!["a".into()]).unwrap();
+        assert_eq!(bench.fetch("a"), Ok(Segment::before(1300, 100).unwrap()));
+        // One that is only a little behind is noticed too.
+        bench.db.database.write(&SET, vec![1250.into(), "a".into()]).unwrap();
+        assert_eq!(bench.fetch("a"), Ok(Segment::before(1450, 100).unwrap()));
+        // Others go on from there.
+        let other = open(&bench.directory, 100);
+        assert_eq!(other.fetch(&key("a")), Ok(Segment::before(1550, 100).unwrap()));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! others wait for it.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ pub struct Settings {
     pub step: u32,
     /// Where the database is.
     pub database: DbSettings,
+    /// Where this server keeps its own marks.
+    pub state_directory: PathBuf,
 }
 
 /// Numbers that the database has given to this process: `next..end`.
@@ -58,6 +61,16 @@ impl Segment {
     pub fn before(end: i64, step: u32) -> Option<Segment> {
         let next = end.checked_sub(i64::from(step)).filter(|next| *next >= 0)?;
         Some(Segment { next, end, half: next + i64::from(step.div_ceil(2)) })
+    }
+
+    /// The first of them, before any was taken.
+    pub fn start(self) -> i64 {
+        self.next
+    }
+
+    /// The first one after them.
+    pub fn end(self) -> i64 {
+        self.end
     }
 
     /// All of them, for counting.

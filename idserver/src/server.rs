@@ -13,6 +13,7 @@ use tnv_common::stop::Stop;
 
 use crate::db::{IdDb, SCHEMA};
 use crate::globals::{Numbers, Settings};
+use crate::marks::Marks;
 use crate::service::Service;
 
 /// The ID server.
@@ -27,16 +28,26 @@ impl Server for IdServer {
         let step = config.get(&keys::IDINC_MAX_STEP)?;
         let step = u32::try_from(step)
             .map_err(|_| config.fault(&keys::IDINC_MAX_STEP, step, format_args!("at most {}", u32::MAX)))?;
-        Ok(Settings { step, database: config.database()? })
+        Ok(Settings {
+            step,
+            database: config.database()?,
+            state_directory: config.get(&keys::TNV_STATE_PATH)?,
+        })
     }
 
     fn check(config: &Config, settings: &Settings) -> Vec<Fault> {
-        daemon::check_database(config, &settings.database, &SCHEMA).into_iter().collect()
+        let directory = &settings.state_directory;
+        let state = Marks::check(directory).err().map(|error| {
+            let got = format!("'{}': {error}", directory.display());
+            config.fault(&keys::TNV_STATE_PATH, got, "a directory that can be made and written")
+        });
+        state.into_iter().chain(daemon::check_database(config, &settings.database, &SCHEMA)).collect()
     }
 
     /// The port is opened last: who can connect is served.
     fn run(settings: Settings, common: CommonSettings, stop: &Stop) -> Result<()> {
-        let db = IdDb::open(&settings.database, settings.step, stop)?;
+        let marks = Marks::open(&settings.state_directory, common.bind)?;
+        let db = IdDb::open(&settings.database, settings.step, marks, stop)?;
         info!("using the {}", db.describe());
         let listener = net::listen(common.bind)?;
         let address = listener.local_addr().context(|| "find out the listening address")?;

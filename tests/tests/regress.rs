@@ -1,6 +1,7 @@
 //! What the existing system gets wrong, one test for each, with its story.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -264,6 +265,57 @@ fn several_id_servers_never_hand_out_a_number_twice_on_the_embedded_database() {
 fn several_id_servers_never_hand_out_a_number_twice_on_mariadb() {
     let Some(server) = MariaDb::start() else { return };
     no_number_twice("ids-mariadb", Db::Maria(&server));
+}
+
+fn number(server: SocketAddr) -> i64 {
+    let body = raw::ask(server, &raw::get_id("../data")).success(101);
+    i64::from_be_bytes(body.try_into().expect("8 bytes"))
+}
+
+/// The primary of the database was lost, and the replica that took its place had not seen the last
+/// steps: the numbers of these steps were handed out a second time.
+fn a_database_that_fell_back(name: &str, db: Db<'_>) {
+    let mut cluster = Builder::new(name)
+        .trackers(0)
+        .groups(&["group001"], 0)
+        .ids(1)
+        .set(Part::Id, "idinc_max_step", 10)
+        .db(db)
+        .start();
+    let mut seen = HashSet::new();
+    let mut most = -1;
+    for fall_back in ["UPDATE t_id_gen SET id_value = 7", "DELETE FROM t_id_gen"] {
+        for killed in [false, true] {
+            for _ in 0..95 {
+                let number = number(cluster.id());
+                assert!(seen.insert(number), "{number} was handed out twice");
+                most = most.max(number);
+            }
+            // What follows is asked of a database that has forgotten, by a server that may have too.
+            if killed {
+                cluster.ids[0].kill();
+            }
+            cluster.sql("tnv_idsdb", fall_back);
+            if killed {
+                cluster.ids[0].start();
+                let next = number(cluster.id());
+                assert!(next > most, "after {most} came {next}");
+                seen.insert(next);
+            }
+        }
+    }
+    cluster.ids[0].wait_log("the database has lost steps", PATIENCE);
+}
+
+#[test]
+fn a_database_that_fell_back_makes_no_id_server_repeat_a_number_on_the_embedded_database() {
+    a_database_that_fell_back("fell-back", Db::Embedded);
+}
+
+#[test]
+fn a_database_that_fell_back_makes_no_id_server_repeat_a_number_on_mariadb() {
+    let Some(server) = MariaDb::start() else { return };
+    a_database_that_fell_back("fell-back-mariadb", Db::Maria(&server));
 }
 
 /// Existing storages join and then wait a whole interval before they beat: nothing can be uploaded

@@ -138,6 +138,11 @@ keys! {
     /// database learns of every step; a restart skips at most two steps.
     IDINC_MAX_STEP: Count = Count(1, 1_000_000), "idinc_max_step", ID, "100", None;
 
+    /// The directory where the server keeps what it must not forget, made when it is missing: for each
+    /// key the number that it has reached, so that a database that fell back never makes it repeat one.
+    /// Several servers may share it; each has a file named after its address. Keep it with the server.
+    TNV_STATE_PATH: FilePath = FilePath, "tnv_state_path", ID, "../state", None;
+
     /// The group that this storage belongs to. All storages of a group keep the same files.
     TNV_GROUP_NAME: Name<GroupName> = Name::<GroupName>::KIND, "tnv_group_name", STORAGE, "group001", None;
 

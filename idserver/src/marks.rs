@@ -1,0 +1,349 @@
+//! The high-water marks: for each key, the number below which this ID server never hands one out
+//! again. They are this server's own memory beside the database: where the table falls back, because
+//! a replica that lagged was promoted or an old backup was restored, the mark tells, and the table is
+//! raised to it before numbers are used.
+//!
+//! The file is `id-<address>-<port>.marks` in the state directory, locked by the process that has it.
+//! Slots of [`SLOT_BYTES`]: the first is the head, [`MAGIC`] and zeros; then two for each key, written
+//! in turn and synced each time. A slot that a power cut tore has the wrong checksum, and its twin
+//! still holds the mark before; the one it would have told of was never used, since it was not synced.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 4 | CRC-32 of the rest, big-endian |
+//! | 4 | 1 | bytes of the key, 0: a free slot |
+//! | 5 | 3 | zero |
+//! | 8 | 8 | the mark, big-endian |
+//! | 16 | | the key, zeros |
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Access, FlockOperation, access, flock};
+use rustix::io::Errno;
+use tnv_common::error::{Context, Result};
+use tnv_common::fail;
+use tnv_common::wire::IdKey;
+
+/// 16 bytes and the longest key of 64, so that a slot never lies across two sectors of a disk.
+const SLOT_BYTES: usize = 128;
+
+/// What the file begins with; the digits are the version of its form.
+const MAGIC: &[u8; 16] = b"TNV-ID-MARKS-001";
+
+/// Most keys: as many as the table may have rows. The file then has 16 MiB.
+const KEYS_MAX: usize = 65_536;
+
+/// How long a lock that is held is waited for: a predecessor may be about to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The marks of one ID server.
+pub struct Marks {
+    path: String,
+    state: Mutex<State>,
+}
+
+struct State {
+    file: File,
+    keys: HashMap<IdKey, Mark>,
+}
+
+#[derive(Clone, Copy)]
+struct Mark {
+    /// Which pair of slots is the key's.
+    pair: usize,
+    /// The one of the pair that is written next: not the one that holds the mark.
+    next: usize,
+    value: i64,
+}
+
+impl Marks {
+    /// Opens the marks of the server that listens on this address, and makes what is missing.
+    pub fn open(directory: &Path, address: SocketAddr) -> Result<Marks> {
+        let path = directory.join(format!("id-{}-{}.marks", address.ip(), address.port()));
+        let path = path.to_string_lossy().into_owned();
+        std::fs::create_dir_all(directory)
+            .context(|| format!("make the state directory {}", directory.display()))?;
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .context(|| format!("open {path}"))?;
+        lock(&file, &path)?;
+        let mut bytes = Vec::new();
+        let bytes_max = (SLOT_BYTES * (1 + 2 * KEYS_MAX)) as u64;
+        Read::by_ref(&mut file)
+            .take(bytes_max + 1)
+            .read_to_end(&mut bytes)
+            .context(|| format!("read {path}"))?;
+        if bytes.len() as u64 > bytes_max {
+            return fail!(Invalid, "{path} has over {bytes_max} bytes: {}", damaged());
+        }
+        let keys = decode(&bytes, &path)?;
+        if bytes.len() < SLOT_BYTES || bytes.iter().all(|byte| *byte == 0) {
+            let mut head = [0; SLOT_BYTES];
+            head[..MAGIC.len()].copy_from_slice(MAGIC);
+            file.set_len(0).and_then(|()| file.write_all_at(&head, 0)).context(|| format!("write {path}"))?;
+        }
+        // What was read counts from now on: it must not be lost with the page cache.
+        file.sync_all().context(|| format!("sync {path}"))?;
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .context(|| format!("sync the directory {}", directory.display()))?;
+        Ok(Marks { path, state: Mutex::new(State { file, keys }) })
+    }
+
+    /// What `--check` finds: whether the state directory can be made and written.
+    pub fn check(directory: &Path) -> io::Result<()> {
+        let existing = directory.ancestors().find(|path| path.exists()).filter(|path| *path != Path::new(""));
+        let existing = existing.unwrap_or(Path::new("."));
+        if !existing.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Ok(access(existing, Access::WRITE_OK | Access::EXEC_OK)?)
+    }
+
+    /// No number below this one is handed out for the key; 0 where nothing is known of it.
+    pub fn of(&self, key: &IdKey) -> i64 {
+        self.state().keys.get(key).map_or(0, |mark| mark.value)
+    }
+
+    /// Notes durably that the numbers below `value` are used. A lower one than is known changes nothing.
+    pub fn raise(&self, key: &IdKey, value: i64) -> Result<()> {
+        let mut state = self.state();
+        let mark = match state.keys.get(key) {
+            Some(mark) if mark.value >= value => return Ok(()),
+            Some(mark) => *mark,
+            None if state.keys.len() >= KEYS_MAX => {
+                return fail!(NoSpace, "{} has its {KEYS_MAX} keys, no room for '{key}'", self.path);
+            }
+            None => Mark { pair: state.keys.len(), next: 0, value: 0 },
+        };
+        let offset = (1 + 2 * mark.pair + mark.next) * SLOT_BYTES;
+        let slot = encode(key, value);
+        state
+            .file
+            .write_all_at(&slot, offset as u64)
+            .and_then(|()| state.file.sync_data())
+            .context(|| format!("note the numbers of '{key}' in {}", self.path))?;
+        state.keys.insert(key.clone(), Mark { pair: mark.pair, next: 1 - mark.next, value });
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps two processes from sharing the file.
+fn lock(file: &File, path: &str) -> Result<()> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            Err(Errno::WOULDBLOCK) => {
+                return fail!(Busy, "{path} is in use: another ID server of this address runs");
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(io::Error::from(error)).context(|| format!("lock {path}")),
+        }
+    }
+}
+
+fn encode(key: &IdKey, value: i64) -> [u8; SLOT_BYTES] {
+    let mut slot = [0; SLOT_BYTES];
+    let text = key.as_str().as_bytes();
+    // A key has at most 64 bytes.
+    slot[4] = text.len() as u8;
+    slot[8..16].copy_from_slice(&value.to_be_bytes());
+    slot[16..16 + text.len()].copy_from_slice(text);
+    let crc = crc32fast::hash(&slot[4..]);
+    slot[..4].copy_from_slice(&crc.to_be_bytes());
+    slot
+}
+
+/// What a slot says, where it is whole.
+fn decode_slot(slot: &[u8]) -> Option<(IdKey, i64)> {
+    let crc = u32::from_be_bytes(slot.get(..4)?.try_into().ok()?);
+    let text = slot.get(16..16 + usize::from(*slot.get(4)?))?;
+    if crc != crc32fast::hash(slot.get(4..)?) {
+        return None;
+    }
+    let value = i64::from_be_bytes(slot.get(8..16)?.try_into().ok()?);
+    let key = IdKey::new(std::str::from_utf8(text).ok()?).ok()?;
+    Some((key, value)).filter(|(_, value)| *value >= 0)
+}
+
+/// All marks. What cannot be read is refused: going on without a mark is the operator's decision.
+fn decode(bytes: &[u8], path: &str) -> Result<HashMap<IdKey, Mark>> {
+    let mut keys = HashMap::new();
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Ok(keys);
+    }
+    if bytes.len() >= SLOT_BYTES && !bytes.starts_with(MAGIC) {
+        return fail!(Invalid, "{path} is no file of marks of this version: {}", damaged());
+    }
+    let pairs = bytes.get(SLOT_BYTES..).unwrap_or_default().chunks(2 * SLOT_BYTES);
+    let last = pairs.len().saturating_sub(1);
+    for (pair, slots) in pairs.enumerate() {
+        let found = slots.chunks(SLOT_BYTES).enumerate().filter_map(|(which, slot)| {
+            decode_slot(slot).map(|(key, value)| (key, Mark { pair, next: 1 - which, value }))
+        });
+        match found.max_by_key(|(_, mark)| mark.value) {
+            Some((key, mark)) => drop(keys.insert(key, mark)),
+            // The first mark of a new key that was cut off while it was written: nothing was used.
+            None if pair == last
+                && slots.get(SLOT_BYTES..).is_none_or(|twin| twin.iter().all(|byte| *byte == 0)) => {}
+            None => {
+                return fail!(Invalid, "{path}: the marks of key {} are damaged: {}", pair + 1, damaged());
+            }
+        }
+    }
+    Ok(keys)
+}
+
+fn damaged() -> impl std::fmt::Display {
+    "see that id_value in t_id_gen is above every number in use, then move the file away"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Scratch {
+            let path = std::env::temp_dir().join(format!("tnv-marks-{name}-{}", std::process::id()));
+            Scratch(path)
+        }
+
+        fn open(&self) -> Result<Marks> {
+            Marks::open(&self.0, SocketAddr::from(([127, 0, 0, 1], 22000)))
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.join("id-127.0.0.1-22000.marks")
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn key(text: &str) -> IdKey {
+        IdKey::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_mark_is_there_again_after_a_restart_and_never_falls() {
+        let scratch = Scratch::new("restart");
+        let marks = scratch.open().unwrap();
+        let long = "k".repeat(64);
+        for value in [100, 300, 200] {
+            marks.raise(&key("../data"), value).unwrap();
+            marks.raise(&key(&long), value + 1).unwrap();
+        }
+        assert_eq!((marks.of(&key("../data")), marks.of(&key("other"))), (300, 0));
+        drop(marks);
+        let marks = scratch.open().unwrap();
+        assert_eq!((marks.of(&key("../data")), marks.of(&key(&long))), (300, 301));
+        marks.raise(&key("../data"), 400).unwrap();
+        marks.raise(&key("third"), 7).unwrap();
+        drop(marks);
+        let marks = scratch.open().unwrap();
+        let found = ["../data", &long, "third"].map(|name| marks.of(&key(name)));
+        assert_eq!(found, [400, 301, 7]);
+    }
+
+    #[test]
+    fn two_processes_cannot_share_the_marks() {
+        let scratch = Scratch::new("lock");
+        let _first = scratch.open().unwrap();
+        let error = scratch.open().err().unwrap();
+        assert!(error.message().contains("in use"), "{error}");
+    }
+
+    /// Whatever a power cut leaves of the write under way, the marks that were synced before count.
+    #[test]
+    fn a_torn_write_loses_only_the_mark_that_was_being_written() {
+        let scratch = Scratch::new("torn");
+        let marks = scratch.open().unwrap();
+        marks.raise(&key("a"), 100).unwrap();
+        marks.raise(&key("b"), 100).unwrap();
+        drop(marks);
+        let before = std::fs::read(scratch.file()).unwrap();
+        let marks = scratch.open().unwrap();
+        marks.raise(&key("b"), 200).unwrap();
+        marks.raise(&key("c"), 100).unwrap();
+        drop(marks);
+        let after = std::fs::read(scratch.file()).unwrap();
+        for cut in (before.len()..after.len()).chain([after.len()]) {
+            std::fs::write(scratch.file(), &after[..cut]).unwrap();
+            let marks = scratch.open().unwrap();
+            assert_eq!(marks.of(&key("a")), 100, "{cut}");
+            assert!([100, 200].contains(&marks.of(&key("b"))), "{cut}");
+            assert!([0, 100].contains(&marks.of(&key("c"))), "{cut}");
+        }
+        let second_of_b = SLOT_BYTES * 4;
+        for byte in second_of_b..second_of_b + SLOT_BYTES {
+            let mut torn = after.clone();
+            torn[byte] ^= 0x10;
+            std::fs::write(scratch.file(), &torn).unwrap();
+            assert_eq!(scratch.open().unwrap().of(&key("b")), 100, "{byte}");
+        }
+    }
+
+    #[test]
+    fn damage_is_refused_and_an_empty_file_begun_anew() {
+        let scratch = Scratch::new("damage");
+        let marks = scratch.open().unwrap();
+        marks.raise(&key("a"), 100).unwrap();
+        marks.raise(&key("a"), 200).unwrap();
+        marks.raise(&key("b"), 200).unwrap();
+        drop(marks);
+        let whole = std::fs::read(scratch.file()).unwrap();
+        let mut damaged = whole.clone();
+        damaged[SLOT_BYTES + 20] ^= 1;
+        damaged[2 * SLOT_BYTES + 20] ^= 1;
+        std::fs::write(scratch.file(), &damaged).unwrap();
+        let error = scratch.open().err().unwrap();
+        assert!(error.message().contains("key 1 are damaged"), "{error}");
+        let mut foreign = whole;
+        foreign[0] = b'X';
+        std::fs::write(scratch.file(), &foreign).unwrap();
+        assert!(scratch.open().err().unwrap().message().contains("no file of marks"));
+        for empty in [0, 50, 1000] {
+            std::fs::write(scratch.file(), vec![0; empty]).unwrap();
+            let marks = scratch.open().unwrap();
+            marks.raise(&key("a"), 5).unwrap();
+            drop(marks);
+            assert_eq!(scratch.open().unwrap().of(&key("a")), 5);
+        }
+    }
+
+    #[test]
+    fn a_check_makes_nothing() {
+        let scratch = Scratch::new("check");
+        Marks::check(&scratch.0.join("a/b")).unwrap();
+        assert!(!scratch.0.exists());
+        Marks::check(Path::new("relative-and-absent")).unwrap();
+        std::fs::create_dir_all(&scratch.0).unwrap();
+        std::fs::write(scratch.0.join("file"), "").unwrap();
+        assert!(Marks::check(&scratch.0.join("file/state")).is_err());
+    }
+}
