@@ -1,6 +1,7 @@
 //! What every part of TNV stands on. From the bottom up: [`error`] and [`limits`]; [`wire`], which
 //! alone knows the layout of messages; [`net`], sockets with deadlines; [`conn`], the client's end
-//! of a framed connection; [`allow`], who may connect; [`server`], the accept loop and its workers, [`drain`], the polite end of
+//! of a framed connection; [`allow`], who may connect; [`secret`], what is proven with a
+//! key, and [`link`], signed links; [`server`], the accept loop and its workers, [`drain`], the polite end of
 //! a connection, [`slots`], which keep some workers free of the database, and [`framed`], the
 //! server's end of the protocol on it; [`config`]; [`db`]; and [`daemon`], the life of a server
 //! process.
@@ -14,8 +15,10 @@ pub mod drain;
 pub mod error;
 pub mod framed;
 pub mod limits;
+pub mod link;
 pub mod net;
 pub mod peer;
+pub mod secret;
 pub mod server;
 pub mod slots;
 pub mod stop;

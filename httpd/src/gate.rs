@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tnv_common::drain::{Drain, Drained};
 use tnv_common::error::ErrorKind;
 use tnv_common::limits::{DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_TIMEOUT};
+use tnv_common::link::without_signature;
 use tnv_common::net::Stream;
 use tnv_common::server::{Next, Service, Until};
 use tnv_common::stop::Stop;
@@ -197,7 +198,8 @@ impl Gate {
                 ending.refusal(&Refusal::new(Status::METHOD_NOT_ALLOWED, text), &head)
             }
         };
-        let entry = Entry { method: head.method, target: head.target, status, began };
+        let target = without_signature(&head.target);
+        let entry = Entry { method: head.method, target, status, began };
         Answering { relay, after, entry: Some(entry) }
     }
 

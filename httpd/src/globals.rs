@@ -1,6 +1,7 @@
 //! The settings of this server, made once of its configuration.
 
 use tnv_common::config::{Config, Fault, keys};
+use tnv_common::link::LinkSecrets;
 use tnv_common::wire::{AppId, UserId};
 
 /// Whose files `/files/FILEID` means.
@@ -19,6 +20,8 @@ pub struct Settings {
     pub trackers: Vec<String>,
     /// Whose files those without an owner in their path are.
     pub owner: Owner,
+    /// What links are to be signed with, where they are.
+    pub links: Option<LinkSecrets>,
 }
 
 impl Settings {
@@ -26,6 +29,7 @@ impl Settings {
     pub fn new(config: &Config) -> Result<Settings, Vec<Fault>> {
         let owner =
             Owner { appid: config.get(&keys::TNV_HTTP_APPID)?, userid: config.get(&keys::TNV_HTTP_USERID)? };
-        Ok(Settings { trackers: config.get(&keys::TNV_TRACKER_ADDRS)?, owner })
+        let trackers = config.get(&keys::TNV_TRACKER_ADDRS)?;
+        Ok(Settings { trackers, owner, links: config.link_secrets()? })
     }
 }

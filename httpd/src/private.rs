@@ -59,6 +59,10 @@ const PEER: &str = "X-Tnv-Peer";
 /// Descriptors that opening a connection takes: one here, and two there; made in pairs.
 const DESCRIPTORS: usize = 4;
 
+/// A header line of the gate's own: the rest of an answer that was begun is asked for. No viewer can send
+/// it, since the gate passes on nothing but what it knows.
+pub const REST_HEADER: &str = "Tnv-Rest";
+
 /// Who answers the requests.
 pub trait Answer: Send + Sync + 'static {
     /// Answers one. After an error the answer is incomplete, and its connection is cut.

@@ -20,7 +20,7 @@ use tnv_common::fail;
 use tnv_common::limits::{COPY_BYTES, PROGRESS_TIMEOUT};
 use tnv_common::net::Stream;
 
-use crate::private::{Answered, Asking, Private};
+use crate::private::{Answered, Asking, Private, REST_HEADER};
 
 /// Most bytes of an answer that wait here for its viewer, and what is asked for at once for one who
 /// is slow. A socket that has room again takes about as much.
@@ -354,7 +354,9 @@ impl Upload {
     fn ask(&self, relays: &Relays, left: u64, bytes: u64) -> Result<Answered> {
         let first = self.end - left;
         let last = first + bytes - 1;
-        let passed = format!("Range: bytes={first}-{last}\r\nIf-Match: {}\r\n", self.etag);
+        // The link was good when the answer began: it may expire while its viewer pauses.
+        let passed =
+            format!("Range: bytes={first}-{last}\r\nIf-Match: {}\r\n{REST_HEADER}: 1\r\n", self.etag);
         let (target, peer) = (self.target.as_str(), self.peer.as_str());
         let answered = relays.private.ask(&Asking { method: "GET", target, peer, passed: &passed })?;
         let is_it = answered.status() == 206

@@ -52,7 +52,7 @@ impl daemon::Server for HttpServer {
         let options =
             Options { route_cache: ROUTE_CACHE, idle_per_server_max: common.threads, ..Options::default() };
         let client = Client::new(&settings.trackers, options)?;
-        let service = Arc::new(FileService::new(client, settings.owner));
+        let service = Arc::new(FileService::new(client, settings.owner).with_links(settings.links));
         let gate = Gate::new(Private::start(service, common.threads)?, common.threads, stop.clone());
         let gate = Arc::new(gate);
         daemon::ready(Part::Httpd, address);

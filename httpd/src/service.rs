@@ -3,18 +3,19 @@
 //! viewer, so that one who pauses keeps no storage waiting.
 
 use std::io::{self, Write};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tiny_http::{Method, Request};
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::limits::COPY_BYTES;
+use tnv_common::link::{LinkFault, LinkSecrets};
 use tnv_common::wire::tnv::{Stat, Triple};
 
 use crate::conditional::{Conditions, Validator, Verdict};
 use crate::files::Files;
 use crate::globals::Owner;
 use crate::media::{self, Kind, Remembered, SNIFF_BYTES};
-use crate::private::Answer;
+use crate::private::{Answer, REST_HEADER};
 use crate::range::{self, Part, Selection};
 use crate::status::{Headers, Refusal, Status, head};
 use crate::target::{self, Target};
@@ -26,6 +27,8 @@ const GATHERED_BYTES_MAX: usize = COPY_BYTES + (4 << 10);
 pub struct FileService<F> {
     files: F,
     owner: Owner,
+    /// What links must be signed with, where they must be.
+    links: Option<LinkSecrets>,
     kinds: Remembered,
 }
 
@@ -35,6 +38,8 @@ struct Asked<'a> {
     is_head: bool,
     target: &'a str,
     range: Option<&'a str>,
+    /// The rest of an answer that was begun is asked for.
+    is_rest: bool,
     conditions: Conditions<'a>,
 }
 
@@ -48,6 +53,7 @@ impl<'a> Asked<'a> {
             is_head: *request.method() == Method::Head,
             target: request.url(),
             range: value("Range"),
+            is_rest: value(REST_HEADER).is_some(),
             conditions: Conditions {
                 if_match: value("If-Match"),
                 if_none_match: value("If-None-Match"),
@@ -122,12 +128,29 @@ impl From<io::Error> for Ended {
 impl<F: Files> FileService<F> {
     /// A service on these files.
     pub fn new(files: F, owner: Owner) -> FileService<F> {
-        FileService { files, owner, kinds: Remembered::default() }
+        FileService { files, owner, links: None, kinds: Remembered::default() }
+    }
+
+    /// The same where links must be signed with one of these secrets.
+    pub fn with_links(self, links: Option<LinkSecrets>) -> FileService<F> {
+        FileService { links, ..self }
+    }
+
+    /// Whether the link counts. Asked before the file is: whoever has none learns nothing of it.
+    fn check_link(&self, asked: &Asked<'_>, file: &Triple) -> std::result::Result<(), Refusal> {
+        let Some(links) = self.links.as_ref().filter(|_| !asked.is_rest) else { return Ok(()) };
+        let query = asked.target.split_once('?').map_or("", |(_, query)| query);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        links.check(file, query, now).map_err(|fault| match fault {
+            LinkFault::Forged(why) => Refusal::new(Status::FORBIDDEN, why),
+            LinkFault::Expired => Refusal::new(Status::GONE, "the link has expired; ask for a new one"),
+        })
     }
 
     /// Decides on the answer.
     fn plan(&self, asked: &Asked<'_>) -> std::result::Result<Plan<F::Info>, Refusal> {
         let target = target::parse(asked.target, &self.owner)?;
+        self.check_link(asked, &target.file)?;
         let info = self.files.look_up(&target.file).map_err(|error| refusal(&target.file, &error))?;
         let (size, now) = (F::size(&info), SystemTime::now());
         let validator = F::stat(&info).map(|stat| Validator::new(&stat, now));

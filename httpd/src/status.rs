@@ -13,8 +13,10 @@ impl Status {
     pub const PARTIAL_CONTENT: Status = Status(206, "Partial Content");
     pub const NOT_MODIFIED: Status = Status(304, "Not Modified");
     pub const BAD_REQUEST: Status = Status(400, "Bad Request");
+    pub const FORBIDDEN: Status = Status(403, "Forbidden");
     pub const NOT_FOUND: Status = Status(404, "Not Found");
     pub const METHOD_NOT_ALLOWED: Status = Status(405, "Method Not Allowed");
+    pub const GONE: Status = Status(410, "Gone");
     pub const PRECONDITION_FAILED: Status = Status(412, "Precondition Failed");
     pub const URI_TOO_LONG: Status = Status(414, "URI Too Long");
     pub const RANGE_NOT_SATISFIABLE: Status = Status(416, "Range Not Satisfiable");

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use lexopt::prelude::*;
 use tnv_client::{AppId, FileId, Triple, UserId};
@@ -16,7 +17,8 @@ Usage: tnv TRACKERS groups
        tnv TRACKERS upload   APPID USERID FILE
        tnv TRACKERS filesize APPID USERID FILEID
        tnv TRACKERS download APPID USERID FILEID OFFSET SIZE [OUT]
-       tnv TRACKERS delete   APPID USERID FILEID"
+       tnv TRACKERS delete   APPID USERID FILEID
+       tnv sign --secret-file FILE [--expires SECONDS] APPID USERID FILEID"
     };
 }
 
@@ -39,6 +41,11 @@ pub(super) const HELP: &str = concat!(
                then goes to standard error); without OUT the bytes are counted and dropped
   delete       remove a file; prints 'Delete success: FILEID'
 
+  sign         make a signed HTTP link that counts for SECONDS (3600 by default); prints its path and
+               query. It needs no tracker: the secret is the first one of FILE, which is the
+               tnv_http_secret_file of the HTTP server. A tracker whose host is called 'sign' is
+               reached as sign:21000
+
   '--' ends the options, for names that begin with '-'.
   RUST_LOG=info or debug tells on standard error what is tried.
 
@@ -51,6 +58,7 @@ pub(super) enum Action {
     Help,
     Version,
     Run(Args),
+    Sign(Sign),
 }
 
 /// What the client runs on.
@@ -59,6 +67,20 @@ pub(super) struct Args {
     pub(super) trackers: Vec<String>,
     pub(super) command: Command,
 }
+
+/// A link to be signed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Sign {
+    pub(super) secret_file: PathBuf,
+    pub(super) file: Triple,
+    pub(super) lifetime: Duration,
+}
+
+/// How long a link counts where nothing is said.
+const LIFETIME_DEFAULT: u64 = 3600;
+
+/// A hundred years: more is a point in time by mistake, or milliseconds.
+const LIFETIME_MAX: u64 = 100 * 366 * 86_400;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
@@ -82,16 +104,40 @@ const ARGS_MAX: usize = 9;
 
 pub(super) fn parse(mut parser: lexopt::Parser) -> Result<Action, String> {
     let mut given = Vec::new();
+    let mut options = Options::default();
     while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
         match arg {
             Value(value) if given.len() < ARGS_MAX => given.push(value),
             Long("help") | Short('h') => return Ok(Action::Help),
             Long("version") | Short('V') => return Ok(Action::Version),
+            Long("secret-file") => {
+                options.secret_file = Some(parser.value().map_err(|error| error.to_string())?.into());
+            }
+            Long("expires") => {
+                options.expires = Some(parser.value().map_err(|error| error.to_string())?);
+            }
             Short('0'..='9') => return Err("OFFSET and SIZE must not be negative".to_owned()),
             other => return Err(other.unexpected().to_string()),
         }
     }
-    Given { args: given.into_iter() }.parse().map(Action::Run)
+    match given.first() {
+        Some(first) if first == "sign" => {
+            Given { args: given.into_iter().skip(1).collect::<Vec<_>>().into_iter() }
+                .sign(options)
+                .map(Action::Sign)
+        }
+        _ if options != Options::default() => {
+            Err("--secret-file and --expires go with 'tnv sign' alone".to_owned())
+        }
+        _ => Given { args: given.into_iter() }.parse().map(Action::Run),
+    }
+}
+
+/// What is not told by its place.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Options {
+    secret_file: Option<PathBuf>,
+    expires: Option<OsString>,
 }
 
 /// The arguments that are still to be made sense of.
@@ -109,8 +155,34 @@ impl Given {
         }
         let name = self.text("the command (groups, upload, filesize, download or delete)")?;
         let command = self.command(&name)?;
+        self.end(&name)?;
+        Ok(Args { trackers, command })
+    }
+
+    fn sign(mut self, options: Options) -> Result<Sign, String> {
+        let file = self.file()?;
+        self.end("sign")?;
+        let secret_file = options.secret_file.ok_or("--secret-file FILE is missing")?;
+        let lifetime = match options.expires {
+            None => LIFETIME_DEFAULT,
+            Some(text) => {
+                let number = text.to_str().and_then(|text| text.parse::<u64>().ok());
+                let number = number.filter(|number| (1..=LIFETIME_MAX).contains(number));
+                number.ok_or_else(|| {
+                    format!(
+                        "invalid --expires, got '{}', want seconds from now, 1 to {LIFETIME_MAX}",
+                        text.display()
+                    )
+                })?
+            }
+        };
+        Ok(Sign { secret_file, file, lifetime: Duration::from_secs(lifetime) })
+    }
+
+    /// Nothing more is to come.
+    fn end(&mut self, name: &str) -> Result<(), String> {
         match self.args.next() {
-            None => Ok(Args { trackers, command }),
+            None => Ok(()),
             Some(more) => Err(format!("'{}' is one argument too many for {name}", more.display())),
         }
     }
@@ -207,6 +279,31 @@ mod tests {
         assert_eq!(file, PathBuf::from("-x"));
         assert_eq!(parsed("--help"), Ok(Action::Help));
         assert_eq!(parsed("a download --version"), Ok(Action::Version));
+    }
+
+    #[test]
+    fn a_link_is_signed_without_a_tracker() {
+        let Ok(Action::Sign(sign)) = parsed("sign --secret-file s tnvideo tnv001 f1") else { panic!() };
+        assert_eq!((sign.secret_file.to_str(), sign.lifetime.as_secs()), (Some("s"), 3600));
+        assert_eq!(sign.file.fileid.as_str(), "f1");
+        let Ok(Action::Sign(sign)) = parsed("--expires=5 sign tnvideo tnv001 f1 --secret-file=s") else {
+            panic!()
+        };
+        assert_eq!(sign.lifetime.as_secs(), 5);
+        for (args, says) in [
+            ("sign", "APPID is missing"),
+            ("sign tnvideo tnv001 f1", "--secret-file FILE is missing"),
+            ("sign --secret-file", "missing argument"),
+            ("sign --secret-file s tnvideo tnv001", "FILEID is missing"),
+            ("sign --secret-file s tnvideo tnv001 f1 x", "'x' is one argument too many"),
+            ("sign --secret-file s --expires 0 tnvideo tnv001 f1", "invalid --expires, got '0'"),
+            ("sign --secret-file s --expires 1h tnvideo tnv001 f1", "invalid --expires, got '1h'"),
+            ("sign --secret-file s --expires 1798761600000 tnvideo tnv001 f1", "invalid --expires"),
+            ("a groups --expires 5", "go with 'tnv sign' alone"),
+        ] {
+            let error = parsed(args).unwrap_err();
+            assert!(error.contains(says), "{args}: {error}");
+        }
     }
 
     #[test]

@@ -8,14 +8,16 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tnv_client::{Client, Error, ErrorKind, Options, Result, Triple, remove_temporaries};
 use tnv_common::error::Context;
+use tnv_common::link::LinkSecrets;
 
 pub(crate) use args::USAGE;
-use args::{Action, Args, Command, Out};
+use args::{Action, Args, Command, Out, Sign};
 
 /// How a run ends that is no success.
 pub(crate) enum Outcome {
@@ -38,6 +40,7 @@ pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
     let Args { trackers, command } = match args::parse(parser).map_err(Outcome::Usage)? {
         Action::Help => return print(args::HELP),
         Action::Version => return print(concat!("tnv ", env!("CARGO_PKG_VERSION"))),
+        Action::Sign(sign) => return print(&signed(&sign)?),
         Action::Run(args) => args,
     };
     log::start();
@@ -61,6 +64,15 @@ pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
         }
         Command::Download { file, offset, size, out } => download(&client, &file, offset, size, &out),
     }
+}
+
+/// Path and query of a signed link.
+fn signed(sign: &Sign) -> Result<String> {
+    let secrets = LinkSecrets::read(&sign.secret_file);
+    let secrets = secrets
+        .map_err(|got| Error::new(ErrorKind::Invalid, format!("{got}, want {}", LinkSecrets::form())))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(secrets.sign(&sign.file, (now + sign.lifetime).as_secs()))
 }
 
 fn download(

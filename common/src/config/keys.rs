@@ -177,6 +177,16 @@ keys! {
     /// The user that `/files/FILEID` stands for.
     TNV_HTTP_USERID: Name<UserId> = Name::<UserId>::KIND, "tnv_http_userid", HTTPD, "tnv001", None;
 
+    /// Where it is set, each GET and HEAD needs a link that is signed with it and has not expired:
+    /// `?expires=SECONDS&sig=SIGNATURE`, as `tnv sign` makes them. Nobody but the server should be able to
+    /// read this file; `tnv_http_secret_file` is better.
+    TNV_HTTP_SECRET: Secret = Secret, "tnv_http_secret", HTTPD, "", Some("what-openssl-rand-hex-32-prints");
+
+    /// A file with such secrets, one a line, instead of `tnv_http_secret`. Links of each of them count,
+    /// so that an old one can stay below the new one until its links have expired; at most four. A file
+    /// that everybody may read is refused.
+    TNV_HTTP_SECRET_FILE: OptionalPath = OptionalPath, "tnv_http_secret_file", HTTPD, "", Some("/etc/tnv/http.secret");
+
     /// The directory of the embedded database, made when it is missing. It is used where
     /// `mysql_addrs` is not set. Several servers of one host may share it.
     TNV_DB_PATH: FilePath = FilePath, "tnv_db_path", DATABASES, "../db", None;

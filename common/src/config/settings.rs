@@ -11,7 +11,9 @@ use super::{Config, Fault, Part, read};
 use crate::allow::AllowList;
 use crate::db::{DbSettings, Password};
 use crate::limits::RESERVED_FDS;
+use crate::link::LinkSecrets;
 use crate::net;
+use crate::secret::{HOW_TO_MAKE, Secret};
 use crate::server::ServerSettings;
 
 /// Longer than any password; a longer file is the wrong one.
@@ -112,6 +114,26 @@ impl Config {
             let got = format!("{}: {error}", file.display());
             self.fault(&keys::MYSQL_PASS_FILE, got, "a file with the password as its first line")
         })
+    }
+
+    /// The secrets of signed links, where links are to be signed.
+    pub fn link_secrets(&self) -> Result<Option<LinkSecrets>, Fault> {
+        let Some(file) = self.get(&keys::TNV_HTTP_SECRET_FILE)? else {
+            let text = self.get(&keys::TNV_HTTP_SECRET)?;
+            return match text.expose() {
+                "" => Ok(None),
+                text => match Secret::new(text) {
+                    Ok(secret) => Ok(Some(LinkSecrets::one(secret))),
+                    Err(error) => Err(self.fault(&keys::TNV_HTTP_SECRET, error, HOW_TO_MAKE)),
+                },
+            };
+        };
+        if self.is_set(&keys::TNV_HTTP_SECRET) {
+            let got = format!("it beside tnv_http_secret on line {}", self.line(&keys::TNV_HTTP_SECRET));
+            return Err(self.fault(&keys::TNV_HTTP_SECRET_FILE, got, "one of the two"));
+        }
+        let read = LinkSecrets::read(&file).map(Some);
+        read.map_err(|got| self.fault(&keys::TNV_HTTP_SECRET_FILE, got, LinkSecrets::form()))
     }
 
     /// What a server that others than this host can reach should be told of who may.
