@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tnv_tests::cluster::{Part, active, free_address, write_config};
@@ -246,4 +247,30 @@ fn a_tracker_is_not_joined_over_a_family_that_the_storage_does_not_listen_on() {
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(cluster.storages[0].log_of_run().matches(&text).count(), 1, "it is said once");
     assert_eq!(active(tracker.parse().expect("an address")), 0);
+}
+
+/// Read through one member right after an upload through the other: on GlusterFS its mount had not
+/// seen the file yet, and a file that was there was "missing".
+#[test]
+fn a_file_that_shows_a_moment_later_is_served_and_one_that_never_does_is_refused() {
+    let cluster = Builder::new("shows-later").groups(&["group001"], 2).start();
+    for delay_ms in [10, 150, 500] {
+        let fileid = format!("late{delay_ms}");
+        put(&cluster, &fileid, b"content").expect("an upload");
+        let path = cluster.content_files("group001").pop().expect("its file");
+        let hidden = cluster.path("hidden");
+        std::fs::rename(&path, &hidden).expect("hide it");
+        let shower = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(delay_ms));
+            std::fs::rename(&hidden, &path).expect("show it");
+            path
+        });
+        assert_eq!(get(&cluster, &fileid).as_deref(), Some(&b"content"[..]), "after {delay_ms} ms");
+        let path = shower.join().expect("shown");
+        std::fs::remove_file(path).expect("lose it");
+        let started = Instant::now();
+        assert_eq!(get(&cluster, &fileid), None);
+        assert!(started.elapsed() < PATIENCE, "a client still asks another member");
+        raw::ask(cluster.storage(), &raw::delete("tnvideo", "tnv001", &fileid)).success(102);
+    }
 }

@@ -32,6 +32,7 @@ use crate::globals::Globals;
 use crate::id::Ids;
 use disk::Directories;
 use flush::FLUSHERS_MAX;
+use send::Lookers;
 use settle::Settler;
 use space::Stores;
 
@@ -51,6 +52,7 @@ pub struct Files {
     directories: Directories,
     settler: Arc<Settler>,
     flushers: Workers,
+    lookers: Lookers,
 }
 
 impl Files {
@@ -80,6 +82,7 @@ impl Files {
             directories: Directories::default(),
             settler,
             flushers: Workers::new("flusher", FLUSHERS_MAX),
+            lookers: Lookers::default(),
         })
     }
 }

@@ -4,6 +4,9 @@
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use tnv_common::error::Result;
@@ -12,6 +15,48 @@ use tnv_common::wire::tnv::{Stat, Triple, Unique};
 
 use super::{Files, no_such_file, paths};
 use crate::db::FileRow;
+
+/// A file that is not as its row says is looked at again after these pauses, 1.55 s in all. At once,
+/// since it may have been deleted or replaced between the row and the file. Then because it may have
+/// come through another member just now: on a replicated file system it shows here a moment later,
+/// and until then as absent, stale, or with another size. The client's deadline for an answer is
+/// longer, so that it learns of a failure while it can still ask another member.
+const LOOK_PAUSES: [Duration; 7] = [
+    Duration::ZERO,
+    Duration::ZERO,
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+];
+
+/// Most workers that wait for a file to show, so that rows whose files are lost cannot hold all of them.
+const LOOKERS_MAX: usize = 64;
+
+/// How many workers wait for a file to show.
+#[derive(Default)]
+pub struct Lookers {
+    count: AtomicUsize,
+}
+
+/// One of them, until it is dropped.
+struct Looker<'a>(&'a Lookers);
+
+impl Lookers {
+    /// One more, where there is room.
+    fn join(&self) -> Option<Looker<'_>> {
+        // Made first: it takes back its count where there was no room.
+        let (before, looker) = (self.count.fetch_add(1, Ordering::Relaxed), Looker(self));
+        (before < LOOKERS_MAX).then_some(looker)
+    }
+}
+
+impl Drop for Looker<'_> {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// A file that is there and has the size that its row says.
 pub struct Found<T> {
@@ -70,9 +115,15 @@ impl Files {
             }
         }
         let mut fault = String::new();
-        // Twice, since it may be deleted or replaced between the row and the file; and on a replicated
-        // file system the first look at what another member changed may be stale.
-        for _ in 0..2 {
+        let mut waits = None;
+        for pause in LOOK_PAUSES {
+            if !pause.is_zero() {
+                // Whoever finds too many waiting does not: another member may have the file in sight.
+                if waits.get_or_insert_with(|| self.lookers.join()).is_none() {
+                    break;
+                }
+                thread::sleep(pause);
+            }
             let Some(row) = self.db.find(file)? else { return Err(no_such_file(file)) };
             paths::check(&row.path)?;
             self.check_disk(file, &row)?;
@@ -118,5 +169,20 @@ fn check<T>(
             Err(format!("{} has {} bytes, its row says {}", row.path, metadata.len(), row.size))
         }
         Err(error) => Err(format!("open {}: {error}", row.path)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_so_many_wait_for_files_to_show() {
+        let lookers = Lookers::default();
+        let waiting: Vec<_> = (0..LOOKERS_MAX).map(|_| lookers.join().unwrap()).collect();
+        assert!(lookers.join().is_none() && lookers.join().is_none());
+        drop(waiting);
+        assert!(lookers.join().is_some());
+        assert_eq!(lookers.count.load(Ordering::Relaxed), 0);
     }
 }
