@@ -147,7 +147,7 @@ impl Client {
         // Whether an earlier request may have done it though its reply never came.
         let mut lost = false;
         self.try_each(&format!("delete {}", file.fileid), &owner, route, |address| {
-            let deleted = self.mngr().exchange(address, |conn| {
+            let deleted = self.mngr().exchange_proven(address, &file.appid, |conn| {
                 let outcome = conn::delete(conn, file);
                 if let Err(error) = &outcome {
                     lost |= !conn.replied() || error.kind() == ErrorKind::OutcomeUnknown;

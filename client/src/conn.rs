@@ -6,10 +6,11 @@ use tnv_common::conn::Conn;
 use tnv_common::error::Result;
 use tnv_common::fail;
 use tnv_common::limits::{GROUP_LIST_BYTES_MAX, MESSAGE_TIMEOUT, REPLY_TIMEOUT};
+use tnv_common::wire::AppId;
 use tnv_common::wire::field::Reader;
 use tnv_common::wire::tnv::{
-    Addresses, Download, REPLY_STORAGE, REPLY_TRACKER, ROUTE_BYTES_MAX, Read, Route, Stat, Triple, Upload,
-    command,
+    Addresses, Download, NONCE_BYTES, Nonce, Proof, REPLY_STORAGE, REPLY_TRACKER, ROUTE_BYTES_MAX, Read,
+    Route, Stat, Triple, Upload, command, encode_challenge,
 };
 
 /// A storage acknowledges an upload only when it is on disk. Beyond the usual wait for a reply it is
@@ -41,6 +42,25 @@ pub(crate) fn find_addresses(conn: &mut Conn, user: &Addresses) -> Result<Route>
 fn route(conn: &mut Conn, command: u8, user: &Addresses) -> Result<Route> {
     conn.set_reply_timeout(MESSAGE_TIMEOUT);
     Route::decode(&conn.call(command, &user.encode(), REPLY_TRACKER, ROUTE_BYTES_MAX)?)
+}
+
+/// What a storage wants the key of an application proven with; none where it wants no proof.
+pub(crate) fn challenge(conn: &mut Conn, appid: &AppId) -> Result<Option<Nonce>> {
+    conn.set_reply_timeout(MESSAGE_TIMEOUT);
+    let body = conn.call(command::CHALLENGE, &encode_challenge(appid), REPLY_STORAGE, NONCE_BYTES)?;
+    match Nonce::try_from(body.as_slice()) {
+        Ok(nonce) => Ok(Some(nonce)),
+        Err(_) if body.is_empty() => Ok(None),
+        Err(_) => {
+            fail!(Protocol, "{} sent a nonce of {} bytes, want {NONCE_BYTES}", conn.peer(), body.len())
+        }
+    }
+}
+
+/// Proves the key of an application.
+pub(crate) fn prove(conn: &mut Conn, proof: &Proof) -> Result<()> {
+    conn.set_reply_timeout(MESSAGE_TIMEOUT);
+    conn.call(command::PROVE, &proof.encode(), REPLY_STORAGE, 0).map(drop)
 }
 
 /// The size of a file.

@@ -59,7 +59,9 @@ pub use client::{Client, FileInfo};
 pub use fileid::make_file_id;
 pub use options::Options;
 pub use publish::remove_temporaries;
+pub use tnv_common::appkey::AppKeys;
 pub use tnv_common::error::{Error, ErrorKind, Result};
+pub use tnv_common::secret::Secret;
 pub use tnv_common::wire::tnv::{Route, Stat, Triple, Unique};
 pub use tnv_common::wire::{AppId, FileId, GroupName, UserId};
 

@@ -7,11 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom;
+use tnv_common::appkey::{self, AppKeys};
 use tnv_common::conn::Conn;
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::net::resolve;
-use tnv_common::wire::tnv::{Addresses, Route};
+use tnv_common::wire::tnv::{Addresses, Nonce, Proof, Route};
 use tnv_common::wire::{AppId, UserId};
 
 use crate::TRACKER_PORT;
@@ -51,12 +52,14 @@ struct State {
     pools: Pools,
     suspects: Recent<SocketAddr, ()>,
     plain: Recent<SocketAddr, ()>,
+    keyless: Recent<SocketAddr, ()>,
     routes: Recent<Owner, Route>,
 }
 
 /// The manager; every method may be called by many threads at once.
 pub(crate) struct Manager {
     trackers: Vec<Tracker>,
+    app_keys: AppKeys,
     state: Mutex<State>,
 }
 
@@ -75,9 +78,10 @@ impl Manager {
             pools: Pools::new(options),
             suspects: Recent::new(SUSPECT_TIMEOUT, SERVERS_MAX),
             plain: Recent::new(PLAIN_TIMEOUT, SERVERS_MAX),
+            keyless: Recent::new(PLAIN_TIMEOUT, SERVERS_MAX),
             routes: Recent::new(options.route_cache, options.routes_max),
         };
-        Ok(Manager { trackers, state: Mutex::new(state) })
+        Ok(Manager { trackers, app_keys: options.app_keys.clone(), state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -122,6 +126,63 @@ impl Manager {
         }
         let conn = self.connect(address).map_err(Failure::connect)?;
         self.request(conn, &mut request).map_err(|(replied, error)| Failure::judge(replied, error))
+    }
+
+    /// The same of a request that changes files of an application: on a connection on which its key has
+    /// been proven, where one is known here.
+    pub(crate) fn exchange_proven<T>(
+        &self,
+        address: SocketAddr,
+        appid: &AppId,
+        mut request: impl FnMut(&mut Conn) -> Result<T>,
+    ) -> Tried<T> {
+        let mut is_proving = false;
+        let outcome = self.exchange(address, |conn| {
+            is_proving = true;
+            self.prove(conn, appid)?;
+            is_proving = false;
+            request(conn)
+        });
+        match outcome {
+            Err(failure) if is_proving && self.lacks_proofs(address, &failure) => {
+                self.exchange(address, request)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Proves the key of an application on a connection, where one is known here and it was not proven
+    /// there before. Whether the storage wants it is the storage's to say.
+    pub(crate) fn prove(&self, conn: &mut Conn, appid: &AppId) -> Result<()> {
+        let Some(key) = self.app_keys.of(appid).first() else { return Ok(()) };
+        let peer = conn.peer();
+        let is_keyless = || self.is_plain(peer) || self.state().keyless.get(&peer).is_some();
+        if conn.note() == Some(appid.as_str()) || is_keyless() {
+            return Ok(());
+        }
+        if let Some(theirs) = conn::challenge(conn, appid)? {
+            let nonce: Nonce = rand::random();
+            let mac = appkey::prove(key, appid, &theirs, &nonce);
+            conn::prove(conn, &Proof { appid: appid.clone(), nonce, mac })?;
+            // Only then: a storage that wants no proof today may want one in a minute.
+            conn.set_note(appid.as_str());
+        }
+        Ok(())
+    }
+
+    /// Whether a failed proof only means that the storage does not know such: then it wants none, and
+    /// the request goes without. Existing storages refuse and close, and their refusal may be lost.
+    pub(crate) fn lacks_proofs(&self, address: SocketAddr, failure: &Failure) -> bool {
+        match failure.error.kind() {
+            ErrorKind::Unsupported => {
+                log::debug!("{address} knows nothing of keys");
+                self.state().keyless.insert(address, ());
+                true
+            }
+            ErrorKind::Unavailable => failure.at == At::Way,
+            ErrorKind::Internal => true,
+            _ => false,
+        }
     }
 
     /// One request on one connection; a failure comes with whether the server had answered.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tnv_common::appkey::AppKeys;
+
 /// The bounds of a client. The defaults suit a command that runs once and a busy server alike, but
 /// for the route cache, which a server wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,9 @@ pub struct Options {
     pub idle_per_server_max: usize,
     /// Most idle connections kept to all servers.
     pub idle_max: usize,
+    /// Keys of applications: with the first one of an application each connection is opened for its
+    /// uploads and deletes, where the storage wants that.
+    pub app_keys: AppKeys,
     /// How long an idle connection is kept. Servers close theirs after 90 s and more.
     pub idle_timeout: Duration,
 }
@@ -35,6 +40,7 @@ impl Default for Options {
             routes_max: 4096,
             idle_per_server_max: 32,
             idle_max: 256,
+            app_keys: AppKeys::default(),
             idle_timeout: Duration::from_secs(60),
         }
     }

@@ -335,6 +335,15 @@ impl Sending<'_> {
             Some(conn) => conn,
             None => self.client.mngr().connect(address).map_err(Broken::Connect)?,
         };
+        if let Err(error) = self.client.mngr().prove(&mut conn, &self.request.file.appid) {
+            let replied = conn.replied();
+            let failure = Failure::judge(replied, error.clone());
+            let is_dead = reused && !replied;
+            if is_dead || !self.client.mngr().lacks_proofs(address, &failure) {
+                return Err(Broken::Sent { error, replied, whole: false, reused });
+            }
+            conn = self.client.mngr().connect(address).map_err(Broken::Connect)?;
+        }
         let mut whole = false;
         let outcome = self.send_on(&mut conn, &mut whole);
         match outcome {

@@ -5,7 +5,7 @@ mod peer;
 use std::time::Duration;
 
 use peer::{Peer, Then, appid, captured, client, file, tracker, userid};
-use tnv_client::{Client, ErrorKind, GroupName, Options, Route};
+use tnv_client::{AppKeys, Client, ErrorKind, GroupName, Options, Route, Secret};
 use tnv_common::wire::tnv::{Download, REPLY_TRACKER, Triple, Upload, command};
 
 /// A server that answers every request with a captured reply, and closes after a failure as existing
@@ -304,4 +304,21 @@ fn that_a_user_is_unknown_is_not_remembered_and_is_no_failure_of_the_tracker() {
     assert!(error.message().contains("unknown user: tnv001"), "{error}");
     assert_eq!(client.file_size(&file("f")), Ok(27));
     assert_eq!(tracker.commands(), [command::FIND_ADDRESSES; 2]);
+}
+
+/// A client that knows a key, as its deployment is moved to ours server by server.
+#[test]
+fn a_key_that_an_existing_storage_knows_nothing_of_is_in_nobodys_way() {
+    let storage = existing_storage();
+    let tracker = tracker(&[&storage]);
+    let mut app_keys = AppKeys::default();
+    app_keys.insert(appid(), Secret::new("0123456789abcdef0123456789abcdef").unwrap());
+    let options = Options { app_keys, ..Options::default() };
+    let client = Client::new(&[tracker.address.to_string()], options).unwrap();
+    for _ in 0..2 {
+        client.upload(&appid(), &userid(), &mut &CONTENT[..], CONTENT.len() as u64).unwrap();
+        client.delete(&file("f")).unwrap();
+    }
+    let asked = storage.commands().iter().filter(|&&asked| asked == command::CHALLENGE).count();
+    assert!((1..=2).contains(&asked), "it is remembered: {:?}", storage.commands());
 }

@@ -24,6 +24,7 @@ pub struct Conn {
     reply_timeout: Duration,
     broken: bool,
     replied: bool,
+    note: Option<String>,
 }
 
 impl Conn {
@@ -37,6 +38,7 @@ impl Conn {
             reply_timeout: REPLY_TIMEOUT,
             broken: false,
             replied: false,
+            note: None,
         })
     }
 
@@ -48,6 +50,16 @@ impl Conn {
     /// The socket, for those who wait on it between requests.
     pub fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// What its owner noted about it.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+
+    /// Notes something about it that its owner wants to know when he uses it again.
+    pub fn set_note(&mut self, note: impl Into<String>) {
+        self.note = Some(note.into());
     }
 
     /// Whether it must not be used again.

@@ -1,12 +1,14 @@
 //! What every part of TNV stands on. From the bottom up: [`error`] and [`limits`]; [`wire`], which
 //! alone knows the layout of messages; [`net`], sockets with deadlines; [`conn`], the client's end
 //! of a framed connection; [`allow`], who may connect; [`secret`], what is proven with a
-//! key, and [`link`], signed links; [`server`], the accept loop and its workers, [`drain`], the polite end of
+//! key, [`link`], signed links, and
+//! [`appkey`], keys of applications; [`server`], the accept loop and its workers, [`drain`], the polite end of
 //! a connection, [`slots`], which keep some workers free of the database, and [`framed`], the
 //! server's end of the protocol on it; [`config`]; [`db`]; and [`daemon`], the life of a server
 //! process.
 
 pub mod allow;
+pub mod appkey;
 pub mod config;
 pub mod conn;
 pub mod daemon;

@@ -1,8 +1,10 @@
 //! The settings of this storage and what it is called. Nothing here changes while it runs.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tnv_common::appkey::AppKeys;
 use tnv_common::config::kinds::Space;
 use tnv_common::config::{Config, Fault, keys};
 use tnv_common::db::DbSettings;
@@ -25,6 +27,10 @@ pub struct Settings {
     pub beat_interval: Duration,
     /// How long an entry of the cache is good for.
     pub cache_lifetime: Duration,
+    /// The keys of applications, as the file had them at the start.
+    pub app_keys: AppKeys,
+    /// That file.
+    pub app_keys_file: Option<PathBuf>,
     /// The database with the file tables.
     pub database: DbSettings,
 }
@@ -32,7 +38,15 @@ pub struct Settings {
 impl Settings {
     /// From the configuration.
     pub fn new(config: &Config) -> Result<Settings, Vec<Fault>> {
+        let app_keys_file = config.get(&keys::TNV_APP_KEYS_FILE)?;
+        let app_keys = match &app_keys_file {
+            None => AppKeys::default(),
+            Some(file) => AppKeys::read(file)
+                .map_err(|got| config.fault(&keys::TNV_APP_KEYS_FILE, got, AppKeys::form()))?,
+        };
         Ok(Settings {
+            app_keys,
+            app_keys_file,
             group: config.get(&keys::TNV_GROUP_NAME)?,
             store_paths: config.get(&keys::TNV_STORE_PATHS)?,
             reserve: config.get(&keys::TNV_STORE_RESERVE)?,

@@ -1,6 +1,6 @@
 //! The storage, which keeps the files of its group, as a library: the binary `tnv-storage` is one call
 //! of it, and what it reads from disks can be fuzzed. From the way in to the ground: `server`, then
-//! `service`, which knows the commands, then `file`, `db`, `cache` and `id`, which do the work, then
+//! `service`, which knows the commands, and `session`, who may upload and delete; then `file`, `db`, `cache` and `id`, which do the work, then
 //! `globals`; beside them `tracker`, which keeps this storage joined.
 
 mod cache;
@@ -13,6 +13,7 @@ mod id;
 mod scratch;
 mod server;
 mod service;
+mod session;
 mod tracker;
 
 pub use server::Storage;

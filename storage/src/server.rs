@@ -20,6 +20,7 @@ use crate::file::Files;
 use crate::globals::{Globals, Settings, host_name, now};
 use crate::id::Ids;
 use crate::service::Service;
+use crate::session::Keys;
 use crate::tracker;
 
 /// `tnv-storage`.
@@ -72,7 +73,10 @@ impl Server for Storage {
         let globals = Arc::new(Globals { settings, host, address, started: now() });
         let ids = Ids::new(&globals.settings.id_servers);
         let files = Files::new(&globals, Db::new(database, common.threads), ids, stop)?;
-        let service = Framed::new(Service::new(files), globals.host.to_string(), common.max_conns);
+        let keys = Keys::new(globals.settings.app_keys_file.clone(), globals.settings.app_keys.clone());
+        let reloaded = Arc::clone(&keys);
+        daemon::on_hangup(move || reloaded.reload());
+        let service = Framed::new(Service::new(files, keys), globals.host.to_string(), common.max_conns);
         tracker::start(&globals, stop)?;
         daemon::ready(Part::Storage, address);
         server::run(listener, &common.server(Part::Storage), Arc::new(service), stop)

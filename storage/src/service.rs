@@ -1,44 +1,52 @@
 //! TNV's commands: decodes each request, has the other rooms do it, and answers. It touches neither
 //! the disk nor a table itself.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use tnv_common::error::Result;
 use tnv_common::fail;
 use tnv_common::framed::{Handler, Request};
-use tnv_common::wire::tnv::{Download, REPLY_STORAGE, Read, Triple, UPLOAD_BYTES, Upload, command};
+use tnv_common::wire::tnv::{
+    Download, Proof, REPLY_STORAGE, Read, Triple, UPLOAD_BYTES, Upload, command, decode_challenge,
+};
 
 use crate::file::Files;
+use crate::session::{Keys, Session};
 
 /// The commands on these files.
 pub struct Service {
     files: Files,
+    keys: Arc<Keys>,
 }
 
 impl Service {
-    /// Serves these files.
-    pub fn new(files: Files) -> Service {
-        Service { files }
+    /// Serves these files, to whom these keys let.
+    pub fn new(files: Files, keys: Arc<Keys>) -> Service {
+        Service { files, keys }
     }
 
-    fn upload(&self, request: &mut Request<'_, ()>) -> Result<()> {
+    fn upload(&self, request: &mut Request<'_, Session>) -> Result<()> {
         let upload = Upload::decode(&request.head()?, request.body_bytes())?;
+        self.keys.check(request.conn, &upload.file.appid)?;
         self.files.upload(&upload.file, upload.size, &mut |buffer| request.content(buffer))?;
         request.reply(&[]);
         Ok(())
     }
 
-    fn file_size(&self, request: &mut Request<'_, ()>) -> Result<()> {
+    fn file_size(&self, request: &mut Request<'_, Session>) -> Result<()> {
         let found = self.files.look(&Triple::decode(&request.fixed()?)?)?;
         request.reply(&found.size().to_be_bytes());
         Ok(())
     }
 
-    fn stat(&self, request: &mut Request<'_, ()>) -> Result<()> {
+    fn stat(&self, request: &mut Request<'_, Session>) -> Result<()> {
         let found = self.files.look(&Triple::decode(&request.fixed()?)?)?;
         request.reply(&found.stat().encode());
         Ok(())
     }
 
-    fn download(&self, request: &mut Request<'_, ()>) -> Result<()> {
+    fn download(&self, request: &mut Request<'_, Session>) -> Result<()> {
         let download = Download::decode(&request.fixed()?)?;
         let found = self.files.open(&download.file)?;
         let (offset, bytes) = download.check(found.size())?;
@@ -46,7 +54,7 @@ impl Service {
         Ok(())
     }
 
-    fn read(&self, request: &mut Request<'_, ()>) -> Result<()> {
+    fn read(&self, request: &mut Request<'_, Session>) -> Result<()> {
         let Read { download, unique } = Read::decode(&request.fixed()?)?;
         let found = self.files.open(&download.file)?;
         if found.unique() != unique {
@@ -57,15 +65,33 @@ impl Service {
         Ok(())
     }
 
-    fn delete(&self, request: &mut Request<'_, ()>) -> Result<()> {
-        self.files.delete(&Triple::decode(&request.fixed()?)?)?;
+    fn delete(&self, request: &mut Request<'_, Session>) -> Result<()> {
+        let file = Triple::decode(&request.fixed()?)?;
+        self.keys.check(request.conn, &file.appid)?;
+        self.files.delete(&file)?;
+        request.reply(&[]);
+        Ok(())
+    }
+}
+
+impl Service {
+    fn challenge(&self, request: &mut Request<'_, Session>) -> Result<()> {
+        let appid = decode_challenge(&request.fixed()?)?;
+        let nonce = self.keys.challenge(request.conn, appid, Instant::now());
+        request.reply(nonce.as_ref().map_or(&[], |nonce| nonce.as_slice()));
+        Ok(())
+    }
+
+    fn prove(&self, request: &mut Request<'_, Session>) -> Result<()> {
+        let proof = Proof::decode(&request.fixed()?)?;
+        self.keys.prove(request.conn, &proof, Instant::now())?;
         request.reply(&[]);
         Ok(())
     }
 }
 
 impl Handler for Service {
-    type Conn = ();
+    type Conn = Session;
 
     const REPLY: u8 = REPLY_STORAGE;
 
@@ -73,7 +99,7 @@ impl Handler for Service {
         if command == command::UPLOAD { UPLOAD_BYTES } else { 0 }
     }
 
-    fn handle(&self, request: &mut Request<'_, ()>) -> Result<()> {
+    fn handle(&self, request: &mut Request<'_, Session>) -> Result<()> {
         match request.command() {
             command::UPLOAD => self.upload(request),
             command::FILE_SIZE => self.file_size(request),
@@ -81,6 +107,8 @@ impl Handler for Service {
             command::DELETE => self.delete(request),
             command::STAT => self.stat(request),
             command::READ => self.read(request),
+            command::CHALLENGE => self.challenge(request),
+            command::PROVE => self.prove(request),
             _ => Err(request.unknown_command()),
         }
     }

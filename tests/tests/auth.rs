@@ -8,6 +8,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use hmac::{Hmac, KeyInit, Mac};
+use rustix::process::Signal;
+use sha2::Sha256;
 use tnv_tests::bins::bin;
 use tnv_tests::cluster::{Part, active, free_address};
 use tnv_tests::raw::{self, Raw};
@@ -350,4 +353,215 @@ fn secrets_of_links_are_changed_without_a_break_and_kept_where_not_everybody_rea
     }
     let out = Output::of(Command::new(bin("tnv")).args(["sign", "--secret-file", &secret, "a", "u", "f"]));
     assert!(out.code == 1 && out.stderr.contains("chmod 640"), "{out:?}");
+}
+
+const KEY: &str = "8d1f0c5a6e2b49738d1f0c5a6e2b4973";
+const OTHER_KEY: &str = "00112233445566778899aabbccddeeff";
+
+/// A deployment whose storages need a key for `tnvideo`, and the file that says so.
+fn keyed<'a>(name: &str) -> (Builder<'a>, Dir, String) {
+    let dir = Dir::new(&format!("{name}-keys"));
+    let file = dir.join("app.keys");
+    private_file(&file, &format!("# keys\ntnvideo {KEY}\n"));
+    let file = file.display().to_string();
+    let builder = Builder::new(name).set(Part::Storage, "tnv_app_keys_file", &file).set(
+        Part::Tracker,
+        "tnv_apps_id",
+        "tnvideo;other",
+    );
+    (builder, dir, file)
+}
+
+/// Asks for a storage's nonce.
+#[track_caller]
+fn challenge(raw: &mut Raw, appid: &str) -> Vec<u8> {
+    raw.ask(&raw::message(124, &raw::text(appid.as_bytes(), 16))).success(102)
+}
+
+/// A proof, made as its document says: each part with its length before it.
+fn proof(appid: &str, key: &str, nonce: &[u8]) -> Vec<u8> {
+    let ours = [0x5A; 32];
+    let mut hmac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("a key");
+    for part in [&b"TNV application key 1"[..], nonce, &ours, appid.as_bytes()] {
+        hmac.update(&(part.len() as u64).to_be_bytes());
+        hmac.update(part);
+    }
+    let mut body = raw::text(appid.as_bytes(), 16);
+    body.extend(ours);
+    body.extend(hmac.finalize().into_bytes());
+    raw::message(125, &body)
+}
+
+/// A connection that has proven the key.
+fn proven(storage: SocketAddr, key: &str) -> Raw {
+    let mut raw = Raw::connect(storage);
+    let nonce = challenge(&mut raw, "tnvideo");
+    assert_eq!(raw.ask(&proof("tnvideo", key, &nonce)).success(102), b"");
+    raw
+}
+
+/// The story: whoever had a storage's address could delete any file whose ID he had seen in a link.
+#[test]
+fn uploads_and_deletes_of_an_application_with_a_key_need_proof_and_nothing_else_does() {
+    let (builder, _dir, _) = keyed("app-keys");
+    let cluster = builder.httpds(1).start();
+    let storage = cluster.storage();
+    raw::ask(cluster.tracker(), &raw::addresses("tnvideo", "tnv001")).success(100);
+    let content = vec![b'x'; 300_000];
+    let upload = raw::upload("tnvideo", "tnv001", "film", &content);
+
+    let mut friend = proven(storage, KEY);
+    assert_eq!(friend.ask(&upload).success(102), b"");
+    let needs = |mut raw: Raw, request: &[u8]| {
+        let said = raw.ask(request).failure(102);
+        assert!(said.contains("tnvideo needs a key"), "{said}");
+        assert!(raw.closes_within(PATIENCE));
+    };
+    // The content is taken and dropped, so that an existing client gets to read why.
+    needs(Raw::connect(storage), &raw::upload("tnvideo", "tnv001", "film2", &content));
+    needs(Raw::connect(storage), &raw::delete("tnvideo", "tnv001", "film"));
+    needs(Raw::connect(storage), &raw::delete("tnvideo", "tnv001", "absent"));
+
+    // Whoever reads needs none, by any command.
+    let mut reader = Raw::connect(storage);
+    let size = reader.ask(&raw::filesize("tnvideo", "tnv001", "film")).success(102);
+    assert_eq!(size, 300_000_i64.to_be_bytes());
+    assert_eq!(reader.ask(&raw::download("tnvideo", "tnv001", "film", 0, 0)).success(102), content);
+    let stat = reader.ask(&raw::message(120, &raw::triple("tnvideo", "tnv001", "film"))).success(102);
+    let mut read = raw::triple("tnvideo", "tnv001", "film");
+    read.extend([0; 16]);
+    read.extend(&stat[25..]);
+    assert_eq!(reader.ask(&raw::message(121, &read)).success(102), content);
+    assert_eq!(http::get(cluster.httpd(), "/files/film", &[]).body, content);
+
+    // Another application has no key: all is as it was, the captured bytes of existing clients too.
+    assert_eq!(challenge(&mut reader, "other"), b"");
+    reader.ask(&raw::upload("other", "tnv001", "theirs", b"content")).success(102);
+    reader.ask(&raw::delete("other", "tnv001", "theirs")).success(102);
+
+    // The proof lasts as long as its connection, beside whatever else is asked on it.
+    friend.ask(&raw::filesize("tnvideo", "tnv001", "film")).success(102);
+    friend.ask(&raw::delete("tnvideo", "tnv001", "film")).success(102);
+    friend.ask(&upload).success(102);
+    let log = cluster.storages[0].log();
+    assert!(!log.contains(KEY) && log.contains("tnvideo needs a key"), "{log}");
+}
+
+#[test]
+fn a_proof_that_was_overheard_or_is_false_opens_nothing() {
+    let (builder, _dir, _) = keyed("false-proofs");
+    let cluster = builder.start();
+    let storage = cluster.storage();
+    let refused = |raw: &mut Raw, request: &[u8], says: &str| {
+        let said = raw.ask(request).failure(102);
+        assert!(said.contains(says), "{said}");
+        assert!(raw.closes_within(PATIENCE), "one try a connection");
+    };
+    let mut overheard = Raw::connect(storage);
+    let nonce = challenge(&mut overheard, "tnvideo");
+    assert_eq!(nonce.len(), 32);
+    let good = proof("tnvideo", KEY, &nonce);
+    overheard.ask(&good).success(102);
+    // The very bytes: on a new connection, on one with a challenge of its own, and on this one again.
+    refused(&mut Raw::connect(storage), &good, "no challenge");
+    let mut another = Raw::connect(storage);
+    assert_ne!(challenge(&mut another, "tnvideo"), nonce);
+    refused(&mut another, &good, "no proof");
+    refused(&mut overheard, &good, "no challenge");
+
+    let cases = [
+        (proof("tnvideo", OTHER_KEY, &nonce), "another key"),
+        (proof("tnvideo", KEY, &[0; 32]), "another nonce"),
+        (proof("other", KEY, &nonce), "another application"),
+        (raw::message(125, &[0; 80]), "no application"),
+        (raw::message(125, &proof("tnvideo", KEY, &nonce)[10..89]), "a byte short"),
+        (raw::message(124, &[b'x'; 16]), "no NUL"),
+        (raw::message(124, &[0; 15]), "too short"),
+    ];
+    for (request, what) in cases {
+        let mut raw = Raw::connect(storage);
+        challenge(&mut raw, "tnvideo");
+        raw.ask(&request).failure(102);
+        // Where the connection is still there, it has no right that it had not before.
+        if raw.try_send(&raw::delete("tnvideo", "tnv001", "f")).is_ok()
+            && let Ok(Some(frame)) = raw.try_frame()
+        {
+            assert!(frame.failure(102).contains("needs a key"), "{what}");
+        }
+    }
+    // A challenge in the middle of a challenge voids the first.
+    let mut twice = Raw::connect(storage);
+    let first = challenge(&mut twice, "tnvideo");
+    challenge(&mut twice, "tnvideo");
+    refused(&mut twice, &proof("tnvideo", KEY, &first), "no proof");
+}
+
+/// The client's command line with a key in its environment.
+fn tnv_with(cluster: &Cluster, key: &str, args: &[&str]) -> Output {
+    Output::of(cluster.tnv_command(args).env("TNV_APP_KEY", key))
+}
+
+#[test]
+fn the_client_proves_the_key_that_it_is_given() {
+    let (builder, dir, file) = keyed("client-keys");
+    let mut cluster = builder.groups(&["group001"], 2).start();
+    let film = cluster.file("film", b"content of a film").display().to_string();
+    let upload = ["upload", "tnvideo", "tnv001", &film];
+    let id = |out: Output| out.success().trim().strip_prefix("Upload success: ").expect("an ID").to_owned();
+    let by_environment = id(tnv_with(&cluster, KEY, &upload));
+    let by_file = id(cluster.tnv(&["upload", "tnvideo", "tnv001", &film, "--key-file", &file]));
+    for out in [cluster.tnv(&upload), cluster.tnv(&["delete", "tnvideo", "tnv001", &by_file])] {
+        assert!(out.code == 1 && out.stderr.contains("tnvideo needs a key"), "{out:?}");
+    }
+    let out = tnv_with(&cluster, OTHER_KEY, &["delete", "tnvideo", "tnv001", &by_file]);
+    assert!(out.code == 1 && out.stderr.contains("no proof of the key of tnvideo"), "{out:?}");
+    assert!(!out.stderr.contains(OTHER_KEY));
+    let out = tnv_with(&cluster, "short", &["delete", "tnvideo", "tnv001", &by_file]);
+    assert!(out.code == 1 && out.stderr.contains("TNV_APP_KEY: a secret of 5 bytes"), "{out:?}");
+    cluster.tnv(&["filesize", "tnvideo", "tnv001", &by_file]).success();
+    tnv_with(&cluster, KEY, &["delete", "tnvideo", "tnv001", &by_environment]).success();
+    cluster.tnv(&["delete", "tnvideo", "tnv001", &by_file, "--key-file", &file]).success();
+    // An application without a key takes no notice of one.
+    id(tnv_with(&cluster, KEY, &["upload", "other", "tnv001", &film]));
+
+    // The key is changed while all goes on: first both count, then the new one alone.
+    let reread = |cluster: &Cluster, keys: &str, told: &str| {
+        private_file(&dir.join("app.keys"), keys);
+        for storage in &cluster.storages {
+            let before = storage.log().matches(told).count();
+            storage.signal(Signal::HUP);
+            patient(told, PATIENCE, || storage.log().matches(told).count() > before);
+        }
+    };
+    let mut old = proven(cluster.storage(), KEY);
+    let delete_absent = raw::delete("tnvideo", "tnv001", "absent");
+    reread(&cluster, &format!("tnvideo {OTHER_KEY}\ntnvideo {KEY}\n"), "keys of 1 applications");
+    tnv_with(&cluster, KEY, &upload).success();
+    tnv_with(&cluster, OTHER_KEY, &upload).success();
+    assert!(!old.ask(&delete_absent).failure(102).contains("key"), "it is still good");
+    reread(&cluster, &format!("tnvideo {OTHER_KEY}\n"), "keys of 1 applications");
+    assert_eq!(tnv_with(&cluster, KEY, &upload).code, 1);
+    tnv_with(&cluster, OTHER_KEY, &upload).success();
+    assert!(old.ask(&delete_absent).failure(102).contains("needs a key"), "the proof went with its key");
+    // A file at fault opens no door.
+    reread(&cluster, "tnvideo short\n", "the keys of applications stay as they are");
+    assert_eq!(cluster.tnv(&upload).code, 1);
+    tnv_with(&cluster, OTHER_KEY, &upload).success();
+    // But nothing starts with one.
+    let storage = &mut cluster.storages[0];
+    let config = storage.config().display().to_string();
+    let check = Output::of(
+        Command::new(bin("tnv-storage")).args(["--check", "-c", &config]).current_dir(storage.cwd()),
+    );
+    let said = check.text() + &check.stderr;
+    assert!(
+        check.code == 1 && said.contains("app.keys:1: a secret of 5 bytes as the key of tnvideo"),
+        "{said}"
+    );
+    std::fs::set_permissions(dir.join("app.keys"), Permissions::from_mode(0o644)).expect("chmod");
+    let check = Output::of(
+        Command::new(bin("tnv-storage")).args(["--check", "-c", &config]).current_dir(storage.cwd()),
+    );
+    let said = check.text() + &check.stderr;
+    assert!(check.code == 1 && said.contains("mode 644, everybody may use it"), "{said}");
 }

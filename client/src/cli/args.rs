@@ -14,10 +14,10 @@ macro_rules! usage {
     () => {
         "\
 Usage: tnv TRACKERS groups
-       tnv TRACKERS upload   APPID USERID FILE
+       tnv TRACKERS upload   APPID USERID FILE [--key-file FILE]
        tnv TRACKERS filesize APPID USERID FILEID
        tnv TRACKERS download APPID USERID FILEID OFFSET SIZE [OUT]
-       tnv TRACKERS delete   APPID USERID FILEID
+       tnv TRACKERS delete   APPID USERID FILEID [--key-file FILE]
        tnv sign --secret-file FILE [--expires SECONDS] APPID USERID FILEID"
     };
 }
@@ -46,6 +46,10 @@ pub(super) const HELP: &str = concat!(
                tnv_http_secret_file of the HTTP server. A tracker whose host is called 'sign' is
                reached as sign:21000
 
+  --key-file   uploads and deletes of an application that has a key need it: a file as the storages'
+               tnv_app_keys_file, 'APPID KEY' a line. Without it the key of APPID is taken from the
+               environment, TNV_APP_KEY, where it is set
+
   '--' ends the options, for names that begin with '-'.
   RUST_LOG=info or debug tells on standard error what is tried.
 
@@ -66,6 +70,8 @@ pub(super) enum Action {
 pub(super) struct Args {
     pub(super) trackers: Vec<String>,
     pub(super) command: Command,
+    /// Keys of applications.
+    pub(super) key_file: Option<PathBuf>,
 }
 
 /// A link to be signed.
@@ -113,6 +119,9 @@ pub(super) fn parse(mut parser: lexopt::Parser) -> Result<Action, String> {
             Long("secret-file") => {
                 options.secret_file = Some(parser.value().map_err(|error| error.to_string())?.into());
             }
+            Long("key-file") => {
+                options.key_file = Some(parser.value().map_err(|error| error.to_string())?.into());
+            }
             Long("expires") => {
                 options.expires = Some(parser.value().map_err(|error| error.to_string())?);
             }
@@ -126,16 +135,20 @@ pub(super) fn parse(mut parser: lexopt::Parser) -> Result<Action, String> {
                 .sign(options)
                 .map(Action::Sign)
         }
-        _ if options != Options::default() => {
+        _ if options.secret_file.is_some() || options.expires.is_some() => {
             Err("--secret-file and --expires go with 'tnv sign' alone".to_owned())
         }
-        _ => Given { args: given.into_iter() }.parse().map(Action::Run),
+        _ => {
+            let args = Given { args: given.into_iter() }.parse()?;
+            Ok(Action::Run(Args { key_file: options.key_file, ..args }))
+        }
     }
 }
 
 /// What is not told by its place.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 struct Options {
+    key_file: Option<PathBuf>,
     secret_file: Option<PathBuf>,
     expires: Option<OsString>,
 }
@@ -156,7 +169,7 @@ impl Given {
         let name = self.text("the command (groups, upload, filesize, download or delete)")?;
         let command = self.command(&name)?;
         self.end(&name)?;
-        Ok(Args { trackers, command })
+        Ok(Args { trackers, command, key_file: None })
     }
 
     fn sign(mut self, options: Options) -> Result<Sign, String> {
@@ -277,6 +290,8 @@ mod tests {
         assert_eq!(command("a download tnvideo tnv001 f1 6 9 x"), download(Out::File("x".into())));
         let Command::Upload { file, .. } = command("a upload tnvideo tnv001 -- -x") else { panic!() };
         assert_eq!(file, PathBuf::from("-x"));
+        let Ok(Action::Run(args)) = parsed("a delete tnvideo tnv001 f1 --key-file k") else { panic!() };
+        assert_eq!(args.key_file, Some(PathBuf::from("k")));
         assert_eq!(parsed("--help"), Ok(Action::Help));
         assert_eq!(parsed("a download --version"), Ok(Action::Version));
     }

@@ -7,12 +7,13 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tnv_client::{Client, Error, ErrorKind, Options, Result, Triple, remove_temporaries};
+use tnv_client::{AppKeys, Client, Error, ErrorKind, Options, Result, Secret, Triple, remove_temporaries};
 use tnv_common::error::Context;
 use tnv_common::link::LinkSecrets;
 
@@ -37,16 +38,19 @@ impl From<Error> for Outcome {
 
 /// Runs one command.
 pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
-    let Args { trackers, command } = match args::parse(parser).map_err(Outcome::Usage)? {
+    let Args { trackers, command, key_file } = match args::parse(parser).map_err(Outcome::Usage)? {
         Action::Help => return print(args::HELP),
         Action::Version => return print(concat!("tnv ", env!("CARGO_PKG_VERSION"))),
         Action::Sign(sign) => return print(&signed(&sign)?),
         Action::Run(args) => args,
     };
     log::start();
-    let client = Client::new(&trackers, Options::default()).map_err(|error| match error.kind() {
-        ErrorKind::Invalid => Outcome::Usage(error.to_string()),
-        _ => Outcome::Failed(error),
+    let app_keys = app_keys(&command, key_file.as_deref())?;
+    let client = Client::new(&trackers, Options { app_keys, ..Options::default() }).map_err(|error| {
+        match error.kind() {
+            ErrorKind::Invalid => Outcome::Usage(error.to_string()),
+            _ => Outcome::Failed(error),
+        }
     })?;
     match command {
         Command::Groups => print(&client.groups()?),
@@ -64,6 +68,27 @@ pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
         }
         Command::Download { file, offset, size, out } => download(&client, &file, offset, size, &out),
     }
+}
+
+/// The keys of applications that uploads and deletes may need. They never stand on the command line,
+/// which everybody on the host can read.
+fn app_keys(command: &Command, key_file: Option<&Path>) -> Result<AppKeys> {
+    if let Some(file) = key_file {
+        let read = AppKeys::read(file);
+        return read
+            .map_err(|got| Error::new(ErrorKind::Invalid, format!("{got}, want {}", AppKeys::form())));
+    }
+    let mut keys = AppKeys::default();
+    let (Command::Upload { appid, .. } | Command::Delete { file: Triple { appid, .. } }) = command else {
+        return Ok(keys);
+    };
+    if let Some(text) = std::env::var_os("TNV_APP_KEY").filter(|text| !text.is_empty()) {
+        // What is not UTF-8 is no key: the reason then is that there are other characters in it.
+        let key = Secret::new(&text.to_string_lossy());
+        let key = key.map_err(|error| error.context("TNV_APP_KEY"));
+        keys.insert(appid.clone(), key?);
+    }
+    Ok(keys)
 }
 
 /// Path and query of a signed link.

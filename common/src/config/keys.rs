@@ -170,6 +170,13 @@ keys! {
     /// The time between two heartbeats to a tracker.
     TNV_HEART_BEAT_INTERVAL: Seconds = Seconds(1, DAY), "tnv_heart_beat_interval", STORAGE, "10", None;
 
+    /// A file of keys, `APPID KEY` a line. Uploads and deletes of an application that has a key here need
+    /// proof of it; others need none. Several lines of one application are keys that all count, so that
+    /// one can be changed; at most four. SIGHUP has the file read again. All storages of a group need
+    /// the same file, and a file that everybody may read is refused. A key is 16 to 512 visible ASCII
+    /// characters, as `openssl rand -hex 32` prints them.
+    TNV_APP_KEYS_FILE: OptionalPath = OptionalPath, "tnv_app_keys_file", STORAGE, "", Some("/etc/tnv/app.keys");
+
     /// The application that `/files/FILEID` stands for; any other is asked for by
     /// `/files/APPID/USERID/FILEID`.
     TNV_HTTP_APPID: Name<AppId> = Name::<AppId>::KIND, "tnv_http_appid", HTTPD, "tnvideo", None;

@@ -71,6 +71,11 @@ pub fn ready(part: Part, address: impl Display) {
     info!("{part} ready on {address}");
 }
 
+/// Has something done on SIGHUP, beside opening the log anew.
+pub fn on_hangup(action: impl Fn() + Send + 'static) {
+    signals::on_hangup(Box::new(action));
+}
+
 /// Whether the database that the settings name could be used, for [`Server::check`].
 pub fn check_database(config: &Config, settings: &DbSettings, schema: &'static Schema) -> Option<Fault> {
     let error = Database::probe(settings, schema).err()?;

@@ -1,6 +1,7 @@
 //! The signals: what ends a server, and what opens its log anew.
 
 use std::process;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use log::{info, warn};
@@ -11,6 +12,14 @@ use super::log::reopen;
 use crate::error::{Context, Result};
 use crate::limits::STACK_BYTES;
 use crate::stop::Stop;
+
+/// What is done on SIGHUP beside opening the log anew.
+static ON_HANGUP: Mutex<Vec<Box<dyn Fn() + Send>>> = Mutex::new(Vec::new());
+
+/// Has something done on SIGHUP.
+pub(super) fn on_hangup(action: Box<dyn Fn() + Send>) {
+    ON_HANGUP.lock().unwrap_or_else(PoisonError::into_inner).push(action);
+}
 
 /// Starts the thread that waits for signals; it lives as long as the process. From here on none of
 /// them kills it.
@@ -25,7 +34,10 @@ pub(super) fn watch(stop: &Stop) -> Result<()> {
 fn act(signal: i32, stop: &Stop) {
     let name = signal_hook::low_level::signal_name(signal).unwrap_or("signal");
     match signal {
-        SIGHUP => reopen(),
+        SIGHUP => {
+            reopen();
+            ON_HANGUP.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|action| action());
+        }
         _ if stop.is_set() => {
             warn!("{name}: the second one, so it ends at once");
             process::exit(1);

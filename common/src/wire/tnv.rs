@@ -14,6 +14,8 @@
 //! | 120 | client → storage | stat (added) | [`Triple`], 400 | 102 | [`Stat`], 41 |
 //! | 121 | client → storage | read (added) | [`Read`], 432 | 102 | content |
 //! | 122 | client → tracker | storage addresses of a known user (added) | [`Triple`], 400 | 100 | [`Route`] |
+//! | 124 | client → storage | challenge (added) | appid, 16 | 102 | nonce, 32; empty where no key is needed |
+//! | 125 | client → storage | proof (added) | [`Proof`], 80 | 102 | empty |
 //!
 //! The added commands take numbers from 120 to 139, free in TNV and in FastDFS's client protocol.
 //! An existing server answers them with a failure and closes.
@@ -25,6 +27,7 @@ use super::header::{FAILURE, Header};
 use super::names::{AppId, FileId, GroupName, HostName, IdKey, UserId, shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
+use crate::secret::MAC_BYTES;
 
 /// Commands, as the header carries them.
 pub mod command {
@@ -52,6 +55,10 @@ pub mod command {
     pub const READ: u8 = 121;
     /// Added: where the files of a user are; nothing is recorded, and a new user is not found.
     pub const FIND_ADDRESSES: u8 = 122;
+    /// Added: asks for the nonce that the proof of an application's key is to be made with.
+    pub const CHALLENGE: u8 = 124;
+    /// Added: proves an application's key; uploads and deletes of it are then open to this connection.
+    pub const PROVE: u8 = 125;
 }
 
 /// The reply command of trackers.
@@ -89,6 +96,10 @@ pub const UNIQUE_BYTES: usize = 16;
 pub const READ_BYTES: usize = DOWNLOAD_BYTES + UNIQUE_BYTES;
 /// Bytes of a stat's reply.
 pub const STAT_BYTES: usize = 8 + 8 + 1 + 8 + UNIQUE_BYTES;
+/// Bytes of a nonce: nobody guesses one, and none comes twice.
+pub const NONCE_BYTES: usize = 32;
+/// Bytes of a proof's body.
+pub const PROOF_BYTES: usize = APPID_BYTES + NONCE_BYTES + MAC_BYTES;
 /// Longest ID key, without its NUL.
 pub const ID_KEY_BYTES_MAX: usize = 64;
 /// Most addresses in a route.
@@ -423,6 +434,58 @@ fn take_unique(reader: &mut Reader<'_>) -> Result<Unique> {
     let mut unique = [0; UNIQUE_BYTES];
     unique.copy_from_slice(reader.bytes("unique value", UNIQUE_BYTES)?);
     Ok(Unique(unique))
+}
+
+/// A number that is used once.
+pub type Nonce = [u8; NONCE_BYTES];
+
+/// Decodes command 124's body: the application whose key is to be proven.
+pub fn decode_challenge(body: &[u8; APPID_BYTES]) -> Result<AppId> {
+    AppId::new(Reader::new(body).text("appid", APPID_BYTES)?)
+}
+
+/// Command 124's body.
+pub fn encode_challenge(appid: &AppId) -> Vec<u8> {
+    let mut body = Vec::with_capacity(APPID_BYTES);
+    put_text(&mut body, appid.as_str().as_bytes(), APPID_BYTES);
+    body
+}
+
+/// Command 125's body.
+///
+/// | offset | size | field |
+/// |---|---|---|
+/// | 0 | 16 | appid, text |
+/// | 16 | 32 | the client's nonce |
+/// | 48 | 32 | HMAC-SHA-256 with the key, over `TNV application key 1`, the storage's nonce, the client's nonce, and the appid without NULs; before each of these four its length, 8 bytes big-endian |
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// The application.
+    pub appid: AppId,
+    /// The client's nonce.
+    pub nonce: Nonce,
+    /// The HMAC.
+    pub mac: [u8; MAC_BYTES],
+}
+
+impl Proof {
+    /// Decodes the body.
+    pub fn decode(body: &[u8; PROOF_BYTES]) -> Result<Proof> {
+        let mut reader = Reader::new(body);
+        let appid = AppId::new(reader.text("appid", APPID_BYTES)?)?;
+        let (mut nonce, mut mac) = ([0; NONCE_BYTES], [0; MAC_BYTES]);
+        nonce.copy_from_slice(reader.bytes("nonce", NONCE_BYTES)?);
+        mac.copy_from_slice(reader.bytes("proof", MAC_BYTES)?);
+        Ok(Proof { appid, nonce, mac })
+    }
+
+    /// The body's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut body = encode_challenge(&self.appid);
+        body.extend_from_slice(&self.nonce);
+        body.extend_from_slice(&self.mac);
+        body
+    }
 }
 
 /// Command 120's reply.

@@ -66,6 +66,8 @@ impl Group {
         let id_servers = vec![self.id_server.to_string()];
         let globals = Globals {
             settings: Settings {
+                app_keys: Default::default(),
+                app_keys_file: None,
                 group: GroupName::new("group001").unwrap(),
                 store_paths: vec![IdKey::new(self.data().to_str().unwrap()).unwrap()],
                 reserve: Space::Bytes(0),
