@@ -19,6 +19,8 @@ pub struct Settings {
     pub store_paths: Vec<IdKey>,
     /// What stays free there.
     pub reserve: Space,
+    /// Whether what is acknowledged is on stable storage.
+    pub fsync: bool,
     /// The trackers to join.
     pub trackers: Vec<String>,
     /// The ID servers to ask.
@@ -49,7 +51,8 @@ impl Settings {
             app_keys_file,
             group: config.get(&keys::TNV_GROUP_NAME)?,
             store_paths: config.get(&keys::TNV_STORE_PATHS)?,
-            reserve: config.get(&keys::TNV_STORE_RESERVE)?,
+            reserve: config.get(&keys::TNV_RESERVED_SPACE)?,
+            fsync: config.get(&keys::TNV_FSYNC)?,
             trackers: config.get(&keys::TNV_TRACKER_ADDRS)?,
             id_servers: config.get(&keys::TNV_IDS_ADDRS)?,
             beat_interval: config.get(&keys::TNV_HEART_BEAT_INTERVAL)?,

@@ -197,6 +197,8 @@ impl<'a> Builder<'a> {
                 let more = [
                     ("tnv_group_name", group.clone()),
                     ("tnv_store_paths", "../data".to_owned()),
+                    // The default is a share of the disk, and that of a test machine may be nearly full.
+                    ("tnv_reserved_space", "64M".to_owned()),
                     ("tnv_tracker_addrs", list(&trackers)),
                     ("tnv_ids_addrs", list(&ids)),
                 ];

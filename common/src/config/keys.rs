@@ -153,7 +153,13 @@ keys! {
 
     /// Space that is kept free on the file system of each store path, as a number of bytes or as a
     /// percentage of its size. A store path with less than this is passed over.
-    TNV_STORE_RESERVE: Size = Size, "tnv_store_reserve", STORAGE, "64M", None;
+    TNV_RESERVED_SPACE: Size = Size, "tnv_reserved_space", STORAGE, "5%", None;
+
+    /// Whether an upload is acknowledged only when its content and its name are on stable storage.
+    /// With `no` the kernel writes them when it sees fit: faster on slow disks, but a power cut or a
+    /// crash of the host can take files that were acknowledged, and leave rows without a file. A
+    /// crash of the storage alone takes nothing either way.
+    TNV_FSYNC: YesNo = YesNo, "tnv_fsync", STORAGE, "yes", None;
 
     /// The trackers. A storage joins each of them; the HTTP server asks one at random, and the next
     /// one when that fails. The port is 21000 where none is given.
@@ -233,6 +239,11 @@ keys! {
     /// The file that the log is appended to; SIGHUP opens it anew, after it was renamed. Not set,
     /// the log goes to standard error. RUST_LOG sets how much is logged: `info` by default.
     TNV_LOG_FILE: OptionalPath = OptionalPath, "tnv_log_file", SERVERS, "", Some("/var/log/tnv.log");
+}
+
+/// What a key is called now that had another name in earlier files.
+pub(super) fn renamed(name: &str) -> Option<&'static str> {
+    (name == "tnv_store_reserve").then_some(TNV_RESERVED_SPACE.name)
 }
 
 /// What became of a key of the existing servers that ours do without.

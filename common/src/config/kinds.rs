@@ -91,6 +91,25 @@ impl Kind for Seconds {
     }
 }
 
+/// Something that is done or left undone.
+pub struct YesNo;
+
+impl Kind for YesNo {
+    type Value = bool;
+
+    fn form(&self) -> String {
+        "yes or no".to_owned()
+    }
+
+    fn parse(&self, text: &str) -> Result<bool, String> {
+        match text {
+            "yes" => Ok(true),
+            "no" => Ok(false),
+            _ => Err(quoted(text)),
+        }
+    }
+}
+
 /// A number of bytes, or a share of something.
 pub struct Size;
 
@@ -373,6 +392,14 @@ mod tests {
             assert_eq!(Count(1, 65_536).parse(bad), Err(format!("'{bad}'")));
         }
         assert_eq!(Seconds(0, 10).parse("7"), Ok(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn yes_and_no_are_the_only_answers() {
+        assert_eq!((YesNo.parse("yes"), YesNo.parse("no")), (Ok(true), Ok(false)));
+        for bad in ["", "Yes", "1", "true", "off", "yes no"] {
+            assert_eq!(YesNo.parse(bad), Err(format!("'{bad}'")));
+        }
     }
 
     #[test]

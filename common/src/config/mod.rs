@@ -52,7 +52,8 @@ impl Config {
 
     /// The same from the text of a file.
     pub fn from_text(part: Part, file: &Path, text: &[u8]) -> Result<Config, Vec<Fault>> {
-        let (parsed, mut faults) = parse(file, text);
+        let (mut parsed, mut faults) = parse(file, text);
+        faults.extend(rename(file, &mut parsed.entries));
         let config = Config {
             part,
             file: file.to_owned(),
@@ -135,6 +136,23 @@ impl Config {
     fn line(&self, key: &dyn AnyKey) -> usize {
         self.entries.get(key.name()).map_or(self.service_line, |entry| entry.line)
     }
+}
+
+/// Puts what stands under an old name under the present one; a fault where both are there.
+fn rename(file: &Path, entries: &mut BTreeMap<String, Entry>) -> Vec<Fault> {
+    let old: Vec<_> = entries.keys().filter_map(|name| Some((name.clone(), keys::renamed(name)?))).collect();
+    let mut faults = Vec::new();
+    for (name, now) in old {
+        let Some(entry) = entries.remove(&name) else { continue };
+        match entries.get(now) {
+            Some(other) => {
+                let got = format!("it beside {now} on line {}", other.line);
+                faults.push(Fault::new(file, entry.line, name, got, "one of the two: they are one key"));
+            }
+            None => drop(entries.insert(now.to_owned(), entry)),
+        }
+    }
+    faults
 }
 
 /// The key of this name, where this part has it.

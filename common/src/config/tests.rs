@@ -44,7 +44,8 @@ fn the_defaults_are_those_of_the_existing_system() {
     assert_eq!(storage.get(&TNV_TRACKER_ADDRS).unwrap(), ["127.0.0.1:21000"]);
     assert_eq!(storage.get(&TNV_IDS_ADDRS).unwrap(), ["127.0.0.1:22000"]);
     assert_eq!(storage.get(&TNV_HEART_BEAT_INTERVAL).unwrap(), Duration::from_secs(10));
-    assert_eq!(storage.get(&TNV_STORE_RESERVE).unwrap(), Space::Bytes(64 << 20));
+    assert_eq!(storage.get(&TNV_RESERVED_SPACE).unwrap(), Space::Percent(5));
+    assert!(storage.get(&TNV_FSYNC).unwrap());
     let httpd = good(Part::Httpd, "");
     assert_eq!(httpd.get(&TNV_HTTP_APPID).unwrap().as_str(), "tnvideo");
     assert_eq!(httpd.get(&TNV_HTTP_USERID).unwrap().as_str(), "tnv001");
@@ -55,6 +56,23 @@ fn the_defaults_are_those_of_the_existing_system() {
         assert!(common.max_conns >= 1 && common.max_conns <= 20_000);
         assert_eq!(common.log_file, None);
     }
+}
+
+#[test]
+fn a_key_that_was_renamed_is_still_known_by_its_old_name() {
+    let config = good(Part::Storage, "tnv_store_reserve = 64M");
+    assert_eq!(config.get(&TNV_RESERVED_SPACE).unwrap(), Space::Bytes(64 << 20));
+    assert_eq!(
+        bad(Part::Storage, "tnv_reserved_space = 1G\ntnv_store_reserve = 1G"),
+        [
+            "t.cfg:3: tnv_store_reserve, got it beside tnv_reserved_space on line 2, want one of the two: they \
+             are one key"
+        ]
+    );
+    assert!(
+        bad(Part::Storage, "tnv_store_reserve = x")[0].starts_with("t.cfg:2: tnv_reserved_space, got 'x'")
+    );
+    assert!(bad(Part::Tracker, "tnv_store_reserve = 1G")[0].contains("belongs to tnv-storage"));
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! The few things done to the disk beside content: directories made and synced, files created, and
 //! what sort of failure a failing disk is.
+//!
+//! **A sync that failed is never tried again.** The kernel may have dropped what it could not write and
+//! marked it clean, so that a second fsync succeeds and says nothing. What could not be synced is
+//! given up, and its store path is not trusted until it has proven itself (see `space`).
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -8,6 +12,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::io::Errno;
 use tnv_common::error::{Error, ErrorKind};
 
 use super::paths::Place;
@@ -15,18 +20,73 @@ use super::paths::Place;
 /// Directories remembered. Each takes 512 files of one pass, so even a few suffice.
 const KNOWN_MAX: usize = 4096;
 
+/// Whether what is acknowledged is on stable storage: `tnv_fsync`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// Files and directories are synced.
+    Yes,
+    /// The kernel writes them when it sees fit.
+    No,
+}
+
+impl Fsync {
+    /// Makes the content of a file durable, as far as that is wanted.
+    pub fn data(self, file: &File) -> io::Result<()> {
+        if self == Fsync::Yes { file.sync_data() } else { Ok(()) }
+    }
+
+    /// The same with all that the file system knows of the file.
+    pub fn all(self, file: &File) -> io::Result<()> {
+        if self == Fsync::Yes { file.sync_all() } else { Ok(()) }
+    }
+
+    /// Makes the names in a directory durable, as far as that is wanted.
+    pub fn directory(self, path: &Path) -> io::Result<()> {
+        if self == Fsync::Yes { sync_directory(path) } else { Ok(()) }
+    }
+}
+
+/// A disk that failed, and whether at a sync: those are never repeated.
+#[derive(Debug)]
+pub struct DiskError {
+    /// What was being done.
+    pub what: &'static str,
+    /// What came of it.
+    pub error: io::Error,
+    /// Something that was written may not be what the disk has.
+    pub distrust: bool,
+}
+
+impl DiskError {
+    /// Of anything but a sync. A disk that reports an I/O error is not trusted all the same.
+    pub fn of(what: &'static str, error: io::Error) -> DiskError {
+        let distrust = error.raw_os_error() == Some(Errno::IO.raw_os_error());
+        DiskError { what, error, distrust }
+    }
+
+    /// Of a sync.
+    pub fn of_sync(what: &'static str, error: io::Error) -> DiskError {
+        DiskError { what, error, distrust: true }
+    }
+}
+
 /// Directories that this process has seen on the disk durably: each with its name in its parent.
 ///
 /// One that another thread or member has just made need not be durable yet, so what is not known
 /// here is synced by whoever needs it, made by him or not.
-#[derive(Default)]
 pub struct Directories {
     known: Mutex<HashSet<String>>,
+    fsync: Fsync,
 }
 
 impl Directories {
+    /// None is known to begin with.
+    pub fn new(fsync: Fsync) -> Directories {
+        Directories { known: Mutex::default(), fsync }
+    }
+
     /// Creates the file of this place, which must not be there, and what directories it lacks.
-    pub fn create_file(&self, place: &Place) -> io::Result<File> {
+    pub fn create_file(&self, place: &Place) -> Result<File, DiskError> {
         if !self.known().contains(place.directory()) {
             self.make(place)?;
         }
@@ -39,14 +99,29 @@ impl Directories {
             }
             result => result,
         }
+        .map_err(|error| DiskError::of("create a file", error))
     }
 
-    fn make(&self, place: &Place) -> io::Result<()> {
+    /// Forgets what was known of a store path that is not trusted any more.
+    pub fn forget(&self, store_path: &str) {
+        self.known().retain(|path| !path.strip_prefix(store_path).is_some_and(|rest| rest.starts_with('/')));
+    }
+
+    fn make(&self, place: &Place) -> Result<(), DiskError> {
         // The store path itself is not made: where it is gone, a disk is not mounted.
         for pair in place.directories.windows(2) {
-            match fs::create_dir(&pair[1]) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => sync_directory(Path::new(&pair[0]))?,
+            let made = match fs::create_dir(&pair[1]) {
+                Ok(()) => true,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+                Err(error) => return Err(DiskError::of("make a directory", error)),
+            };
+            if let Err(error) = self.fsync.directory(Path::new(&pair[0])) {
+                if made {
+                    // Whoever needs it next then makes it anew, which is something to be synced; of one
+                    // that is there a second sync might succeed without having written anything.
+                    let _ = fs::remove_dir(&pair[1]);
+                }
+                return Err(DiskError::of_sync("sync the directory above a new one", error));
             }
         }
         let mut known = self.known();
@@ -66,8 +141,9 @@ fn create_new(path: &str) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).open(path)
 }
 
-/// Makes the names in a directory durable.
-pub fn sync_directory(path: &Path) -> io::Result<()> {
+/// Makes the names in a directory durable. Opened anew each time: an error of writing it that nobody was
+/// told of is then told here, and one that somebody was told of is not taken for this caller's.
+fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
@@ -106,13 +182,14 @@ mod tests {
     fn directories_are_made_as_needed_and_again_when_they_vanish() {
         let scratch = Scratch::new();
         let store = IdKey::new(scratch.path().to_str().unwrap()).unwrap();
-        let directories = Directories::default();
+        let directories = Directories::new(Fsync::Yes);
         directories.create_file(&Place::new(&store, 0, 1)).unwrap();
         fs::remove_dir_all(scratch.path().join("000")).unwrap();
         directories.create_file(&Place::new(&store, 1, 1)).unwrap();
         assert!(scratch.path().join("000/000/000/1_001").is_file());
         let error = directories.create_file(&Place::new(&store, 1, 1)).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(error.error.kind(), io::ErrorKind::AlreadyExists);
+        assert!(!error.distrust);
     }
 
     #[test]
@@ -120,7 +197,31 @@ mod tests {
         let scratch = Scratch::new();
         let gone = scratch.path().join("gone");
         let store = IdKey::new(gone.to_str().unwrap()).unwrap();
-        assert!(Directories::default().create_file(&Place::new(&store, 0, 1)).is_err());
+        assert!(Directories::new(Fsync::Yes).create_file(&Place::new(&store, 0, 1)).is_err());
         assert!(!gone.exists());
+    }
+
+    #[test]
+    fn the_directories_of_a_store_path_that_is_not_trusted_are_forgotten_and_no_others() {
+        let scratch = Scratch::new();
+        let directories = Directories::new(Fsync::No);
+        let stores = ["a", "ab"].map(|name| scratch.path().join(name).to_str().unwrap().to_owned());
+        for store in &stores {
+            fs::create_dir(store).unwrap();
+            directories.create_file(&Place::new(&IdKey::new(store.as_str()).unwrap(), 0, 1)).unwrap();
+        }
+        directories.forget(&stores[0]);
+        let known: Vec<_> = directories.known().iter().cloned().collect();
+        assert_eq!(known, [format!("{}/000/000/000", stores[1])]);
+    }
+
+    #[test]
+    fn an_io_error_and_a_failed_sync_cost_the_trust_and_a_full_disk_does_not() {
+        let of = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        assert!(DiskError::of("write", of(Errno::IO)).distrust);
+        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::MFILE] {
+            assert!(!DiskError::of("write", of(errno)).distrust, "{errno}");
+        }
+        assert!(DiskError::of_sync("sync", of(Errno::NOSPC)).distrust);
     }
 }

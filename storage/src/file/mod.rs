@@ -2,7 +2,7 @@
 //! protocol asks, the same things are done in the same order.
 //!
 //! - [`paths`]: where a file lies.
-//! - [`space`]: the store paths, which of them work, and which of them is next.
+//! - [`space`] and [`trust`]: the store paths, which of them work, and which of them is next.
 //! - [`journal`] and [`settle`]: nothing half done stays, whatever happens.
 //! - [`disk`] and [`flush`]: directories, syncing.
 //! - [`mod@write`]: uploads and deletes, and the order that durability depends on.
@@ -15,6 +15,7 @@ pub mod paths;
 pub mod send;
 pub mod settle;
 pub mod space;
+pub mod trust;
 pub mod write;
 
 use std::sync::Arc;
@@ -30,11 +31,11 @@ use crate::cache::Cache;
 use crate::db::Db;
 use crate::globals::Globals;
 use crate::id::Ids;
-use disk::Directories;
+use disk::{Directories, DiskError, Fsync};
 use flush::FLUSHERS_MAX;
 use send::Lookers;
 use settle::Settler;
-use space::Stores;
+use space::{Store, Stores};
 
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ pub struct Files {
     cache: Cache,
     ids: Ids,
     stores: Arc<Stores>,
+    fsync: Fsync,
     directories: Directories,
     settler: Arc<Settler>,
     flushers: Workers,
@@ -59,6 +61,10 @@ impl Files {
     /// Opens the store paths, and undoes what a predecessor that was killed left half done.
     pub fn new(globals: &Globals, db: Db, ids: Ids, stop: &Stop) -> Result<Files> {
         let settings = &globals.settings;
+        let fsync = if settings.fsync { Fsync::Yes } else { Fsync::No };
+        if fsync == Fsync::No {
+            log::warn!("tnv_fsync = no: a power cut may take files that were acknowledged");
+        }
         let (stores, left) =
             Stores::open(&settings.store_paths, settings.reserve, &globals.host, globals.address)?;
         let stores = Arc::new(stores);
@@ -79,11 +85,20 @@ impl Files {
             cache: Cache::new(settings.cache_lifetime),
             ids,
             stores,
-            directories: Directories::default(),
+            fsync,
+            directories: Directories::new(fsync),
             settler,
             flushers: Workers::new("flusher", FLUSHERS_MAX),
             lookers: Lookers::default(),
         })
+    }
+
+    /// Notes that a store path's disk failed. Nothing that was known of one that is not trusted counts.
+    fn failed(&self, store: &Store, failure: &DiskError) {
+        store.failed(failure);
+        if failure.distrust {
+            self.directories.forget(store.path().as_str());
+        }
     }
 }
 

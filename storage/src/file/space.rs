@@ -4,24 +4,28 @@
 //! and how much space it has. Nobody who has work to do asks it himself: a network file system whose
 //! cable is cut answers after a minute, and all workers would wait for it. A store path without a fresh
 //! and good answer is passed over; what it holds is served as far as the disk allows.
+//!
+//! One that could not create or write a file is tried last for a while. One that failed with an I/O
+//! error or at a sync is bad: passed over until it has proven itself (see `trust`).
 
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::statvfs;
+use rustix::fs::{StatVfsMountFlags, statvfs};
 use tnv_common::config::kinds::Space;
 use tnv_common::error::{Context, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::stop::Stop;
 use tnv_common::wire::{HostName, IdKey};
 
-use super::disk::make_durably;
+use super::disk::{DiskError, make_durably};
 use super::journal::{Journal, Open};
+use super::trust::{PROOFS, Proof, Trust, prove};
 
 /// How often a disk is asked; the bytes that go by meanwhile are counted here.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
@@ -67,6 +71,7 @@ struct State {
     /// Bytes of uploads under way that are not on the disk yet.
     promised: u64,
     failed_at: Option<Instant>,
+    trust: Trust,
 }
 
 /// What a store path has for a new file.
@@ -213,6 +218,7 @@ impl Store {
             total: 0,
             promised: 0,
             failed_at: None,
+            trust: Trust::new(),
         };
         Store { path: path.clone(), reserve, host: host.clone(), address, state: Mutex::new(state) }
     }
@@ -229,9 +235,40 @@ impl Store {
         while !stop.wait(ASK_INTERVAL) {
             let mut left = Vec::new();
             let asked = self.ask(&mut left).context(|| format!("store path '{}'", self.path));
+            let works = asked.is_ok();
             self.note(asked);
             left.into_iter().for_each(add);
+            if works && self.state().trust.is_due(Instant::now()) {
+                self.prove();
+            }
         }
+    }
+
+    /// Lets a store path that is not trusted make a proof, and tells what came of it.
+    fn prove(&self) {
+        let losses = self.losses();
+        let proven = prove(&self.proof());
+        let now = self.state().trust.tried(Instant::now(), proven.is_ok(), losses);
+        match (now, proven) {
+            (Some(Proof::Regained(took)), _) => log::warn!(
+                "store path '{}' has proven itself {PROOFS} times and is trusted again after {} s; it takes \
+                 new files",
+                self.path,
+                took.as_secs()
+            ),
+            (Some(Proof::Next(pause)), Err(error)) => log::warn!(
+                "store path '{}' is still bad: {error}; trying again in {} s",
+                self.path,
+                pause.as_secs()
+            ),
+            _ => {}
+        }
+    }
+
+    /// The file that proofs are made with, told apart among the members as their journals are.
+    fn proof(&self) -> PathBuf {
+        let name = format!(".proof-{}-{}-{}", self.host, self.address.ip(), self.address.port());
+        Path::new(self.path.as_str()).join(name.replace('/', "_"))
     }
 
     /// Asks the disk for the free bytes and for all; opens the journal where it is not open yet. Not
@@ -244,9 +281,14 @@ impl Store {
                 left.append(&mut found);
                 left.append(&mut journal.adopt(self.path.as_str(), &self.host));
                 self.state().journal = Some(journal);
+                // What a kill left of a proof.
+                let _ = fs::remove_file(self.proof());
             }
         }
         let found = statvfs(self.path.as_str()).map_err(io::Error::from).context(|| "find its free space")?;
+        if found.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return fail!(Unavailable, "it is mounted read-only");
+        }
         Ok((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))
     }
 
@@ -291,25 +333,40 @@ impl Store {
         }
     }
 
-    /// Notes that it does not work, so that others are tried first for a while.
-    pub fn failed(&self, what: &str, error: &io::Error) {
+    /// How often it failed in a way that costs the trust.
+    pub fn losses(&self) -> u64 {
+        self.state().trust.losses()
+    }
+
+    /// Notes that it does not work: others are tried first for a while, or until it has proven itself.
+    pub fn failed(&self, failure: &DiskError) {
+        let DiskError { what, error, distrust } = failure;
         let mut state = self.state();
-        let known = state.has_failed();
-        state.failed_at = Some(Instant::now());
+        let now = Instant::now();
+        let bad = state.trust.is_lost();
+        let told = if *distrust { !state.trust.lose(now) } else { bad || state.has_failed() };
+        state.failed_at = Some(now);
         drop(state);
         // While it fails on, each upload would say so again.
-        let level = if known { log::Level::Debug } else { log::Level::Error };
-        log::log!(
-            level,
-            "store path '{}': {what}: {error}; trying it last for {FAILED_TIMEOUT:?}",
-            self.path
-        );
+        let level = if told { log::Level::Debug } else { log::Level::Error };
+        let path = &self.path;
+        match distrust {
+            true => log::log!(
+                level,
+                "store path '{path}' is bad: {what}: {error}; no new files there until it has proven itself: \
+                 {PROOFS} times a file written, synced and read back"
+            ),
+            false => log::log!(
+                level,
+                "store path '{path}': {what}: {error}; trying it last for {FAILED_TIMEOUT:?}"
+            ),
+        }
     }
 
     /// Sets bytes aside for an upload, unless others have taken the room meanwhile.
     pub fn promise(self: &Arc<Store>, bytes: u64) -> Option<Promise> {
         let mut state = self.state();
-        if state.room(self.reserve).is_none_or(|room| room < bytes) {
+        if state.trust.is_lost() || state.room(self.reserve).is_none_or(|room| room < bytes) {
             return None;
         }
         state.promised += bytes;
@@ -332,6 +389,7 @@ impl Store {
         }
         match (&state.fault, state.room(self.reserve)) {
             (Some(_), _) => Room::Fault,
+            _ if state.trust.is_lost() => Room::Fault,
             (None, Some(room)) => Room::Bytes(room),
             (None, None) => Room::Full,
         }
@@ -380,6 +438,13 @@ impl Stores {
     pub fn silence(&self) {
         for store in &self.stores {
             store.state().asked_at = Instant::now() - SILENCE_MAX - GRACE;
+        }
+    }
+
+    /// As if a sync had failed on each disk.
+    pub fn lose(&self) {
+        for store in &self.stores {
+            store.failed(&DiskError::of_sync("sync", io::Error::other("lost")));
         }
     }
 
@@ -462,10 +527,29 @@ mod tests {
         let stores = stores(&scratch, &["a", "b"]);
         set(&stores.stores[0], 9000);
         set(&stores.stores[1], 5000);
-        stores.stores[0].failed("create a file", &io::Error::other("input/output error"));
+        stores.stores[0].failed(&DiskError::of("create a file", io::Error::other("too many links")));
         set(&stores.stores[0], 9000);
         assert_eq!(order(&stores, 100), ["b", "a"]);
         assert_eq!(order(&stores, 6000), ["a"]);
+    }
+
+    #[test]
+    fn a_store_path_that_is_bad_takes_no_files_until_it_has_proven_itself() {
+        let scratch = Scratch::new();
+        let stores = stores(&scratch, &["a", "b"]);
+        set(&stores.stores[0], 9000);
+        set(&stores.stores[1], 5000);
+        let bad = &stores.stores[0];
+        bad.failed(&DiskError::of_sync("sync", io::Error::other("lost")));
+        assert_eq!(order(&stores, 100), ["b"]);
+        assert!(bad.promise(1).is_none(), "nor from whoever chose it before");
+        for _ in 0..PROOFS {
+            assert_eq!(order(&stores, 100), ["b"]);
+            bad.prove();
+        }
+        assert_eq!(fs::read_dir(bad.path.as_str()).unwrap().count(), 1, "the journal");
+        assert!(bad.promise(1).is_some());
+        assert_eq!(bad.losses(), 1);
     }
 
     #[test]

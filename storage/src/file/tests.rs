@@ -71,6 +71,7 @@ impl Group {
                 group: GroupName::new("group001").unwrap(),
                 store_paths: vec![IdKey::new(self.data().to_str().unwrap()).unwrap()],
                 reserve: Space::Bytes(0),
+                fsync: true,
                 trackers: Vec::new(),
                 id_servers: id_servers.clone(),
                 beat_interval: Duration::from_secs(10),
@@ -158,6 +159,28 @@ fn what_fails_on_the_way_leaves_neither_file_nor_row() {
     assert!(files.upload(&triple("a"), 10, &mut |_| Ok(0)).is_err(), "shorter than it said");
     assert_eq!(group.files(), Vec::<String>::new());
     assert_eq!(files.look(&triple("a")).err().unwrap().kind(), ErrorKind::NotFound);
+}
+
+/// Two uploads into one directory: its sync failed for one, and would have succeeded for the other without
+/// having written anything.
+#[test]
+fn a_sync_that_fails_for_one_upload_fails_all_that_were_under_way_there() {
+    let group = Group::new(1);
+    let files = group.member(1);
+    let mut left = 2;
+    let outcome = files.upload(&triple("a"), 1, &mut |_| {
+        left -= 1;
+        if left == 1 {
+            files.stores.lose();
+        }
+        Ok(left)
+    });
+    let error = outcome.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.message().contains("the disk failed during the upload, fileid: a"), "{error}");
+    assert_eq!(group.files(), Vec::<String>::new());
+    assert_eq!(files.look(&triple("a")).err().unwrap().kind(), ErrorKind::NotFound);
+    assert_eq!(upload(&files, "b", b"x").unwrap_err().message(), "no store path works, fileid: b");
 }
 
 #[test]

@@ -25,6 +25,9 @@
 //!    by. Not after the reply: a slot of a file that is acknowledged should not linger.
 //! 9. **The reply is sent**, by the service.
 //!
+//! Steps 4 and 6 sync as far as `tnv_fsync` says. A sync that fails is not repeated: the file is given
+//! up, and so is whatever was on its way to the same store path at that moment.
+//!
 //! Whatever fails before step 7 removes the file, then releases the slot; a kill leaves the slot,
 //! and the next start does the same. Where step 7 fails for certain, likewise. Where its outcome is
 //! unknown the file and the slot stay until the database has given a certain answer (see `settle`):
@@ -45,7 +48,7 @@ use tnv_common::fail;
 use tnv_common::limits::COPY_BYTES;
 use tnv_common::wire::tnv::Triple;
 
-use super::disk::{self, sync_directory};
+use super::disk::{self, DiskError};
 use super::flush::Flush;
 use super::journal::{Open, Record, Slot};
 use super::paths::{self, Place};
@@ -100,10 +103,10 @@ impl Files {
             let Some(promise) = store.promise(size) else { continue };
             match self.begin_in(&store, promise, file, size)? {
                 Ok(draft) => return Ok(draft),
-                Err(error) => {
-                    store.failed("create a file", &error);
-                    failure =
-                        Some(disk::error(format_args!("no store path works, fileid: {fileid}"), &error));
+                Err(fault) => {
+                    self.failed(&store, &fault);
+                    let what = format_args!("no store path works, fileid: {fileid}, {}", fault.what);
+                    failure = Some(disk::error(what, &fault.error));
                 }
             }
         }
@@ -120,25 +123,28 @@ impl Files {
         promise: Promise,
         file: &Triple,
         size: u64,
-    ) -> Result<io::Result<Draft<'_>>> {
+    ) -> Result<std::result::Result<Draft<'_>, DiskError>> {
         for _ in 0..NUMBERS_MAX {
             let number = self.ids.next(store.path())?;
             let place = Place::new(store.path(), number, now());
+            let losses = store.losses();
             match self.create(store, &place, file) {
                 Ok((slot, record, created)) => {
-                    let flush = Flush::new(created, &self.flushers);
+                    let flush = Flush::new(created, self.fsync, &self.flushers);
                     let mut draft = Draft {
                         files: self,
                         store: Arc::clone(store),
+                        losses,
                         place,
                         promise,
                         flush: Some(flush),
                         open: Some(Open { slot: Some(slot), record }),
                         outcome: Outcome::Failed,
                     };
-                    return Ok(draft.allocate(size).map(|()| draft));
+                    let allocated = draft.allocate(size).map_err(|error| DiskError::of("allocate", error));
+                    return Ok(allocated.map(|()| draft));
                 }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(fault) if fault.error.kind() == io::ErrorKind::AlreadyExists => {
                     log::error!("{} is there already: does the ID server repeat numbers?", place.path);
                 }
                 Err(error) => return Ok(Err(error)),
@@ -148,10 +154,16 @@ impl Files {
         fail!(Internal, "{NUMBERS_MAX} fresh numbers of '{path}' were all taken, fileid: {}", file.fileid)
     }
 
-    fn create(&self, store: &Store, place: &Place, file: &Triple) -> io::Result<(Slot, Record, File)> {
-        let Some(journal) = store.journal() else { return Err(io::Error::other("it has no journal")) };
+    fn create(
+        &self,
+        store: &Store,
+        place: &Place,
+        file: &Triple,
+    ) -> std::result::Result<(Slot, Record, File), DiskError> {
+        let fault = |error| DiskError::of("use the journal", error);
+        let Some(journal) = store.journal() else { return Err(fault(io::Error::other("it has none"))) };
         let record = record(file, &place.path);
-        let slot = journal.take(&record)?;
+        let slot = journal.take(&record).map_err(fault)?;
         let created = match self.directories.create_file(place) {
             Ok(created) => created,
             Err(error) => {
@@ -164,7 +176,7 @@ impl Files {
             Ok(()) => Ok((slot, record, created)),
             Err(error) => {
                 self.settler.discard(Open { slot: Some(slot), record });
-                Err(error)
+                Err(fault(error))
             }
         }
     }
@@ -225,6 +237,8 @@ enum Outcome {
 struct Draft<'a> {
     files: &'a Files,
     store: Arc<Store>,
+    /// How often the store path had failed when it was begun.
+    losses: u64,
     place: Place,
     promise: Promise,
     /// Taken when the file is synced.
@@ -263,7 +277,7 @@ impl Draft<'_> {
             }
             crc.update(&buffer[..count]);
             received += count as u64;
-            self.write(&buffer[..count]).map_err(|error| self.failed("write", &error))?;
+            self.write(&buffer[..count]).map_err(|fault| self.failed(&fault))?;
         }
         match received == size {
             true => Ok(crc.finalize()),
@@ -271,28 +285,36 @@ impl Draft<'_> {
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(flush) = &mut self.flush else { return Err(io::Error::other("the file is closed")) };
-        flush.file().write_all(bytes)?;
+    fn write(&mut self, bytes: &[u8]) -> std::result::Result<(), DiskError> {
+        let write_fault = |error| DiskError::of("write", error);
+        let Some(flush) = &mut self.flush else { return Err(write_fault(io::Error::other("closed"))) };
+        flush.file().write_all(bytes).map_err(write_fault)?;
         self.promise.written(bytes.len() as u64);
-        flush.wrote(bytes.len() as u64)
+        flush.wrote(bytes.len() as u64).map_err(|error| DiskError::of_sync("sync", error))
     }
 
     /// Step 6; returns the path.
     fn sync(&mut self) -> Result<String> {
         if let Some(flush) = self.flush.take() {
-            flush.finish().map_err(|error| self.failed("sync", &error))?;
+            flush.finish().map_err(|error| self.failed(&DiskError::of_sync("sync", error)))?;
         }
-        sync_directory(Path::new(self.place.directory()))
-            .map_err(|error| self.failed("sync the directory of the", &error))?;
+        let directory = self.files.fsync.directory(Path::new(self.place.directory()));
+        directory.map_err(|error| self.failed(&DiskError::of_sync("sync the directory of the", error)))?;
+        // The directory is shared: its sync may have failed for somebody else, and then succeeds for us.
+        if self.store.losses() != self.losses {
+            return fail!(Unavailable, "the disk failed during the upload, fileid: {}", self.fileid());
+        }
         Ok(self.place.path.clone())
     }
 
     /// The disk failed under this file: others are sent elsewhere.
-    fn failed(&self, what: &str, error: &io::Error) -> Error {
-        self.store.failed(what, error);
-        let fileid = self.open.as_ref().map_or("", |open| open.record.fileid.as_str());
-        disk::error(format_args!("{what} file fail, fileid: {fileid}"), error)
+    fn failed(&self, fault: &DiskError) -> Error {
+        self.files.failed(&self.store, fault);
+        disk::error(format_args!("{} file fail, fileid: {}", fault.what, self.fileid()), &fault.error)
+    }
+
+    fn fileid(&self) -> &str {
+        self.open.as_ref().map_or("", |open| open.record.fileid.as_str())
     }
 }
 

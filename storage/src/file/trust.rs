@@ -1,0 +1,222 @@
+//! Whether a store path is trusted with new files. It is not after an I/O error and not after a sync
+//! that failed: the kernel may have dropped what it could not write and call it clean, so that what is
+//! in its cache need not be what is on the disk, and the next fsync succeeds whatever that is worth.
+//!
+//! Trust comes back by itself, by proof: a file is written, synced, dropped from the cache and read
+//! back, [`PROOFS`] times in a row, each time after a longer pause; a proof that fails begins the row
+//! anew. A disk that fails again soon after it was trusted has to prove itself for longer each time, so
+//! that one which comes and goes costs ever fewer uploads. The proofs are made by the thread that asks
+//! the disk, which nobody waits for.
+//!
+//! A restart forgets all of this: what was given up is gone by then, and a disk that still fails shows
+//! it at the first upload.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Advice, fadvise};
+
+/// Proofs in a row: with the pauses between them they span several of the kernel's write-backs.
+pub const PROOFS: u32 = 3;
+
+/// The pause before the first proof; each further one is twice as long.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause: a disk that was mended takes new files again within minutes.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// A disk that fails within this time of being trusted again has relapsed.
+const RELAPSE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Content of a proof: many blocks, and little beside one upload.
+const PROOF_BYTES: usize = 256 << 10;
+
+/// The trust in one store path.
+pub struct Trust {
+    lost: Option<Lost>,
+    /// How often something failed that costs the trust.
+    losses: u64,
+    /// The pause that the present row of proofs began with, or the last one.
+    first_pause: Duration,
+    regained_at: Option<Instant>,
+}
+
+struct Lost {
+    since: Instant,
+    /// Proofs in a row until now.
+    proofs: u32,
+    /// The next one is made then.
+    due: Instant,
+    /// The pause before it.
+    pause: Duration,
+}
+
+/// What a proof led to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// More are needed, the next one after so long.
+    Next(Duration),
+    /// It is trusted again, after so long.
+    Regained(Duration),
+}
+
+impl Trust {
+    /// Until something fails.
+    pub fn new() -> Trust {
+        Trust { lost: None, losses: 0, first_pause: PAUSE, regained_at: None }
+    }
+
+    /// Whether there are no new files.
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_some()
+    }
+
+    /// How often something failed. Who finds another number than before was on the disk when it did.
+    pub fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// Something failed; tells whether it was trusted until now.
+    pub fn lose(&mut self, now: Instant) -> bool {
+        self.losses += 1;
+        if let Some(lost) = &mut self.lost {
+            lost.proofs = 0;
+            return false;
+        }
+        let relapsed = self.regained_at.is_some_and(|at| now.duration_since(at) < RELAPSE_TIMEOUT);
+        self.first_pause = if relapsed { (self.first_pause * 2).min(PAUSE_MAX) } else { PAUSE };
+        let pause = self.first_pause;
+        self.lost = Some(Lost { since: now, proofs: 0, due: now + pause, pause });
+        true
+    }
+
+    /// Whether it is time for a proof.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.lost.as_ref().is_some_and(|lost| lost.due <= now)
+    }
+
+    /// A proof was tried that began when there were so many losses; `None` where none was wanted.
+    pub fn tried(&mut self, now: Instant, proven: bool, losses: u64) -> Option<Proof> {
+        let proven = proven && losses == self.losses;
+        let lost = self.lost.as_mut()?;
+        lost.proofs = if proven { lost.proofs + 1 } else { 0 };
+        if lost.proofs >= PROOFS {
+            let took = now.duration_since(lost.since);
+            self.lost = None;
+            self.regained_at = Some(now);
+            return Some(Proof::Regained(took));
+        }
+        lost.pause = (lost.pause * 2).min(PAUSE_MAX);
+        lost.due = now + lost.pause;
+        Some(Proof::Next(lost.pause))
+    }
+}
+
+/// A proof: writes this file, syncs it and its name, reads it back from the disk, and removes it. One
+/// that a kill left behind is replaced.
+pub fn prove(path: &Path) -> io::Result<()> {
+    let proven = write_and_read(path);
+    let removed = fs::remove_file(path);
+    proven?;
+    removed?;
+    sync_above(path)
+}
+
+fn write_and_read(path: &Path) -> io::Result<()> {
+    let mut content = vec![0; PROOF_BYTES];
+    rand::fill(&mut content[..]);
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+    file.write_all(&content)?;
+    file.sync_all()?;
+    sync_above(path)?;
+    // What is clean is dropped; where the file system does not, its memory is read, which proves less.
+    fadvise(&file, 0, None, Advice::DontNeed)?;
+    let mut back = vec![0; PROOF_BYTES];
+    file.read_exact_at(&mut back, 0)?;
+    match back == content {
+        true => Ok(()),
+        false => Err(io::Error::other("what was read back is not what was written")),
+    }
+}
+
+fn sync_above(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+
+    /// Tries proofs at their times until it is trusted; tells when that was.
+    fn prove_until_trusted(trust: &mut Trust, start: Instant, outcomes: &[bool]) -> Duration {
+        let mut outcomes = outcomes.iter().chain(std::iter::repeat(&true));
+        let mut now = start;
+        while trust.is_lost() {
+            now += Duration::from_millis(250);
+            if trust.is_due(now) {
+                trust.tried(now, *outcomes.next().unwrap(), trust.losses());
+            }
+        }
+        now - start
+    }
+
+    #[test]
+    fn trust_comes_back_after_proofs_in_a_row_with_growing_pauses() {
+        let now = Instant::now();
+        let mut trust = Trust::new();
+        assert!(!trust.is_lost() && !trust.is_due(now));
+        assert!(trust.lose(now));
+        assert!(!trust.lose(now), "it is told once");
+        assert_eq!(prove_until_trusted(&mut trust, now, &[]), PAUSE * (1 + 2 + 4));
+        assert_eq!(trust.tried(now, true, trust.losses()), None);
+        trust = Trust::new();
+        trust.lose(now);
+        let took = prove_until_trusted(&mut trust, now, &[true, true, false]);
+        assert_eq!(took, PAUSE * (1 + 2 + 4 + 8 + 16 + 32), "a proof that fails begins the row anew");
+    }
+
+    #[test]
+    fn a_disk_that_fails_again_has_to_prove_itself_for_longer() {
+        let mut now = Instant::now();
+        let mut trust = Trust::new();
+        let mut last = Duration::ZERO;
+        for _ in 0..20 {
+            trust.lose(now);
+            let took = prove_until_trusted(&mut trust, now, &[]);
+            assert!(took >= last && took <= PAUSE_MAX * PROOFS, "{took:?} after {last:?}");
+            last = took;
+            now += took;
+        }
+        assert_eq!(last, PAUSE_MAX * PROOFS);
+        now += RELAPSE_TIMEOUT;
+        trust.lose(now);
+        assert_eq!(prove_until_trusted(&mut trust, now, &[]), PAUSE * 7, "long ago counts no more");
+    }
+
+    #[test]
+    fn a_failure_during_a_proof_spoils_it() {
+        let now = Instant::now();
+        let mut trust = Trust::new();
+        trust.lose(now);
+        for _ in 0..PROOFS {
+            let losses = trust.losses();
+            trust.lose(now);
+            trust.tried(now, true, losses);
+        }
+        assert!(trust.is_lost());
+    }
+
+    #[test]
+    fn a_proof_leaves_nothing_and_replaces_what_a_kill_left() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join(".proof");
+        fs::write(&path, vec![1; PROOF_BYTES * 2]).unwrap();
+        prove(&path).unwrap();
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+        assert!(prove(&scratch.path().join("not mounted/.proof")).is_err());
+    }
+}
