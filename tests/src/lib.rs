@@ -8,9 +8,11 @@ pub mod cluster;
 pub mod dir;
 pub mod http;
 pub mod mariadb;
+pub mod mount;
 pub mod port;
 pub mod process;
 pub mod raw;
+pub mod strace;
 pub mod tools;
 
 pub use cluster::{Builder, Cluster, Db};

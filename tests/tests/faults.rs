@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,10 +11,11 @@ use rustix::process::Signal;
 use tnv_tests::cluster::{Part, active, group_list};
 use tnv_tests::http::{self, Http};
 use tnv_tests::mariadb::MariaDb;
+use tnv_tests::mount::Mount;
 use tnv_tests::port::established;
 use tnv_tests::raw::{self, Raw, message};
 use tnv_tests::tools::{heavy, more_descriptors};
-use tnv_tests::{Builder, Cluster, Db, Dir, Output, PATIENCE, patient, sample, skipped};
+use tnv_tests::{Builder, Cluster, Db, Dir, PATIENCE, patient, sample};
 
 /// Begins an upload of 4 MiB and sends half of it.
 fn half_an_upload(cluster: &Cluster, fileid: &str) -> Raw {
@@ -599,7 +599,7 @@ fn a_failing_store_path_is_passed_over() {
 
 #[test]
 fn where_every_store_path_is_full_an_upload_is_refused_with_a_reason_and_leaves_nothing() {
-    let cluster = Builder::new("full").set(Part::Storage, "tnv_store_reserve", "100%").start();
+    let cluster = Builder::new("full").set(Part::Storage, "tnv_reserved_space", "100%").start();
     let text =
         raw::ask(cluster.storage(), &raw::upload("tnvideo", "tnv001", "f", &sample(1 << 20, 1))).failure(102);
     println!("{text}");
@@ -610,21 +610,12 @@ fn where_every_store_path_is_full_an_upload_is_refused_with_a_reason_and_leaves_
 /// A disk that fills up during an upload, beside one that has room.
 #[test]
 fn a_store_path_that_fills_up_is_passed_over() {
-    if !rustix::process::geteuid().is_root() {
-        return skipped("a_store_path_that_fills_up_is_passed_over", "only root can mount");
-    }
     let mut cluster = Builder::new("fills-up")
         .set(Part::Storage, "tnv_store_paths", "../data;../small")
-        .set(Part::Storage, "tnv_store_reserve", "0")
+        .set(Part::Storage, "tnv_reserved_space", "0")
         .prepare();
     let small = cluster.path("group001/small");
-    std::fs::create_dir_all(&small).expect("make");
-    let mounted =
-        Output::of(Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(&small));
-    if mounted.code != 0 {
-        return skipped("a_store_path_that_fills_up_is_passed_over", mounted.stderr.trim());
-    }
-    let _unmount = Unmount(small);
+    let Some(_small) = Mount::memory("a_store_path_that_fills_up_is_passed_over", 3, &small) else { return };
     cluster.start_all();
     for index in 0..12 {
         let content = sample(700_000, index);
@@ -634,15 +625,6 @@ fn a_store_path_that_fills_up_is_passed_over() {
         assert!(back.success(102) == content);
     }
     cluster.storages[0].kill();
-}
-
-struct Unmount(std::path::PathBuf);
-
-impl Drop for Unmount {
-    fn drop(&mut self) {
-        // The servers may still hold it: lazily.
-        Output::of(Command::new("umount").arg("-l").arg(&self.0));
-    }
 }
 
 #[test]

@@ -11,34 +11,9 @@ use std::time::{Duration, Instant};
 
 use tnv_tests::cluster::{Part, active, free_address, write_config};
 use tnv_tests::mariadb::MariaDb;
+use tnv_tests::mount::Mount;
 use tnv_tests::raw::{self, Raw};
 use tnv_tests::{Builder, Cluster, Db, Output, PATIENCE, Process, patient, sample, skipped};
-
-/// A file system of a test's own, taken away at the end, even from under servers that hold it.
-struct Mount(PathBuf);
-
-impl Mount {
-    /// None where this machine does not let us, which it then says.
-    fn new(test: &str, args: &[&str], target: &Path) -> Option<Mount> {
-        if !rustix::process::geteuid().is_root() {
-            skipped(test, "only root can mount");
-            return None;
-        }
-        fs::create_dir_all(target).expect("make a mount point");
-        let mounted = Output::of(Command::new("mount").args(args).arg(target));
-        if mounted.code != 0 {
-            skipped(test, mounted.stderr.trim());
-            return None;
-        }
-        Some(Mount(target.to_owned()))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        Output::of(Command::new("umount").arg("-l").arg(&self.0));
-    }
-}
 
 fn put(cluster: &Cluster, fileid: &str, content: &[u8]) -> Result<(), String> {
     let frame = raw::ask(cluster.storage(), &raw::upload("tnvideo", "tnv001", fileid, content));
@@ -75,7 +50,7 @@ fn journals(dir: &Path) -> Vec<PathBuf> {
 #[test]
 fn where_a_disk_is_not_mounted_any_more_uploads_are_refused_and_deletes_catch_up() {
     const TEST: &str = "where_a_disk_is_not_mounted_any_more_uploads_are_refused_and_deletes_catch_up";
-    let mut cluster = Builder::new("unmounted").set(Part::Storage, "tnv_store_reserve", "0").prepare();
+    let mut cluster = Builder::new("unmounted").set(Part::Storage, "tnv_reserved_space", "0").prepare();
     let (disk, data) = (cluster.path("disk"), cluster.path("group001/data"));
     let Some(_disk) = Mount::new(TEST, &["-t", "tmpfs", "-o", "size=20m", "tmpfs"], &disk) else { return };
     let bind = || Mount::new(TEST, &["--bind", disk.to_str().expect("UTF-8")], &data);
@@ -112,7 +87,7 @@ fn a_full_disk_keeps_no_storage_from_starting_that_has_others() {
     const TEST: &str = "a_full_disk_keeps_no_storage_from_starting_that_has_others";
     let mut cluster = Builder::new("full-start")
         .set(Part::Storage, "tnv_store_paths", "../data;../small")
-        .set(Part::Storage, "tnv_store_reserve", "0")
+        .set(Part::Storage, "tnv_reserved_space", "0")
         .prepare();
     let small = cluster.path("group001/small");
     let Some(_small) = Mount::new(TEST, &["-t", "tmpfs", "-o", "size=2m", "tmpfs"], &small) else { return };

@@ -1,0 +1,267 @@
+//! Disks that fail, for real: one that fills up, one that becomes read-only, and I/O errors of single system
+//! calls, which strace injects into the storage while it runs. Each time: the client is told clearly, other
+//! store paths and members take over, neither a file nor a row is left, a sync that failed is not repeated,
+//! and when the fault is gone all is well again without anybody's help.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tnv_tests::cluster::Part;
+use tnv_tests::mount::Mount;
+use tnv_tests::raw::{self, Raw};
+use tnv_tests::strace::Strace;
+use tnv_tests::{Builder, Cluster, Output, PATIENCE, patient, sample};
+
+/// Error numbers of failure replies: another server may do better; no room.
+const UNAVAILABLE: i16 = -11;
+const NO_SPACE: i16 = -28;
+
+/// A storage with two disks of its own, the first of which has more room and so comes first.
+struct TwoDisks {
+    cluster: Cluster,
+    disk: PathBuf,
+    _mounts: [Mount; 3],
+}
+
+impl TwoDisks {
+    fn start(test: &str, name: &str, mib: u64) -> Option<TwoDisks> {
+        let mut cluster = Builder::new(name)
+            .set(Part::Storage, "tnv_store_paths", "../data;../more")
+            .set(Part::Storage, "tnv_reserved_space", 0)
+            .prepare();
+        let disk = cluster.path("disk");
+        let first = Mount::memory(test, mib, &disk)?;
+        let bound = Mount::bind(test, &disk, &cluster.path("group001/data"))?;
+        let second = Mount::memory(test, mib / 4 * 3, &cluster.path("group001/more"))?;
+        cluster.start_all();
+        Some(TwoDisks { cluster, disk, _mounts: [first, bound, second] })
+    }
+
+    fn data(&self) -> PathBuf {
+        self.cluster.path("group001/data").canonicalize().expect("a directory")
+    }
+
+    fn log(&self) -> String {
+        self.cluster.storages[0].log_of_run()
+    }
+
+    fn put(&self, fileid: &str) -> Result<(), String> {
+        let content = sample(5000, 5);
+        let frame = raw::ask(self.cluster.storage(), &raw::upload("tnvideo", "tnv001", fileid, &content));
+        if frame.status == 0 { Ok(()) } else { Err(frame.failure(102)) }
+    }
+
+    /// Stores a file; tells the store path that took it.
+    #[track_caller]
+    fn lands_in(&self, fileid: &str) -> String {
+        self.put(fileid).expect("an upload");
+        let path = self.cluster.file_row("tnv001", fileid).expect("a row")[2].clone();
+        let back = raw::ask(self.cluster.storage(), &raw::download("tnvideo", "tnv001", fileid, 0, 0));
+        assert!(back.success(102) == sample(5000, 5));
+        path.split_inclusive('/').take(2).collect::<String>().trim_end_matches('/').to_owned()
+    }
+
+    /// Waits until the first disk is trusted again and takes files.
+    fn recovers(&self) {
+        self.cluster.storages[0].wait_log("is trusted again", PATIENCE);
+        let mut count = 0;
+        patient("the disk takes files again", PATIENCE, || {
+            count += 1;
+            self.lands_in(&format!("again{count}")) == "../data"
+        });
+    }
+
+    /// Begins an upload of so many bytes, and waits for its file.
+    fn begin(&self, fileid: &str, content: &[u8], first: usize) -> (Raw, PathBuf) {
+        let before = files(&self.disk);
+        let mut raw = Raw::connect(self.cluster.storage());
+        let mut bytes = raw::head(70, 408 + content.len() as i64);
+        bytes.extend(raw::upload_head("tnvideo", "tnv001", fileid, content.len() as i64));
+        bytes.extend(&content[..first]);
+        raw.send(&bytes);
+        let mut file = PathBuf::new();
+        patient("the file is begun", PATIENCE, || {
+            let found = files(&self.disk).into_iter().find(|path| !before.contains(path));
+            file = found.unwrap_or_default();
+            file != PathBuf::new()
+        });
+        (raw, self.data().join(file.strip_prefix(&self.disk).expect("a file of this disk")))
+    }
+}
+
+/// The files of content in a directory.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).expect("list a directory").map(|entry| entry.expect("an entry")) {
+        match entry.file_type().expect("a type").is_dir() {
+            true => found.append(&mut files(&entry.path())),
+            false if entry.file_name().to_string_lossy().starts_with('.') => {}
+            false => found.push(entry.path()),
+        }
+    }
+    found
+}
+
+/// A large upload whose file has this fault, when most of it is still to come.
+fn an_io_error_in(test: &str, name: &str, inject: &str, what: &str) {
+    let Some(disks) = TwoDisks::start(test, name, 160) else { return };
+    disks.cluster.put("tnv001", "before", b"before");
+    let content = sample(40 << 20, 7);
+    let (mut upload, file) = disks.begin("broken", &content, 1000);
+    let args = ["-P", file.to_str().expect("UTF-8"), "-e", "trace=write,fsync,fdatasync", "-e", inject];
+    let output = disks.cluster.path("log/strace");
+    let Some(strace) = Strace::attach(test, &disks.cluster.storages[0], &args, &output) else { return };
+    // What is sent after the refusal may find nobody who reads it.
+    let _ = upload.try_send(&content[1000..]);
+    let frame = upload.frame();
+    let text = frame.failure(102);
+    assert!(text.contains(what) && text.contains("fileid: broken: Input/output error"), "{text}");
+    assert_eq!(i16::from_be_bytes([frame.body[0], frame.body[1]]), UNAVAILABLE, "another may do better");
+    assert!(!file.exists(), "the file is given up");
+    assert_eq!(disks.cluster.file_row("tnv001", "broken"), None);
+
+    // The other one takes over at once.
+    assert_eq!(disks.lands_in("other"), "../more");
+    disks.cluster.storages[0].wait_log("store path '../data' is bad: ", PATIENCE);
+    let back = raw::ask(disks.cluster.storage(), &raw::download("tnvideo", "tnv001", "before", 0, 0));
+    assert_eq!(back.success(102), b"before", "what it has is served");
+    let calls: Vec<_> = strace.detach().into_iter().filter(|call| Path::new(call.target()) == file).collect();
+    let failed = calls.iter().position(|call| call.returned < 0).expect("an injected fault");
+    let again: Vec<_> = calls[failed + 1..].iter().filter(|call| call.name.ends_with("sync")).collect();
+    assert!(again.is_empty(), "synced again: {again:?}");
+    disks.recovers();
+    assert_eq!(disks.log().matches("is bad: ").count(), 1, "it is said once");
+}
+
+#[test]
+fn a_write_with_an_io_error_is_told_and_another_disk_takes_over_until_the_disk_has_proven_itself() {
+    const TEST: &str =
+        "a_write_with_an_io_error_is_told_and_another_disk_takes_over_until_the_disk_has_proven_itself";
+    an_io_error_in(TEST, "eio-write", "inject=write:error=EIO:when=3", "write file fail");
+}
+
+#[test]
+fn a_failed_fsync_is_never_repeated_and_its_file_is_given_up() {
+    const TEST: &str = "a_failed_fsync_is_never_repeated_and_its_file_is_given_up";
+    // Once: a second one would succeed, as the kernel's does.
+    an_io_error_in(TEST, "eio-fsync", "inject=fsync:error=EIO:when=1", "sync file fail");
+}
+
+/// The kernel tells of a lost write once. It told the flush in the background, and the fsync at the end
+/// would have succeeded.
+#[test]
+fn a_flush_that_failed_in_the_background_fails_the_upload() {
+    const TEST: &str = "a_flush_that_failed_in_the_background_fails_the_upload";
+    an_io_error_in(TEST, "eio-flush", "inject=fdatasync:error=EIO:when=1", "sync file fail");
+}
+
+#[test]
+fn a_directory_that_cannot_be_synced_costs_the_upload_and_no_other() {
+    const TEST: &str = "a_directory_that_cannot_be_synced_costs_the_upload_and_no_other";
+    let Some(disks) = TwoDisks::start(TEST, "eio-dir", 16) else { return };
+    let output = disks.cluster.path("log/strace");
+    let inject = |path: &Path| {
+        let args = ["-P", path.to_str().expect("UTF-8"), "-e", "trace=fsync", "-e", "inject=fsync:error=EIO"];
+        Strace::attach(TEST, &disks.cluster.storages[0], &args, &output)
+    };
+    // The one that a new directory is in: the store path itself. The next path takes this very upload.
+    let Some(strace) = inject(&disks.data()) else { return };
+    assert_eq!(disks.lands_in("new-directory"), "../more");
+    assert!(!disks.disk.join("000").exists(), "it is made anew when it is needed");
+    disks.cluster.storages[0].wait_log("store path '../data' is bad: sync the directory above", PATIENCE);
+    disks.cluster.storages[0].wait_log("store path '../data' is still bad: Input/output error", PATIENCE);
+    drop(strace);
+    disks.recovers();
+
+    // The one that has the file's name.
+    let Some(strace) = inject(&disks.data().join("000/000/000")) else { return };
+    let before = (files(&disks.disk).len(), disks.cluster.file_rows());
+    let text = disks.put("name").expect_err("no sync");
+    assert!(text.contains("sync the directory of the file fail, fileid: name: Input/output error"), "{text}");
+    assert_eq!((files(&disks.disk).len(), disks.cluster.file_rows()), before);
+    assert_eq!(disks.lands_in("name"), "../more", "its ID is free");
+    let calls = strace.detach();
+    assert_eq!(calls.iter().filter(|call| call.returned < 0).count(), 1, "it is tried once: {calls:?}");
+}
+
+#[test]
+fn a_member_whose_disk_fails_costs_its_clients_nothing_while_there_is_another() {
+    const TEST: &str = "a_member_whose_disk_fails_costs_its_clients_nothing_while_there_is_another";
+    let cluster = Builder::new("eio-member").groups(&["group001"], 2).start();
+    let output = cluster.path("log/strace");
+    let args = ["-e", "trace=fsync", "-e", "inject=fsync:error=EIO"];
+    let Some(strace) = Strace::attach(TEST, &cluster.storages[0], &args, &output) else { return };
+    let content = sample(3 << 20, 3);
+    for _ in 0..8 {
+        let fileid = cluster.upload("tnvideo", "tnv001", &content);
+        let back =
+            raw::ask(cluster.storages[1].address(), &raw::download("tnvideo", "tnv001", &fileid, 0, 0));
+        assert!(back.success(102) == content);
+    }
+    let refused = raw::ask(cluster.storage(), &raw::upload("tnvideo", "tnv001", "refused", b"x"));
+    let text = refused.failure(102);
+    assert!(text.contains("Input/output error") || text.contains("no store path works"), "{text}");
+    cluster.storages[0].wait_log("store path '../data' is bad: ", PATIENCE);
+    assert_eq!(cluster.content_files("group001").len(), 8, "nothing of what failed");
+    assert_eq!(cluster.file_rows(), 8);
+    drop(strace);
+    cluster.storages[0].wait_log("store path '../data' has proven itself", PATIENCE);
+    patient("uploads work again", PATIENCE, || {
+        raw::ask(cluster.storage(), &raw::upload("tnvideo", "tnv001", "again", b"x")).status == 0
+    });
+}
+
+#[test]
+fn a_disk_that_fills_up_in_the_middle_of_an_upload_is_told_and_passed_over_until_there_is_room() {
+    const TEST: &str =
+        "a_disk_that_fills_up_in_the_middle_of_an_upload_is_told_and_passed_over_until_there_is_room";
+    let Some(disks) = TwoDisks::start(TEST, "fills", 16) else { return };
+    // So small that its space is not allocated at the start.
+    let content = sample(1_000_000, 4);
+    let (mut upload, file) = disks.begin("broken", &content, 1000);
+    let filler = disks.disk.join(".filler");
+    Output::of(Command::new("dd").args(["if=/dev/zero", "bs=4096"]).arg(format!("of={}", filler.display())));
+    upload.send(&content[1000..]);
+    let frame = upload.frame();
+    let text = frame.failure(102);
+    assert!(text.contains("write file fail, fileid: broken: No space left on device"), "{text}");
+    assert_eq!(i16::from_be_bytes([frame.body[0], frame.body[1]]), NO_SPACE);
+    assert!(!file.exists());
+    assert_eq!(disks.cluster.file_rows(), 0);
+    assert_eq!(disks.lands_in("other"), "../more");
+    fs::remove_file(filler).expect("make room");
+    let mut count = 0;
+    patient("the disk takes files again", PATIENCE, || {
+        count += 1;
+        disks.lands_in(&format!("again{count}")) == "../data"
+    });
+    assert!(!disks.log().contains("is bad"), "a full disk is no bad one");
+}
+
+#[test]
+fn a_disk_that_becomes_read_only_is_passed_over_and_tidied_when_it_can_be_written_again() {
+    const TEST: &str = "a_disk_that_becomes_read_only_is_passed_over_and_tidied_when_it_can_be_written_again";
+    let Some(disks) = TwoDisks::start(TEST, "ro", 16) else { return };
+    assert_eq!(disks.lands_in("before"), "../data");
+    let (upload, file) = disks.begin("broken", &sample(1_000_000, 4), 1000);
+    let Some(over) = Mount::bind(TEST, &disks.disk, &disks.data()) else { return };
+    over.make_read_only();
+    for count in 0..20 {
+        assert_eq!(disks.lands_in(&format!("meanwhile{count}")), "../more");
+    }
+    disks.cluster.storages[0].wait_log("store path '../data': it is mounted read-only", PATIENCE);
+    // What is cut off now cannot be removed now.
+    drop(upload);
+    disks.cluster.storages[0].wait_log("trying again", PATIENCE);
+    assert!(file.exists());
+    assert_eq!(disks.lands_in("later"), "../more");
+    drop(over);
+    disks.cluster.storages[0].wait_log("store path '../data' works again", PATIENCE);
+    patient("the remains go", PATIENCE, || !file.exists());
+    let mut count = 0;
+    patient("the disk takes files again", PATIENCE, || {
+        count += 1;
+        disks.lands_in(&format!("again{count}")) == "../data"
+    });
+}
