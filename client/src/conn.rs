@@ -8,6 +8,7 @@ use tnv_common::fail;
 use tnv_common::limits::{GROUP_LIST_BYTES_MAX, MESSAGE_TIMEOUT, REPLY_TIMEOUT};
 use tnv_common::wire::AppId;
 use tnv_common::wire::field::Reader;
+use tnv_common::wire::names::one_line;
 use tnv_common::wire::tnv::{
     Addresses, Download, NONCE_BYTES, Nonce, Proof, REPLY_STORAGE, REPLY_TRACKER, ROUTE_BYTES_MAX, Read,
     Route, Stat, Triple, Upload, command, encode_challenge,
@@ -26,7 +27,9 @@ pub(crate) fn groups(conn: &mut Conn) -> Result<String> {
     conn.set_reply_timeout(MESSAGE_TIMEOUT);
     let body = conn.call(command::GROUPS, &[], REPLY_TRACKER, GROUP_LIST_BYTES_MAX)?;
     let end = body.iter().position(|&byte| byte == 0).unwrap_or(body.len());
-    Ok(String::from_utf8_lossy(&body[..end]).into_owned())
+    // Existing trackers print whatever a storage called itself, and this is read in terminals.
+    let text = String::from_utf8_lossy(&body[..end]);
+    Ok(text.split('\n').map(one_line).collect::<Vec<_>>().join("\n"))
 }
 
 /// A user's storages; a new user is given a group, which the tracker records.

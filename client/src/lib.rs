@@ -47,6 +47,8 @@ mod client;
 mod conn;
 mod download;
 mod fileid;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod mngr;
 mod options;
 mod pool;

@@ -30,16 +30,20 @@ pub struct Conn {
 impl Conn {
     /// Connects, from the local address `from` where one is given.
     pub fn connect(address: SocketAddr, from: Option<IpAddr>) -> Result<Conn> {
-        let stream = Stream::connect(address, from, CONNECT_TIMEOUT)?;
-        Ok(Conn {
+        Ok(Conn::new(Stream::connect(address, from, CONNECT_TIMEOUT)?, address))
+    }
+
+    /// Takes over a stream that is connected to the server of this address.
+    pub fn new(stream: Stream, peer: SocketAddr) -> Conn {
+        Conn {
             stream,
-            peer: address,
+            peer,
             unread: 0,
             reply_timeout: REPLY_TIMEOUT,
             broken: false,
             replied: false,
             note: None,
-        })
+        }
     }
 
     /// The server's address.

@@ -16,6 +16,8 @@ pub mod db;
 pub mod drain;
 pub mod error;
 pub mod framed;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod limits;
 pub mod link;
 pub mod net;

@@ -44,9 +44,21 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) => Ok(Some((check(&request)?, length))),
+        Ok(httparse::Status::Complete(length)) => {
+            check_line_ends(&bytes[..length])?;
+            Ok(Some((check(&request)?, length)))
+        }
         Ok(httparse::Status::Partial) => check_partial(bytes).map(|()| None),
         Err(error) => Err(malformed(error, bytes)),
+    }
+}
+
+/// A bare line feed ends a line for some and not for others: where it stands before a proxy, the two
+/// could see different requests. RFC 9112, section 2.2, leaves it to each server.
+fn check_line_ends(head: &[u8]) -> Result<(), Refusal> {
+    match head.iter().enumerate().all(|(at, &byte)| byte != b'\n' || (at > 0 && head[at - 1] == b'\r')) {
+        true => Ok(()),
+        false => Err(bad("a line of the request's head ends without a carriage return")),
     }
 }
 
@@ -302,6 +314,10 @@ mod tests {
             ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
             ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
             ("GET /\r\n\r\n", 400),
+            ("GET / HTTP/1.1\nHost: a\n\n", 400),
+            ("\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: a\nContent-Length: 9\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\rX: a\r\n\r\n", 400),
             ("\x16\x03\x01\x02\x00", 400),
             ("G\0T / HTTP/1.1\r\n", 400),
             ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),

@@ -9,6 +9,8 @@
 mod conditional;
 mod directory;
 mod files;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod gate;
 mod globals;
 mod head;

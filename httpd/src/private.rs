@@ -82,6 +82,17 @@ pub struct Asking<'a> {
     pub passed: &'a str,
 }
 
+impl Asking<'_> {
+    /// All that tiny_http gets to see of it.
+    pub fn request(&self, connection: u64) -> String {
+        let Asking { method, target, peer, passed } = self;
+        format!(
+            "{method} {target} HTTP/1.1\r\nHost: tnv\r\n{CONNECTION}: {connection}\r\n{PEER}: {peer}\r\n\
+             {passed}\r\n"
+        )
+    }
+}
+
 /// tiny_http, and the connections to it.
 pub struct Private {
     shared: Arc<Shared>,
@@ -359,13 +370,8 @@ struct AnswerStart {
 impl Connection {
     fn ask(&mut self, asking: &Asking<'_>) -> Result<AnswerStart> {
         self.was_answered = false;
-        let Asking { method, target, peer, passed } = asking;
-        let request = format!(
-            "{method} {target} HTTP/1.1\r\nHost: tnv\r\n{CONNECTION}: {}\r\n{PEER}: {peer}\r\n{passed}\r\n",
-            self.id
-        );
         self.stream
-            .write_full(request.as_bytes(), MESSAGE_TIMEOUT)
+            .write_full(asking.request(self.id).as_bytes(), MESSAGE_TIMEOUT)
             .context(|| "ask on a private connection")?;
         let deadline = Instant::now() + self.answer_timeout;
         let mut filled = 0;
@@ -376,7 +382,7 @@ impl Connection {
                 count => filled += count,
             }
             self.was_answered = true;
-            if let Some(start) = AnswerStart::parse(&self.buffer[..filled], *method == "HEAD")? {
+            if let Some(start) = AnswerStart::parse(&self.buffer[..filled], asking.method == "HEAD")? {
                 return Ok(start);
             }
         }

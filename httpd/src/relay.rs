@@ -372,7 +372,7 @@ impl Upload {
 }
 
 /// Reads a `Content-Range`: the part, and the size of the whole.
-fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
+pub fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
     let (part, size) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = part.split_once('-')?;
     let (first, end) = (first.parse().ok()?, last.parse::<u64>().ok()?.checked_add(1)?);

@@ -67,7 +67,7 @@ impl<'a> Asked<'a> {
 
 /// A piece of an answer's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Piece {
+pub enum Piece {
     /// These bytes.
     Text(String),
     /// These bytes of the file.
@@ -75,7 +75,8 @@ enum Piece {
 }
 
 impl Piece {
-    fn bytes(&self) -> u64 {
+    /// How many they are.
+    pub fn bytes(&self) -> u64 {
         match self {
             Piece::Text(text) => text.len() as u64,
             Piece::File(part) => part.bytes(),
@@ -272,7 +273,7 @@ fn kind_headers(target: &Target, kind: Kind) -> Headers {
 }
 
 /// Status and content, with the header lines that tell of it.
-fn content(
+pub fn content(
     range: Option<&str>,
     size: u64,
     kind: Kind,

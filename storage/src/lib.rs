@@ -7,6 +7,8 @@ mod cache;
 mod call;
 mod db;
 mod file;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod globals;
 mod id;
 #[cfg(test)]

@@ -121,6 +121,14 @@ pub fn heavy() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A number that the environment may set, for runs that are longer, or others, than the usual one.
+pub fn knob(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is '{text}', want a whole number")),
+        Err(_) => default,
+    }
+}
+
 /// Says that a test could not be tried here, and why: past the capture of what tests print, since
 /// whoever reads the run must learn of it.
 pub fn skipped(test: &str, why: &str) {

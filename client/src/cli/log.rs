@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 
 use log::{LevelFilter, Log, Metadata, Record};
+use tnv_common::wire::names::one_line;
 
 struct Stderr;
 
@@ -16,8 +17,7 @@ impl Log for Stderr {
         if self.enabled(record.metadata()) {
             let level = record.level().as_str().to_ascii_lowercase();
             // What a server said must not move the cursor or forge a line.
-            let text: String =
-                record.args().to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+            let text = one_line(&record.args().to_string());
             let _ = writeln!(io::stderr(), "tnv: {level}: {text}");
         }
     }

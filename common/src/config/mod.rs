@@ -128,7 +128,7 @@ impl Config {
     }
 
     /// The text that the file gives to a key; an empty one counts as none.
-    fn text(&self, key: &dyn AnyKey) -> Option<&str> {
+    pub(crate) fn text(&self, key: &dyn AnyKey) -> Option<&str> {
         self.entries.get(key.name()).map(|entry| entry.value.as_str()).filter(|value| !value.is_empty())
     }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::fault::{Fault, quoted};
+use crate::wire::names::shown;
 
 /// A configuration file is at most this long; real ones have a few KiB.
 pub(super) const FILE_BYTES_MAX: usize = 1 << 20;
@@ -176,7 +177,7 @@ impl<'a> Parser<'a> {
         }
         if let Some(first) = self.entries.get(key) {
             let got = format!("it again after line {}", first.line);
-            return self.fault(number, format!("duplicate {key}"), got, "each key once");
+            return self.fault(number, format!("duplicate {}", shown(key.as_bytes())), got, "each key once");
         }
         self.entries.insert(key.to_owned(), Entry { line: number, value: value.to_owned() });
     }

@@ -18,6 +18,7 @@ use rustix::fs::{Access, access};
 
 use crate::error::{Context, Result};
 use crate::peer;
+use crate::wire::names::is_harmful;
 
 /// A message is cut after so many bytes: whoever says more says it to a file of its own.
 const MESSAGE_BYTES_MAX: usize = 8 << 10;
@@ -203,11 +204,6 @@ fn one_line(message: &str) -> Cow<'_, str> {
     }
     line.push_str(cut);
     Cow::Owned(line)
-}
-
-/// Control characters, Unicode's line ends, and what reverses the order of text.
-fn is_harmful(char: char) -> bool {
-    char.is_control() || matches!(char, '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 fn log_panic(info: &PanicHookInfo<'_>) {

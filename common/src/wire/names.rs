@@ -22,6 +22,17 @@ pub fn shown(bytes: &[u8]) -> String {
     shown
 }
 
+/// Whether a character would break or rearrange a line: control characters, Unicode's line ends, and
+/// what reverses the order of text.
+pub fn is_harmful(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text from elsewhere as one harmless line.
+pub fn one_line(text: &str) -> String {
+    text.chars().map(|char| if is_harmful(char) { '?' } else { char }).collect()
+}
+
 /// Checks that a text has 1 to `max` bytes of UTF-8 without NUL.
 fn text<'a>(what: &str, bytes: &'a [u8], max: usize) -> Result<&'a str> {
     if bytes.is_empty() || bytes.len() > max {
@@ -110,7 +121,7 @@ name!(
     /// A storage's host name: 1 to 128 bytes of printable UTF-8.
     HostName, "host name", |bytes| {
         let host = text("host name", bytes, HOST_BYTES - 1)?;
-        match host.chars().any(char::is_control) {
+        match host.chars().any(is_harmful) {
             false => Ok(host),
             true => fail!(Invalid, "invalid host name, '{}' has control characters", shown(bytes)),
         }
@@ -144,6 +155,15 @@ mod tests {
         assert!(UserId::new("u".repeat(129)).is_err());
         assert!(UserId::new("ü".repeat(127)).is_ok());
         assert!(UserId::new("ü".repeat(128)).is_err(), "256 bytes do not fit the wire");
+    }
+
+    /// It stands in the group list, which people read in terminals.
+    #[test]
+    fn a_host_name_can_neither_end_a_line_nor_turn_it_round() {
+        for host in ["a\nb", "a\x1b[2Jb", "a\u{85}b", "a\u{2028}b", "a\u{202e}b", "a\u{2066}b"] {
+            assert!(HostName::new(host).is_err(), "{host:?}");
+        }
+        assert!(HostName::new("rechner-ü").is_ok());
     }
 
     #[test]

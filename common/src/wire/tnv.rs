@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 
 use super::field::{Reader, put_text};
 use super::header::{FAILURE, Header};
-use super::names::{AppId, FileId, GroupName, HostName, IdKey, UserId, shown};
+use super::names::{AppId, FileId, GroupName, HostName, IdKey, UserId, one_line, shown};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::secret::MAC_BYTES;
@@ -254,7 +254,7 @@ impl Join {
     pub fn decode(body: &[u8; JOIN_BYTES]) -> Result<Join> {
         let mut reader = Reader::new(body);
         let join = Join {
-            version: shown(reader.text("version", VERSION_BYTES)?),
+            version: reader.text("version", VERSION_BYTES)?.iter().map(|&byte| printable(byte)).collect(),
             group: GroupName::new(reader.text("group name", GROUP_BYTES)?)?,
             host: HostName::new(reader.text("host name", HOST_BYTES)?)?,
             port: reader.u16("port")?,
@@ -277,6 +277,14 @@ impl Join {
         body.extend_from_slice(&self.started.to_be_bytes());
         body.extend_from_slice(&self.joined.to_be_bytes());
         body
+    }
+}
+
+/// A byte of a version; one that is not printable ASCII becomes `?`, which is as long.
+fn printable(byte: u8) -> char {
+    match byte {
+        b' '..=b'~' => char::from(byte),
+        _ => '?',
     }
 }
 
@@ -562,9 +570,7 @@ pub fn decode_failure(body: &[u8]) -> Error {
     let end = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
     match String::from_utf8_lossy(&text[..end]) {
         text if text.is_empty() => Error::new(kind, "the server gave no reason"),
-        text => {
-            Error::new(kind, text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>())
-        }
+        text => Error::new(kind, one_line(&text)),
     }
 }
 

@@ -48,7 +48,7 @@ use tnv_common::wire::{FileId, HostName, UserId};
 use super::paths;
 
 /// Room for the longest of each text: 10 + 255 + 127 + 512 bytes.
-const SLOT_BYTES: usize = 1024;
+pub const SLOT_BYTES: usize = 1024;
 
 /// What the file begins with; the digits are the version of its form.
 const MAGIC: &[u8; 16] = b"TNV-UPLOADS-0001";
@@ -78,7 +78,8 @@ pub struct Record {
 }
 
 impl Record {
-    fn encode(&self) -> [u8; SLOT_BYTES] {
+    /// The slot that says it.
+    pub fn encode(&self) -> [u8; SLOT_BYTES] {
         let mut slot = [0; SLOT_BYTES];
         let (userid, fileid) = (self.userid.as_str().as_bytes(), self.fileid.as_str().as_bytes());
         slot[4] = TAKEN;
@@ -94,7 +95,7 @@ impl Record {
     }
 
     /// What a slot says; `None` where it is free or makes no sense.
-    fn decode(slot: &[u8]) -> Option<Record> {
+    pub fn decode(slot: &[u8]) -> Option<Record> {
         let mut reader = Reader::new(slot);
         let crc = reader.bytes("checksum", 4).ok()?;
         if crc != crc32fast::hash(slot.get(4..)?).to_be_bytes() || reader.u8("mark").ok()? != TAKEN {

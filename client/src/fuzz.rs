@@ -1,0 +1,85 @@
+//! The fuzzing target of replies: each command is given whatever a server may say. cargo-fuzz calls it
+//! (`fuzz/README.md`), and so does the test here, for a bounded while. It is in no program.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+
+use tnv_common::conn::Conn;
+use tnv_common::error::Result;
+use tnv_common::net::Stream;
+use tnv_common::wire::names::is_harmful;
+use tnv_common::wire::tnv::{
+    Addresses, Download, FAILURE_BYTES_MAX, ROUTE_ADDRESSES_MAX, Read, Triple, Unique,
+};
+use tnv_common::wire::{AppId, FileId, UserId};
+
+use crate::conn;
+
+/// More than a socket takes at once would wait for a reader.
+const REPLY_BYTES_MAX: usize = 64 << 10;
+
+/// The first byte says which command is asked; the others are all that the server ever says.
+pub fn client_replies(data: &[u8]) {
+    let Some((command, said)) = data.split_first() else { return };
+    let said = &said[..said.len().min(REPLY_BYTES_MAX)];
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+    theirs.write_all(said).expect("the reply fits the socket");
+    theirs.shutdown(Shutdown::Write).expect("shut down");
+    let stream = Stream::from_unix(ours).expect("a stream");
+    let mut conn = Conn::new(stream, ([127, 0, 0, 1], 23000).into());
+    let appid = AppId::new("tnvideo").expect("an appid");
+    let userid = UserId::new("tnv001").expect("a userid");
+    let file = Triple { appid, userid, fileid: FileId::new("f").expect("a fileid") };
+    let user = Addresses { appid: file.appid.clone(), userid: file.userid.clone() };
+    let download = || Download { file: file.clone(), offset: 0, size: 0 };
+    let outcome = match command % 8 {
+        0 => conn::groups(&mut conn).map(|text| {
+            assert!(!text.replace('\n', "").contains(is_harmful), "{text:?}");
+        }),
+        1 => conn::addresses(&mut conn, &user).map(|route| {
+            assert!((1..=ROUTE_ADDRESSES_MAX).contains(&route.addresses.len()));
+        }),
+        2 => conn::find_addresses(&mut conn, &user).map(drop),
+        3 => conn::file_size(&mut conn, &file).map(|size| assert!(i64::try_from(size).is_ok())),
+        4 => conn::stat(&mut conn, &file).map(drop),
+        5 => conn::delete(&mut conn, &file),
+        6 => conn::download(&mut conn, &download()).and_then(|bytes| content(&mut conn, bytes, said)),
+        _ => {
+            let read = Read { download: download(), unique: Unique([7; 16]) };
+            conn::read(&mut conn, &read).and_then(|bytes| content(&mut conn, bytes, said))
+        }
+    };
+    match outcome {
+        Ok(()) => assert!(conn.replied() && said.len() >= 10, "a success that nobody told"),
+        Err(error) => {
+            assert!(conn.is_broken() || conn.replied(), "a failure leaves nothing half-read behind");
+            // A byte that is no text is told by three.
+            assert!(error.message().len() <= 3 * FAILURE_BYTES_MAX, "{} bytes", error.message().len());
+            assert!(!error.message().is_empty() && !error.message().contains(is_harmful), "{error:?}");
+        }
+    }
+}
+
+/// Reads content to its end, which must be what the server sent and as long as it said.
+fn content(conn: &mut Conn, bytes: u64, said: &[u8]) -> Result<()> {
+    let mut content = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        match conn.read_body_some(&mut piece)? {
+            0 => break,
+            count => content.extend_from_slice(&piece[..count]),
+        }
+    }
+    assert_eq!(content.len() as u64, bytes);
+    assert!(said[10..].starts_with(&content));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_reply_makes_the_client_panic_or_believe_nonsense() {
+        tnv_tests::fuzz::bounded("client_replies", super::client_replies);
+    }
+}

@@ -1,0 +1,4 @@
+//! See `tnv_httpd::fuzz::http_target`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tnv_httpd::fuzz::http_target(data));

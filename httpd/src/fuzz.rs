@@ -1,0 +1,251 @@
+//! The fuzzing targets of what strangers send to the HTTP server: heads, targets, ranges and conditions.
+//! cargo-fuzz calls them (`fuzz/README.md`), and so do the tests here, for a bounded while. They are in
+//! no server.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tnv_common::wire::names::is_harmful;
+use tnv_common::wire::tnv::{Stat, Unique};
+use tnv_common::wire::{AppId, UserId};
+
+use crate::conditional::{Conditions, Validator, Verdict};
+use crate::globals::Owner;
+use crate::head::{self, HEAD_BYTES_MAX, HEADERS_MAX, Head};
+use crate::media::{self, Kind};
+use crate::private::Asking;
+use crate::range::{self, Selection};
+use crate::relay;
+use crate::service::{self, Piece};
+use crate::status::{Headers, Refusal};
+use crate::target;
+
+/// Longest sentence of a refusal.
+const TEXT_BYTES_MAX: usize = 1000;
+
+/// A sentence for a stranger that can be sent and logged.
+fn check_refusal(refusal: &Refusal) {
+    let text = &refusal.text;
+    assert!(!text.is_empty() && text.len() <= TEXT_BYTES_MAX && !text.contains(is_harmful), "{text:?}");
+    assert!(matches!(refusal.status.0, 400..=599));
+    check_headers(&refusal.response().0);
+}
+
+/// The head of an answer without its empty line: no value in it begins a line of its own.
+fn check_headers(head: &[u8]) {
+    let text = std::str::from_utf8(head).expect("a head of text");
+    let lines = text.strip_suffix("\r\n").expect("a whole line at the end");
+    for line in lines.split("\r\n") {
+        assert!(!line.is_empty() && !line.contains(is_harmful), "{line:?}");
+    }
+}
+
+/// What the gate reads off a connection.
+pub fn http_head(data: &[u8]) {
+    let data = &data[..data.len().min(HEAD_BYTES_MAX)];
+    match head::parse(data) {
+        Ok(Some((head, length))) => {
+            let (text, before) = (&data[..length], &data[..length - 1]);
+            assert_eq!(head::parse(text), Ok(Some((head.clone(), length))), "what follows has no part in it");
+            assert_eq!(head::parse(before), Ok(None), "nor does it end earlier");
+            check_unambiguous(text, &head);
+            check_passed_on(&head);
+        }
+        Ok(None) => assert!(data.len() < HEAD_BYTES_MAX, "it is waited for more than a head may have"),
+        Err(refusal) => check_refusal(&refusal),
+    }
+}
+
+/// Reads the head once more, in the strictest way: there is but one way to see where it and its body
+/// end.
+fn check_unambiguous(text: &[u8], head: &Head) {
+    let text: Vec<char> = text.iter().map(|&byte| char::from(byte)).collect();
+    let text: String = text.into_iter().collect();
+    let lines: Vec<&str> = text.split("\r\n").skip_while(|line| line.is_empty()).collect();
+    assert!(lines.iter().all(|line| !line.contains(['\r', '\n', '\0'])), "a bare line end in {text:?}");
+    let [request, headers @ .., "", ""] = lines.as_slice() else { panic!("no lines: {text:?}") };
+    assert_eq!(request.split(' ').count(), 3, "{request:?}");
+    assert!(headers.len() <= HEADERS_MAX);
+    let headers: Vec<(String, &str)> = headers
+        .iter()
+        .map(|line| {
+            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("no name in {line:?}"));
+            assert!(name.bytes().all(|byte| byte.is_ascii_graphic()), "a name of {line:?}");
+            (name.to_ascii_lowercase(), value.trim_matches([' ', '\t']))
+        })
+        .collect();
+    let values = |name: &str| -> Vec<&str> {
+        headers.iter().filter(|(found, _)| found == name).map(|(_, value)| *value).collect()
+    };
+    let (lengths, codings) = (values("content-length"), values("transfer-encoding"));
+    assert!(lengths.iter().all(|length| *length == lengths[0]), "two lengths in {text:?}");
+    assert!(lengths.iter().all(|length| length.bytes().all(|byte| byte.is_ascii_digit())));
+    assert!(lengths.is_empty() || codings.is_empty(), "length and coding in {text:?}");
+    let says_body = !codings.is_empty() || lengths.iter().any(|length| length.contains(|c| c != '0'));
+    assert_eq!(head.has_body, says_body, "{text:?}");
+    assert!(!(head.has_body && head.keep_alive), "the bytes of a body could become a request");
+    assert!(values("host").len() == 1 || (head.is_http_10 && values("host").is_empty()));
+}
+
+/// What goes on to tiny_http is one request without a body, of our own making.
+fn check_passed_on(head: &Head) {
+    let Head { method, target, passed, .. } = head;
+    assert!(target.starts_with('/') || target == "*", "{target:?}");
+    let request = Asking { method, target, peer: "127.0.0.1:1", passed }.request(7);
+    assert!(request.is_ascii() && request.ends_with("\r\n\r\n"));
+    let lines: Vec<&str> = request.strip_suffix("\r\n\r\n").unwrap_or_default().split("\r\n").collect();
+    assert!(lines.iter().all(|line| !line.is_empty() && !line.contains(is_harmful)), "{lines:?}");
+    assert_eq!(lines[0].split(' ').count(), 3, "{lines:?}");
+    for line in &lines[1..] {
+        let name = line.split(':').next().unwrap_or_default();
+        assert!(matches!(name, "Host" | "Range") || name.starts_with("If-") || name.starts_with("X-Tnv-"));
+    }
+    let mut headers = [httparse::EMPTY_HEADER; 16];
+    let mut parsed = httparse::Request::new(&mut headers);
+    assert_eq!(parsed.parse(request.as_bytes()), Ok(httparse::Status::Complete(request.len())));
+    assert_eq!((parsed.method, parsed.path), (Some(method.as_str()), Some(target.as_str())));
+}
+
+fn owner() -> Owner {
+    let (appid, userid) = (AppId::new("tnvideo"), UserId::new("tnv001"));
+    Owner { appid: appid.expect("an appid"), userid: userid.expect("a userid") }
+}
+
+/// A request's target, and the name that the download gets.
+pub fn http_target(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let found = match target::parse(&text, &owner()) {
+        Ok(found) => found,
+        Err(refusal) => return check_refusal(&refusal),
+    };
+    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let file = &found.file;
+    let parts = [file.appid.as_str(), file.userid.as_str(), file.fileid.as_str()].map(encode).join("/");
+    let name = found.name.as_deref();
+    let again = match name {
+        Some(name) => format!("/files/{parts}/{}", encode(name)),
+        None => format!("/files/{parts}"),
+    };
+    let again = again + if found.download { "?download" } else { "" };
+    assert_eq!(target::parse(&again, &owner()).as_ref(), Ok(&found), "{again}");
+    let name = name.unwrap_or(file.fileid.as_str());
+    if let Some(kind) = Kind::of_name(name) {
+        check_headers(format!("Content-Type: {}\r\n", kind.content_type()).as_bytes());
+    }
+    check_disposition(&media::disposition(found.download, name));
+}
+
+/// One name in quotes that leads nowhere, and perhaps once more in escapes.
+fn check_disposition(value: &str) {
+    assert!(value.is_ascii() && value.len() <= 2000 && !value.contains(is_harmful), "{value:?}");
+    let (_, rest) = value.split_once("; filename=\"").expect("a name");
+    let (plain, rest) = rest.split_once('"').expect("the name's end");
+    assert!(!plain.is_empty() && !plain.contains(['/', '\\']) && !plain.starts_with('.'), "{value:?}");
+    if !rest.is_empty() {
+        let escaped = rest.strip_prefix("; filename*=UTF-8''").expect("the second name");
+        assert!(!escaped.contains(['"', ';', ',', ' ', '/', '\\']), "{value:?}");
+    }
+}
+
+/// The size of a file and a `Range`.
+pub fn http_range(data: &[u8]) {
+    let Some((size, header)) = data.split_first_chunk() else { return };
+    // No storage has, nor client believes in, a larger file.
+    let size = u64::from_be_bytes(*size) & i64::MAX.cast_unsigned();
+    let header = String::from_utf8_lossy(header);
+    if let Selection::Parts(parts) = range::select(&header, size) {
+        let mut sorted = parts.clone();
+        sorted.sort_unstable();
+        assert!((1..=16).contains(&parts.len()));
+        assert!(parts.iter().all(|part| part.first <= part.last && part.last < size), "{parts:?}");
+        assert!(sorted.is_sorted_by(|a, b| a.last < b.first), "{parts:?} overlap");
+    }
+    let mut headers = Headers::new();
+    let kind = Kind::of_name("x.mp4").expect("a known kind");
+    match service::content(Some(&header), size, kind, &mut headers) {
+        Ok((_, pieces)) => {
+            let bytes = pieces.iter().map(Piece::bytes).sum::<u64>().to_string();
+            let value = |name: &str| headers.iter().find(|(found, _)| *found == name).map(|(_, value)| value);
+            assert_eq!(value("Content-Length"), Some(&bytes));
+            if let ([Piece::File(part)], Some(text)) = (&pieces[..], value("Content-Range")) {
+                let back = relay::content_range(text);
+                assert_eq!(back, Some((part.first..part.last + 1, size)), "{text}");
+            }
+        }
+        Err(refusal) => check_refusal(&refusal),
+    }
+    // What the relay reads comes from the service, but it reads it from a socket.
+    if let Some((part, _)) = relay::content_range(&header) {
+        assert!(part.start < part.end);
+    }
+}
+
+/// The five conditions, a line each.
+pub fn http_conditional(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let mut lines = text.split('\n').map(|line| (!line.is_empty()).then_some(line));
+    let mut line = || lines.next().flatten();
+    let conditions = Conditions {
+        if_match: line(),
+        if_none_match: line(),
+        if_modified_since: line(),
+        if_unmodified_since: line(),
+        if_range: line(),
+    };
+    let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let stat = Stat { size: 1, time: 0x5F9E_5747, crc32: None, unique: Unique([7; 16]) };
+    let validator = Validator::new(&stat, now);
+    let has_tag = |tags: &str| tags.contains(validator.etag.as_str());
+    let is_any = |tags: &str| tags.trim() == "*";
+
+    let verdict = conditions.judge(Some(&validator));
+    if let Some(tags) = conditions.if_match {
+        assert!(verdict == Verdict::Failed || has_tag(tags) || is_any(tags), "{conditions:?}");
+        assert!(verdict != Verdict::Failed || tags != validator.etag, "{conditions:?}");
+    }
+    if verdict == Verdict::NotModified {
+        let told = conditions.if_none_match.map(|tags| has_tag(tags) || is_any(tags));
+        assert!(told.unwrap_or(conditions.if_modified_since.is_some()), "{conditions:?}");
+    }
+    // Without a validator only `*` says anything.
+    let plain = conditions.judge(None);
+    assert!(plain != Verdict::NotModified || conditions.if_none_match.is_some_and(is_any));
+    assert_eq!(plain == Verdict::Failed, conditions.if_match.is_some_and(|tags| !is_any(tags)));
+
+    let counts = conditions.range_counts(Some(&validator), now);
+    if let Some(wanted) = conditions.if_range {
+        assert_eq!(counts, wanted.trim() == validator.etag || is_date_of(wanted, &validator), "{wanted:?}");
+        assert!(!conditions.range_counts(None, now));
+    } else {
+        assert!(counts);
+    }
+}
+
+fn is_date_of(text: &str, validator: &Validator) -> bool {
+    validator.modified.is_some() && httpdate::parse_http_date(text.trim()).ok() == validator.modified
+}
+
+#[cfg(test)]
+mod tests {
+    use tnv_tests::fuzz::bounded;
+
+    #[test]
+    fn no_head_is_passed_on_that_could_be_read_in_two_ways() {
+        bounded("http_head", super::http_head);
+    }
+
+    #[test]
+    fn no_target_leads_anywhere_else() {
+        bounded("http_target", super::http_target);
+    }
+
+    #[test]
+    fn no_range_leaves_its_file() {
+        bounded("http_range", super::http_range);
+    }
+
+    #[test]
+    fn no_condition_is_met_by_another_upload() {
+        bounded("http_conditional", super::http_conditional);
+    }
+}

@@ -1,0 +1,40 @@
+//! The fuzzing target of what a storage reads from its disks: a journal's records, and the paths in
+//! them. cargo-fuzz calls it (`fuzz/README.md`), and so does the test here, for a bounded while. It is
+//! in no server.
+
+use crate::file::journal::{Record, SLOT_BYTES};
+use crate::file::paths;
+
+/// A slot of a journal, of which the checksum is made true, so that what stands behind it is reached.
+pub fn storage_journal(data: &[u8]) {
+    let _ = Record::decode(data);
+    let mut slot = [0; SLOT_BYTES];
+    let bytes = data.len().min(SLOT_BYTES);
+    slot[..bytes].copy_from_slice(&data[..bytes]);
+    let crc = crc32fast::hash(&slot[4..]);
+    slot[..4].copy_from_slice(&crc.to_be_bytes());
+    let Some(record) = Record::decode(&slot) else { return };
+    check_path(&record.path);
+    assert_eq!(Record::decode(&record.encode()).as_ref(), Some(&record));
+    // One wrong bit, and it is not followed.
+    slot[bytes.saturating_sub(1).max(4)] ^= 1;
+    assert_eq!(Record::decode(&slot), None);
+}
+
+/// A path that is followed lies three directories below its store path, in a file of the known form.
+fn check_path(path: &str) {
+    assert!(path.len() <= paths::PATH_CHARS_MAX && !path.contains('\0'), "{path:?}");
+    let parts: Vec<&str> = path.rsplit('/').take(4).collect();
+    assert_eq!(parts.len(), 4, "{path:?}");
+    let is_plain = |part: &&str| part.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'_');
+    assert!(parts.iter().all(is_plain), "{path:?}");
+    assert!(paths::time(path).is_none_or(|time| time >= 0));
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_record_of_a_journal_is_misread() {
+        tnv_tests::fuzz::bounded("storage_journal", super::storage_journal);
+    }
+}
