@@ -8,11 +8,14 @@ use std::path::Path;
 use crate::config::keys::{self, AnyKey};
 use crate::config::{Config, Part};
 use crate::error::{Error, Result};
+use crate::link::{LinkFault, LinkSecrets, without_signature};
+use crate::secret::Secret;
 use crate::wire::names::is_harmful;
 use crate::wire::tnv::{
-    Addresses, Beat, Download, ERROR_TEXT_BYTES_MAX, FAILURE_BYTES_MAX, ID_KEY_BYTES_MAX, Join,
+    Addresses, Beat, Download, ERROR_TEXT_BYTES_MAX, FAILURE_BYTES_MAX, ID_KEY_BYTES_MAX, Join, Proof,
     REPLY_TRACKER, ROUTE_ADDRESSES_MAX, Read, Route, Stat, Triple, UPLOAD_BYTES, Upload, VERSION_BYTES,
-    command, decode_failure, decode_id_key, encode_failure, encode_id_key, file_table,
+    command, decode_challenge, decode_failure, decode_id_key, encode_challenge, encode_failure,
+    encode_id_key, file_table,
 };
 use crate::wire::{FAILURE, HEADER_BYTES, Header};
 
@@ -125,6 +128,14 @@ pub fn wire_storage(data: &[u8]) {
             }
             check_again(read, |read| Read::decode(&encoded(read.encode())));
         }
+        command::CHALLENGE => {
+            check_again(decode_challenge(&fit(body)), |appid| {
+                decode_challenge(&encoded(encode_challenge(appid)))
+            });
+        }
+        command::PROVE => {
+            check_again(Proof::decode(&fit(body)), |proof| Proof::decode(&encoded(proof.encode())));
+        }
         _ => {
             let file = Triple::decode(&fit(body));
             if let Ok(file) = &file {
@@ -166,6 +177,40 @@ pub fn wire_replies(data: &[u8]) {
             check_line(decode_failure(body).message(), 3 * ERROR_TEXT_BYTES_MAX);
         }
     }
+}
+
+/// The query of a signed link; `SIG` in it stands for the signature of the expiry 1000000.
+pub fn signed_link(data: &[u8]) {
+    const EXPIRES: u64 = 1_000_000;
+    let secrets = LinkSecrets::one(Secret::new("0123456789abcdef0123456789abcdef").expect("a secret"));
+    let file = Triple {
+        appid: "tnvideo".parse().expect("an appid"),
+        userid: "tnv001".parse().expect("a userid"),
+        fileid: "f".parse().expect("a fileid"),
+    };
+    let link = secrets.sign(&file, EXPIRES);
+    let (_, signature) = link.split_once("&sig=").expect("a signature");
+    let query = String::from_utf8_lossy(data).replace("SIG", signature);
+    let is_good = |query: &str| {
+        let items: Vec<&str> = query.split('&').collect();
+        // A number may have zeros before it; what is signed is its value.
+        let expiry = |item: &&str| {
+            item.strip_prefix("expires=").is_some_and(|text| text.trim_start_matches('0') == "1000000")
+        };
+        items.iter().any(expiry) && items.contains(&format!("sig={signature}").as_str())
+    };
+    for (now, want) in [(EXPIRES - 1, Ok(())), (EXPIRES, Err(LinkFault::Expired))] {
+        match secrets.check(&file, &query, now) {
+            Err(LinkFault::Forged(why)) => check_line(why, ERROR_BYTES_MAX),
+            verdict => {
+                assert_eq!(verdict, want);
+                assert!(is_good(&query), "{query:?} counts");
+            }
+        }
+    }
+    let logged = without_signature(&format!("/files/f?{query}"));
+    let shown = |item: &str| item.starts_with("sig=") && item != "sig=...";
+    assert!(!logged["/files/f?".len()..].split('&').any(shown), "{logged:?}");
 }
 
 /// A configuration file; the first byte says whose.
@@ -216,6 +261,11 @@ mod tests {
     #[test]
     fn no_reply_is_misread() {
         bounded("wire_replies", super::wire_replies);
+    }
+
+    #[test]
+    fn no_link_counts_that_was_not_signed() {
+        bounded("signed_link", super::signed_link);
     }
 
     #[test]

@@ -519,6 +519,12 @@ pub fn active(tracker: SocketAddr) -> usize {
     statuses(tracker).values().filter(|status| *status == "ACTIVE").count()
 }
 
+/// Whether a line of a log tells of a panic: in the words of the servers' log, or of Rust before that
+/// is started.
+fn has_panicked(line: &str) -> bool {
+    line.contains("] panic at ") || line.contains("panicked at")
+}
+
 impl Drop for Cluster {
     /// Stops everything, and fails the test where a server panicked: none may, whatever was sent.
     fn drop(&mut self) {
@@ -527,7 +533,7 @@ impl Drop for Cluster {
         for part in self.parts() {
             if failed {
                 said.push((part.config().to_owned(), part.log()));
-            } else if let Some(line) = part.log().lines().find(|line| line.contains("panicked at")) {
+            } else if let Some(line) = part.log().lines().find(|line| has_panicked(line)) {
                 said.push((part.config().to_owned(), line.to_owned()));
             }
             if part.runs() {

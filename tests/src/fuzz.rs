@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::tools::knob;
 
-/// Mutated inputs of each target where `TNV_FUZZ_RUNS` does not tell: about a second.
-const RUNS: u64 = 100_000;
+/// Mutated inputs of each target where `TNV_FUZZ_RUNS` does not tell: less than a second.
+const RUNS: u64 = 50_000;
 
 /// Longest mutated input: a few times what any of the parsers takes before it refuses by length.
 const INPUT_BYTES_MAX: usize = 4096;
