@@ -85,14 +85,45 @@ impl Client {
         size: u64,
     ) -> Result<FileId> {
         let mut content = ReaderContent::new(content, size)?;
-        upload::upload(self, (appid.clone(), userid.clone()), &mut content, "upload")
+        upload::upload(self, (appid.clone(), userid.clone()), &mut content, None, "upload")
+    }
+
+    /// The same of content whose CRC-32 (IEEE 802.3, as zip and PNG have it) is known: with another one it
+    /// is [`ErrorKind::Invalid`] where it is so already, [`ErrorKind::Mismatch`] where it was damaged on
+    /// the way, and nothing is stored. An existing storage cannot tell: from such a one all of it is
+    /// fetched back and compared.
+    pub fn upload_checked(
+        &self,
+        appid: &AppId,
+        userid: &UserId,
+        content: &mut dyn Read,
+        size: u64,
+        crc32: u32,
+    ) -> Result<FileId> {
+        let mut content = ReaderContent::new(content, size)?;
+        upload::upload(self, (appid.clone(), userid.clone()), &mut content, Some(crc32), "upload")
     }
 
     /// Uploads a regular file, which must not change its size meanwhile.
     pub fn upload_file(&self, appid: &AppId, userid: &UserId, path: &Path) -> Result<FileId> {
+        self.upload_path(appid, userid, path, None)
+    }
+
+    /// The same of a file whose CRC-32 is known; see [`Client::upload_checked`].
+    pub fn upload_file_checked(
+        &self,
+        appid: &AppId,
+        userid: &UserId,
+        path: &Path,
+        crc32: u32,
+    ) -> Result<FileId> {
+        self.upload_path(appid, userid, path, Some(crc32))
+    }
+
+    fn upload_path(&self, appid: &AppId, userid: &UserId, path: &Path, crc32: Option<u32>) -> Result<FileId> {
         let mut content = FileContent::open(path)?;
         let what = format!("upload {}", path.display());
-        upload::upload(self, (appid.clone(), userid.clone()), &mut content, &what)
+        upload::upload(self, (appid.clone(), userid.clone()), &mut content, crc32, &what)
     }
 
     /// The size of a file.

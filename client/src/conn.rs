@@ -10,8 +10,8 @@ use tnv_common::wire::AppId;
 use tnv_common::wire::field::Reader;
 use tnv_common::wire::names::one_line;
 use tnv_common::wire::tnv::{
-    Addresses, Download, NONCE_BYTES, Nonce, Proof, REPLY_STORAGE, REPLY_TRACKER, ROUTE_BYTES_MAX, Read,
-    Route, Stat, Triple, Upload, command, encode_challenge,
+    Addresses, CheckedUpload, Download, NONCE_BYTES, Nonce, Proof, REPLY_STORAGE, REPLY_TRACKER,
+    ROUTE_BYTES_MAX, Read, Route, Stat, Triple, Upload, command, encode_challenge,
 };
 
 /// A storage acknowledges an upload only when it is on disk. Beyond the usual wait for a reply it is
@@ -102,6 +102,17 @@ pub(crate) fn read(conn: &mut Conn, request: &Read) -> Result<u64> {
 /// Announces an upload; `request.size` bytes of content are to follow on the connection.
 pub(crate) fn upload(conn: &mut Conn, request: &Upload) -> Result<()> {
     conn.send_head(command::UPLOAD, &request.encode(), request.size)
+}
+
+/// The same of content that must have a certain checksum; existing storages do not know this command.
+pub(crate) fn upload_checked(conn: &mut Conn, request: &CheckedUpload) -> Result<()> {
+    conn.send_head(command::UPLOAD_CHECKED, &request.encode(), request.upload.size)
+}
+
+/// Asks a storage whether it can hold an upload against its checksum. Existing ones refuse and close.
+pub(crate) fn checks_uploads(conn: &mut Conn) -> Result<()> {
+    conn.set_reply_timeout(MESSAGE_TIMEOUT);
+    conn.call(command::UPLOAD_CHECKED, &[], REPLY_STORAGE, 0).map(drop)
 }
 
 /// The answer to an upload whose content has been sent.

@@ -52,6 +52,7 @@ struct State {
     pools: Pools,
     suspects: Recent<SocketAddr, ()>,
     plain: Recent<SocketAddr, ()>,
+    checks: Recent<SocketAddr, bool>,
     keyless: Recent<SocketAddr, ()>,
     routes: Recent<Owner, Route>,
 }
@@ -78,6 +79,7 @@ impl Manager {
             pools: Pools::new(options),
             suspects: Recent::new(SUSPECT_TIMEOUT, SERVERS_MAX),
             plain: Recent::new(PLAIN_TIMEOUT, SERVERS_MAX),
+            checks: Recent::new(PLAIN_TIMEOUT, SERVERS_MAX),
             keyless: Recent::new(PLAIN_TIMEOUT, SERVERS_MAX),
             routes: Recent::new(options.route_cache, options.routes_max),
         };
@@ -225,6 +227,25 @@ impl Manager {
     pub(crate) fn note_plain(&self, address: SocketAddr) {
         log::debug!("{address} is an existing server, it lacks the added commands");
         self.state().plain.insert(address, ());
+    }
+
+    /// Whether a storage can hold an upload against its checksum. It is asked without content, on a
+    /// connection that may be closed for it, and the answer is remembered.
+    pub(crate) fn checks_uploads(&self, address: SocketAddr) -> Tried<bool> {
+        if let Some(checks) = self.state().checks.get(&address) {
+            return Ok(*checks);
+        }
+        let checks = match self.exchange(address, conn::checks_uploads) {
+            Ok(()) => true,
+            Err(failure) => match failure.error.kind() {
+                ErrorKind::Unsupported => false,
+                // Words that are not known here: nothing is remembered.
+                ErrorKind::Internal => return Ok(false),
+                _ => return Err(failure),
+            },
+        };
+        self.state().checks.insert(address, checks);
+        Ok(checks)
     }
 
     /// Where a user's files are, as remembered.

@@ -12,6 +12,10 @@
 //!   it may save; after one that was refused, since "exists already" then means that we succeeded
 //!   before; and at the end, when attempts are over. Its size and checksum must be ours.
 //! - Where nobody can tell, the error says so and names the file ID.
+//!
+//! An upload whose checksum the caller knows is held against it three times: here, before the last piece is
+//! sent; by the storage, before it acknowledges; and where the storage cannot do that, against what it
+//! gives back afterwards.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -28,7 +32,7 @@ use tnv_common::error::{Context, Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::limits::COPY_BYTES;
 use tnv_common::wire::FileId;
-use tnv_common::wire::tnv::{Triple, Upload};
+use tnv_common::wire::tnv::{CheckedUpload, Download, Triple, Upload};
 
 use crate::client::Client;
 use crate::conn;
@@ -240,6 +244,10 @@ struct Sending<'a> {
     client: &'a Client,
     content: &'a mut dyn Content,
     request: Upload,
+    /// The checksum that the content must have, where the caller knows it.
+    expected: Option<u32>,
+    /// The storage that acknowledged it has held it against that.
+    checked: bool,
     /// The storages of the group, for asking about the file.
     members: Vec<SocketAddr>,
     /// The checksum, once all content has been read.
@@ -250,8 +258,14 @@ struct Sending<'a> {
     lost: bool,
 }
 
-/// Uploads; `what` begins the error.
-pub(crate) fn upload(client: &Client, owner: Owner, content: &mut dyn Content, what: &str) -> Result<FileId> {
+/// Uploads; `what` begins the error. Content with another checksum than the expected one is not stored.
+pub(crate) fn upload(
+    client: &Client,
+    owner: Owner,
+    content: &mut dyn Content,
+    expected: Option<u32>,
+    what: &str,
+) -> Result<FileId> {
     let fileid = make_file_id(&owner.1)?;
     let members = client.mngr().route_for_upload(&owner)?.addresses;
     let (appid, userid) = owner.clone();
@@ -261,15 +275,17 @@ pub(crate) fn upload(client: &Client, owner: Owner, content: &mut dyn Content, w
         client,
         content,
         request,
+        expected,
+        checked: false,
         members: members.clone(),
         crc32: None,
         doubtful: false,
         lost: false,
     };
     let outcome = client.try_each(what, &owner, members, |address| sending.attempt(address));
-    let Err(error) = outcome else { return Ok(fileid) };
+    let Err(error) = outcome else { return sending.verified(&owner, what).map(|()| fileid) };
     match sending.settle() {
-        Landed::Yes => Ok(fileid),
+        Landed::Yes => sending.verified(&owner, what).map(|()| fileid),
         Landed::No if !sending.lost => Err(error),
         Landed::Other => fail!(
             Internal,
@@ -289,7 +305,8 @@ impl Sending<'_> {
         if self.doubtful && self.landed() == Landed::Yes {
             return Ok(());
         }
-        let broken = match self.send(address, true) {
+        let checks = self.expected.is_some() && self.client.mngr().checks_uploads(address)?;
+        let broken = match self.send(address, true, checks) {
             // An idle connection that was dead is no failure of the storage.
             Err(Broken::Sent { error, replied: false, whole, reused: true })
                 if error.kind() == ErrorKind::Unavailable && self.content.is_repeatable() =>
@@ -299,12 +316,15 @@ impl Sending<'_> {
                 if whole && self.landed() == Landed::Yes {
                     return Ok(());
                 }
-                self.send(address, false)
+                self.send(address, false, checks)
             }
             outcome => outcome,
         };
         let failure = match broken {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                self.checked = checks;
+                return Ok(());
+            }
             Err(Broken::Content(error)) => return Err(Failure::here(error)),
             Err(Broken::Connect(error)) => return Err(Failure::connect(error)),
             Err(Broken::Sent { error, replied, whole, .. }) => {
@@ -323,8 +343,9 @@ impl Sending<'_> {
         Err(Failure { last, progress, ..failure })
     }
 
-    /// Sends everything on one connection and waits for the answer.
-    fn send(&mut self, address: SocketAddr, reuse: bool) -> std::result::Result<(), Broken> {
+    /// Sends everything on one connection and waits for the answer. `checks` where the storage can hold
+    /// it against the expected checksum.
+    fn send(&mut self, address: SocketAddr, reuse: bool, checks: bool) -> std::result::Result<(), Broken> {
         // Only what can be sent again is trusted to a connection that may be dead.
         let pooled = match reuse && self.content.is_always_repeatable() {
             true => self.client.mngr().pooled(address),
@@ -345,7 +366,7 @@ impl Sending<'_> {
             conn = self.client.mngr().connect(address).map_err(Broken::Connect)?;
         }
         let mut whole = false;
-        let outcome = self.send_on(&mut conn, &mut whole);
+        let outcome = self.send_on(&mut conn, checks, &mut whole);
         match outcome {
             Ok(()) => {
                 self.client.mngr().put(conn);
@@ -358,32 +379,109 @@ impl Sending<'_> {
         }
     }
 
-    fn send_on(&mut self, conn: &mut Conn, whole: &mut bool) -> std::result::Result<(), SendError> {
+    fn send_on(
+        &mut self,
+        conn: &mut Conn,
+        checks: bool,
+        whole: &mut bool,
+    ) -> std::result::Result<(), SendError> {
         let size = self.request.size;
         let mut hasher = Hasher::new();
         let mut piece = vec![0; usize::try_from(size).unwrap_or(COPY_BYTES).min(COPY_BYTES)];
         let mut position = 0;
         if size == 0 {
-            self.content.check_end().map_err(SendError::Content)?;
+            self.check_end(&hasher).map_err(SendError::Content)?;
         }
-        conn::upload(conn, &self.request).map_err(SendError::Server)?;
+        match self.expected.filter(|_| checks) {
+            Some(crc32) => conn::upload_checked(conn, &CheckedUpload { upload: self.request.clone(), crc32 }),
+            None => conn::upload(conn, &self.request),
+        }
+        .map_err(SendError::Server)?;
         while position < size {
             let count = piece.len().min(usize::try_from(size - position).unwrap_or(usize::MAX));
             let piece = &mut piece[..count];
             self.content.piece(position, piece).map_err(SendError::Content)?;
+            hasher.update(piece);
             if position + count as u64 == size {
-                self.content.check_end().map_err(SendError::Content)?;
+                self.check_end(&hasher).map_err(SendError::Content)?;
             }
             if conn.early_reply() {
                 return conn::early_upload_reply(conn).map_err(SendError::Server);
             }
             conn.send_content(piece).map_err(SendError::Server)?;
-            hasher.update(piece);
             position += count as u64;
         }
         self.crc32 = Some(hasher.finalize());
         *whole = true;
         conn::upload_reply(conn, size).map_err(SendError::Server)
+    }
+
+    /// Fails where the content, all of which has been read, is not what it should be: before the last
+    /// piece is sent, so that nothing is stored.
+    fn check_end(&mut self, hasher: &Hasher) -> Result<()> {
+        self.content.check_end()?;
+        let crc32 = hasher.clone().finalize();
+        match self.expected.filter(|expected| *expected != crc32) {
+            None => Ok(()),
+            Some(expected) => {
+                fail!(
+                    Invalid,
+                    "the content has the CRC-32 {crc32:08x}, want {expected:08x}; nothing was stored"
+                )
+            }
+        }
+    }
+
+    /// The last word on an upload that was stored: where nobody has held it against the expected checksum,
+    /// what is stored is asked for. What differs is removed.
+    fn verified(&self, owner: &Owner, what: &str) -> Result<()> {
+        let Some(expected) = self.expected.filter(|_| !self.checked) else { return Ok(()) };
+        let file = &self.request.file;
+        let stored =
+            self.client.try_each("compare", owner, self.members.clone(), |address| self.sum_at(address));
+        let crc32 = match stored {
+            Ok(crc32) => crc32,
+            Err(error) => {
+                return fail!(
+                    OutcomeUnknown,
+                    "{what}: it is stored as {}, but could not be held against its checksum: {error}",
+                    file.fileid
+                );
+            }
+        };
+        if crc32 == expected {
+            return Ok(());
+        }
+        let gone = match self.client.delete(file) {
+            Ok(()) => "and was removed again".to_owned(),
+            Err(error) => format!("and could not be removed: {error}"),
+        };
+        fail!(
+            Mismatch,
+            "{what}: what was stored as {} has the CRC-32 {crc32:08x}, want {expected:08x}, {gone}",
+            file.fileid
+        )
+    }
+
+    /// The checksum of what a storage has stored: as it says, or else of what it gives back.
+    fn sum_at(&self, address: SocketAddr) -> Tried<u32> {
+        let file = &self.request.file;
+        if let Some(crc32) = self.client.stat_at(address, file)?.and_then(|stat| stat.crc32) {
+            return Ok(crc32);
+        }
+        let request = Download { file: file.clone(), offset: 0, size: 0 };
+        self.client.mngr().exchange(address, |conn| {
+            let mut rest = conn::download(conn, &request)?;
+            let mut hasher = Hasher::new();
+            let mut piece = vec![0; COPY_BYTES];
+            while rest > 0 {
+                let count = piece.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
+                conn.read_body(&mut piece[..count])?;
+                hasher.update(&piece[..count]);
+                rest -= count as u64;
+            }
+            Ok(hasher.finalize())
+        })
     }
 
     /// Whether an earlier attempt got through, asked of the group's storages until one knows.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peer::{Peer, Then, appid, captured, client, file, tracker, userid};
 use tnv_client::{AppKeys, Client, ErrorKind, GroupName, Options, Route, Secret};
-use tnv_common::wire::tnv::{Download, REPLY_TRACKER, Triple, Upload, command};
+use tnv_common::wire::tnv::{Download, REPLY_STORAGE, REPLY_TRACKER, Triple, Upload, command};
 
 /// A server that answers every request with a captured reply, and closes after a failure as existing
 /// servers do.
@@ -321,4 +321,47 @@ fn a_key_that_an_existing_storage_knows_nothing_of_is_in_nobodys_way() {
     }
     let asked = storage.commands().iter().filter(|&&asked| asked == command::CHALLENGE).count();
     assert!((1..=2).contains(&asked), "it is remembered: {:?}", storage.commands());
+}
+
+#[test]
+fn where_an_existing_storage_cannot_check_an_upload_it_is_compared_afterwards_and_this_is_remembered() {
+    use command::{DOWNLOAD, STAT, UPLOAD, UPLOAD_CHECKED};
+    let storage = existing_storage();
+    let tracker = tracker(&[&storage]);
+    let client = client(&tracker);
+    let crc32 = crc32fast::hash(CONTENT);
+    for _ in 0..2 {
+        client.upload_checked(&appid(), &userid(), &mut &*CONTENT, 27, crc32).unwrap();
+    }
+    assert_eq!(storage.commands(), [UPLOAD_CHECKED, UPLOAD, STAT, DOWNLOAD, UPLOAD, DOWNLOAD]);
+    // What is wrong here already never gets there.
+    let error = client.upload_checked(&appid(), &userid(), &mut &*CONTENT, 27, !crc32).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.message().contains("the content has the CRC-32"), "{error}");
+}
+
+#[test]
+fn what_an_existing_storage_stored_otherwise_than_it_was_sent_is_removed_again() {
+    use command::{DELETE, DOWNLOAD, STAT, UPLOAD, UPLOAD_CHECKED};
+    let storage = Peer::new(|request| match request.header.command {
+        UPLOAD => {
+            request.body();
+            request.reply(REPLY_STORAGE, &[])
+        }
+        DOWNLOAD => {
+            request.body();
+            request.reply(REPLY_STORAGE, b"hello net-videa 0123456789\n")
+        }
+        DELETE => {
+            request.body();
+            request.reply(REPLY_STORAGE, &[])
+        }
+        _ => request.unknown_command(),
+    });
+    let tracker = tracker(&[&storage]);
+    let crc32 = crc32fast::hash(CONTENT);
+    let error = client(&tracker).upload_checked(&appid(), &userid(), &mut &*CONTENT, 27, crc32).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    assert!(error.message().contains("and was removed again"), "{error}");
+    assert_eq!(storage.commands(), [UPLOAD_CHECKED, UPLOAD, STAT, DOWNLOAD, DELETE]);
 }

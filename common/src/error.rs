@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Timeout,
     /// The peer said something that the protocol does not know.
     Protocol,
+    /// The content is not what its checksum says: it was damaged on the way.
+    Mismatch,
     /// The command is not one of this server's: existing servers answer so to what ours added.
     Unsupported,
     /// The peer may not do this: its host is not allowed to, or it has not proven a key.
@@ -35,7 +37,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for looking one up by its number.
-    const ALL: [ErrorKind; 12] = [
+    const ALL: [ErrorKind; 13] = [
         ErrorKind::Invalid,
         ErrorKind::NotFound,
         ErrorKind::Exists,
@@ -44,6 +46,7 @@ impl ErrorKind {
         ErrorKind::Unavailable,
         ErrorKind::Timeout,
         ErrorKind::Protocol,
+        ErrorKind::Mismatch,
         ErrorKind::Unsupported,
         ErrorKind::Forbidden,
         ErrorKind::OutcomeUnknown,
@@ -64,6 +67,7 @@ impl ErrorKind {
             ErrorKind::Invalid => -22,       // EINVAL
             ErrorKind::NoSpace => -28,       // ENOSPC
             ErrorKind::Protocol => -71,      // EPROTO
+            ErrorKind::Mismatch => -74,      // EBADMSG
             ErrorKind::Unsupported => -95,   // EOPNOTSUPP
             ErrorKind::Timeout => -110,      // ETIMEDOUT
         }

@@ -12,10 +12,10 @@ use crate::link::{LinkFault, LinkSecrets, without_signature};
 use crate::secret::Secret;
 use crate::wire::names::is_harmful;
 use crate::wire::tnv::{
-    Addresses, Beat, Download, ERROR_TEXT_BYTES_MAX, FAILURE_BYTES_MAX, ID_KEY_BYTES_MAX, Join, Proof,
-    REPLY_TRACKER, ROUTE_ADDRESSES_MAX, Read, Route, Stat, Triple, UPLOAD_BYTES, Upload, VERSION_BYTES,
-    command, decode_challenge, decode_failure, decode_id_key, encode_challenge, encode_failure,
-    encode_id_key, file_table,
+    Addresses, Beat, CheckedUpload, Download, ERROR_TEXT_BYTES_MAX, FAILURE_BYTES_MAX, ID_KEY_BYTES_MAX,
+    Join, Proof, REPLY_TRACKER, ROUTE_ADDRESSES_MAX, Read, Route, Stat, Triple, UPLOAD_BYTES,
+    UPLOAD_CHECKED_BYTES, Upload, VERSION_BYTES, command, decode_challenge, decode_failure, decode_id_key,
+    encode_challenge, encode_failure, encode_id_key, file_table,
 };
 use crate::wire::{FAILURE, HEADER_BYTES, Header};
 
@@ -113,6 +113,16 @@ pub fn wire_storage(data: &[u8]) {
                 assert_eq!(upload.size + UPLOAD_BYTES as u64, header.body_bytes);
             }
             check_again(upload, |upload| Upload::decode(&encoded(upload.encode()), header.body_bytes));
+        }
+        command::UPLOAD_CHECKED => {
+            let checked = CheckedUpload::decode(&fit(body), header.body_bytes);
+            if let Ok(checked) = &checked {
+                assert_eq!(checked.upload.size + UPLOAD_CHECKED_BYTES as u64, header.body_bytes);
+            }
+            let again = |checked: &CheckedUpload| {
+                CheckedUpload::decode(&encoded(checked.encode()), header.body_bytes)
+            };
+            check_again(checked, again);
         }
         command::DOWNLOAD => {
             let download = Download::decode(&fit(body));

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use tnv_common::error::ErrorKind;
 use tnv_common::wire::tnv::{
-    Addresses, BEAT_BYTES, Beat, DOWNLOAD_BYTES, Download, JOIN_BYTES, Join, READ_BYTES, Read, Route,
-    STAT_BYTES, Stat, TRIPLE_BYTES, Triple, UPLOAD_BYTES, Unique, Upload, command, decode_failure,
-    decode_id_key, encode_failure, encode_id_key, file_table,
+    Addresses, BEAT_BYTES, Beat, CheckedUpload, DOWNLOAD_BYTES, Download, JOIN_BYTES, Join, READ_BYTES, Read,
+    Route, STAT_BYTES, Stat, TRIPLE_BYTES, Triple, UPLOAD_BYTES, UPLOAD_CHECKED_BYTES, Unique, Upload,
+    command, decode_failure, decode_id_key, encode_failure, encode_id_key, file_table,
 };
 use tnv_common::wire::{AppId, FileId, GroupName, HEADER_BYTES, Header, HostName, UserId};
 
@@ -95,6 +95,22 @@ fn an_upload_whose_length_and_size_disagree_is_refused() {
     for wrong in [0x1b2, 0x1b4, 0, u64::MAX >> 1] {
         assert_eq!(Upload::decode(&body, wrong).unwrap_err().kind(), ErrorKind::Invalid);
     }
+}
+
+#[test]
+fn a_checked_upload_is_an_upload_with_its_checksum_behind_the_size() {
+    let upload = Upload { file: tnv001(FILE), size: 27 };
+    let checked = CheckedUpload { upload: upload.clone(), crc32: 0xCBF4_3926 };
+    let mut body: [u8; UPLOAD_CHECKED_BYTES] = checked.encode().try_into().unwrap();
+    assert_eq!(body[..UPLOAD_BYTES], upload.encode()[..]);
+    assert_eq!(body[UPLOAD_BYTES..], [0, 0, 0, 0, 0xCB, 0xF4, 0x39, 0x26]);
+    let bytes = UPLOAD_CHECKED_BYTES as u64 + 27;
+    assert_eq!(CheckedUpload::decode(&body, bytes).unwrap(), checked);
+    for wrong in [bytes - 8, bytes + 1, 0] {
+        assert_eq!(CheckedUpload::decode(&body, wrong).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+    body[UPLOAD_BYTES + 3] = 1;
+    assert!(CheckedUpload::decode(&body, bytes).is_err(), "more than 32 bits");
 }
 
 #[test]

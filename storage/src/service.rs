@@ -8,7 +8,8 @@ use tnv_common::error::Result;
 use tnv_common::fail;
 use tnv_common::framed::{Handler, Request};
 use tnv_common::wire::tnv::{
-    Download, Proof, REPLY_STORAGE, Read, Triple, UPLOAD_BYTES, Upload, command, decode_challenge,
+    CheckedUpload, Download, Proof, REPLY_STORAGE, Read, Triple, UPLOAD_BYTES, UPLOAD_CHECKED_BYTES, Upload,
+    command, decode_challenge,
 };
 
 use crate::file::Files;
@@ -29,7 +30,20 @@ impl Service {
     fn upload(&self, request: &mut Request<'_, Session>) -> Result<()> {
         let upload = Upload::decode(&request.head()?, request.body_bytes())?;
         self.keys.check(request.conn, &upload.file.appid)?;
-        self.files.upload(&upload.file, upload.size, &mut |buffer| request.content(buffer))?;
+        self.files.upload(&upload.file, upload.size, None, &mut |buffer| request.content(buffer))?;
+        request.reply(&[]);
+        Ok(())
+    }
+
+    fn upload_checked(&self, request: &mut Request<'_, Session>) -> Result<()> {
+        // The question whether this command is known.
+        if request.body_bytes() > 0 {
+            let CheckedUpload { upload, crc32 } =
+                CheckedUpload::decode(&request.head()?, request.body_bytes())?;
+            self.keys.check(request.conn, &upload.file.appid)?;
+            let content = &mut |buffer: &mut [u8]| request.content(buffer);
+            self.files.upload(&upload.file, upload.size, Some(crc32), content)?;
+        }
         request.reply(&[]);
         Ok(())
     }
@@ -96,7 +110,11 @@ impl Handler for Service {
     const REPLY: u8 = REPLY_STORAGE;
 
     fn head_bytes(command: u8) -> usize {
-        if command == command::UPLOAD { UPLOAD_BYTES } else { 0 }
+        match command {
+            command::UPLOAD => UPLOAD_BYTES,
+            command::UPLOAD_CHECKED => UPLOAD_CHECKED_BYTES,
+            _ => 0,
+        }
     }
 
     fn handle(&self, request: &mut Request<'_, Session>) -> Result<()> {
@@ -107,6 +125,7 @@ impl Handler for Service {
             command::DELETE => self.delete(request),
             command::STAT => self.stat(request),
             command::READ => self.read(request),
+            command::UPLOAD_CHECKED => self.upload_checked(request),
             command::CHALLENGE => self.challenge(request),
             command::PROVE => self.prove(request),
             _ => Err(request.unknown_command()),

@@ -84,6 +84,20 @@ pub fn upload(appid: &str, userid: &str, fileid: &str, content: &[u8]) -> Vec<u8
     message(70, &body)
 }
 
+/// A whole upload with the checksum that its content must have.
+pub fn upload_checked(appid: &str, userid: &str, fileid: &str, content: &[u8], crc32: u32) -> Vec<u8> {
+    let mut body = upload_head(appid, userid, fileid, content.len() as i64);
+    body.extend(u64::from(crc32).to_be_bytes());
+    body.extend_from_slice(content);
+    message(123, &body)
+}
+
+/// The CRC-32 of IEEE 802.3, bit by bit.
+pub fn crc32(content: &[u8]) -> u32 {
+    let step = |crc: u32, _| (crc >> 1) ^ if crc & 1 == 1 { 0xEDB8_8320 } else { 0 };
+    !content.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}
+
 /// A question for a size.
 pub fn filesize(appid: &str, userid: &str, fileid: &str) -> Vec<u8> {
     message(71, &triple(appid, userid, fileid))

@@ -419,6 +419,8 @@ fn uploads_and_deletes_of_an_application_with_a_key_need_proof_and_nothing_else_
     };
     // The content is taken and dropped, so that an existing client gets to read why.
     needs(Raw::connect(storage), &raw::upload("tnvideo", "tnv001", "film2", &content));
+    let checked = raw::upload_checked("tnvideo", "tnv001", "film2", &content, raw::crc32(&content));
+    needs(Raw::connect(storage), &checked);
     needs(Raw::connect(storage), &raw::delete("tnvideo", "tnv001", "film"));
     needs(Raw::connect(storage), &raw::delete("tnvideo", "tnv001", "absent"));
 

@@ -1,5 +1,5 @@
 //! That what is acknowledged is on stable storage: the order of each upload's system calls, as strace sees
-//! it from outside.
+//! it from outside. And that it is what was meant, where the client says what that is.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ impl Upload {
         assert_eq!(written, self.bytes as i64, "all of the content is seen");
 
         let to = format!("->{}]", self.client);
-        let reply = checker.last("reply", 0, usize::MAX, |call| {
+        let reply = checker.first("reply", 0, usize::MAX, |call| {
             is(call, &["sendto", "sendmsg", "write"]) && call.target().ends_with(&to)
         });
 
@@ -172,6 +172,8 @@ fn watched(
     let output = cluster.path(&format!("log/{fileid}.strace"));
     let strace = Strace::attach(test, &cluster.storages[0], &["-e", CALLS], &output)?;
     raw.ask(&raw::upload("tnvideo", "tnv001", fileid, &sample(bytes, 1))).success(102);
+    // Another exchange: strace notes the end of the call that sent the reply after the reply has come.
+    raw.ask(&raw::filesize("tnvideo", "tnv001", fileid)).success(102);
     let calls = strace.detach();
     let cwd = cluster.storages[0].cwd().to_owned();
     let path = cluster.file_row("tnv001", fileid).expect("a row")[2].clone();
@@ -261,4 +263,58 @@ fn with_tnv_fsync_no_only_the_row_is_on_stable_storage() {
     let synced = |call: &&Call| call.name.ends_with("sync") && Path::new(call.target()).starts_with(&data);
     assert_eq!(upload.calls.iter().filter(synced).count(), 0);
     assert!(cluster.storages[0].log().contains("tnv_fsync = no"));
+}
+
+#[test]
+fn an_upload_that_is_not_what_its_checksum_says_is_refused_and_leaves_nothing() {
+    let cluster = Builder::new("checked").start();
+    assert_eq!(raw::crc32(b"123456789"), 0xCBF4_3926);
+    cluster.put("tnv001", "unchecked", b"x");
+    let mut raw = Raw::connect(cluster.storage());
+    // The question whether the storage knows the command.
+    assert_eq!(raw.ask(&raw::message(123, &[])).success(102), b"");
+    for (fileid, size) in [("empty", 0), ("small", 1000), ("large", 3_000_000)] {
+        let content = sample(size, 8);
+        let crc32 = raw::crc32(&content);
+        let wrong = raw.ask(&raw::upload_checked("tnvideo", "tnv001", fileid, &content, crc32 ^ 0x100));
+        let text = wrong.failure(102);
+        assert!(text.contains(&format!("has the CRC-32 {crc32:08x}, want {:08x}", crc32 ^ 0x100)), "{text}");
+        assert_eq!(i16::from_be_bytes([wrong.body[0], wrong.body[1]]), -74);
+        assert_eq!(cluster.file_row("tnv001", fileid), None);
+        assert_eq!(cluster.content_files("group001").len(), cluster.file_rows());
+        // On the same connection, under the same ID.
+        raw.ask(&raw::upload_checked("tnvideo", "tnv001", fileid, &content, crc32)).success(102);
+        let back = raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", fileid, 0, 0));
+        assert!(back.success(102) == content);
+    }
+    // One that is damaged on the way: the bytes are others than those that the checksum was made of.
+    let mut damaged = raw::upload_checked("tnvideo", "tnv001", "damaged", &[7; 5000], raw::crc32(&[7; 5000]));
+    damaged[3000] ^= 0x10;
+    raw.ask(&damaged).failure(102);
+    let mut lying = raw::upload_checked("tnvideo", "tnv001", "lying", b"content", 1);
+    lying[7] -= 8;
+    raw.send(&lying);
+    assert!(raw.frame().failure(102).contains("invalid body length"));
+    assert_eq!((cluster.content_files("group001").len(), cluster.file_rows()), (4, 4));
+}
+
+#[test]
+fn the_command_line_uploads_a_file_only_where_it_has_the_checksum_that_was_given() {
+    let cluster = Builder::new("checked-cli").groups(&["group001"], 2).start();
+    let content = sample(700_000, 9);
+    let file = cluster.file("film", &content);
+    let crc32 = raw::crc32(&content);
+    let upload = |crc32: u32| {
+        let crc32 = format!("{crc32:08x}");
+        cluster.tnv(&["upload", "--crc32", &crc32, "tnvideo", "tnv001", file.to_str().expect("UTF-8")])
+    };
+    let out = upload(crc32).success();
+    let fileid = out.strip_prefix("Upload success: ").expect("an ID").trim();
+    let back = raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", fileid, 0, 0));
+    assert!(back.success(102) == content);
+    let wrong = upload(!crc32);
+    assert_eq!(wrong.code, 1);
+    assert!(wrong.stderr.contains("the content has the CRC-32"), "{}", wrong.stderr);
+    patient("nothing of it stays", PATIENCE, || cluster.content_files("group001").len() == 1);
+    assert_eq!(cluster.file_rows(), 1);
 }

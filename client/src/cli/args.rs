@@ -14,7 +14,7 @@ macro_rules! usage {
     () => {
         "\
 Usage: tnv TRACKERS groups
-       tnv TRACKERS upload   APPID USERID FILE [--key-file FILE]
+       tnv TRACKERS upload   APPID USERID FILE [--crc32 HEX] [--key-file FILE]
        tnv TRACKERS filesize APPID USERID FILEID
        tnv TRACKERS download APPID USERID FILEID OFFSET SIZE [OUT]
        tnv TRACKERS delete   APPID USERID FILEID [--key-file FILE]
@@ -34,7 +34,8 @@ pub(super) const HELP: &str = concat!(
 
   TRACKERS     host[:port], several separated by ';' (quote them); the port is 21000 by default
   groups       print the table of groups and their storages
-  upload       store a regular file; prints 'Upload success: FILEID'
+  upload       store a regular file; prints 'Upload success: FILEID'; with --crc32 only if its content has
+               this CRC-32, here and where it is stored
   filesize     prints 'Get filesize success: BYTES'
   download     fetch SIZE bytes (0: all that follow) from OFFSET on; prints 'Download success: BYTES'
                OUT is a file, which is whole or absent, or '-' for standard output (the success line
@@ -91,7 +92,7 @@ const LIFETIME_MAX: u64 = 100 * 366 * 86_400;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Groups,
-    Upload { appid: AppId, userid: UserId, file: PathBuf },
+    Upload { appid: AppId, userid: UserId, file: PathBuf, crc32: Option<u32> },
     FileSize { file: Triple },
     Download { file: Triple, offset: u64, size: u64, out: Out },
     Delete { file: Triple },
@@ -114,6 +115,10 @@ pub(super) fn parse(mut parser: lexopt::Parser) -> Result<Action, String> {
     while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
         match arg {
             Value(value) if given.len() < ARGS_MAX => given.push(value),
+            Long("crc32") => {
+                let text = parser.value().map_err(|error| error.to_string())?;
+                options.crc32 = Some(checksum(&text.to_string_lossy())?);
+            }
             Long("help") | Short('h') => return Ok(Action::Help),
             Long("version") | Short('V') => return Ok(Action::Version),
             Long("secret-file") => {
@@ -131,6 +136,9 @@ pub(super) fn parse(mut parser: lexopt::Parser) -> Result<Action, String> {
     }
     match given.first() {
         Some(first) if first == "sign" => {
+            if options.crc32.is_some() {
+                return Err("--crc32 goes with upload alone".to_owned());
+            }
             Given { args: given.into_iter().skip(1).collect::<Vec<_>>().into_iter() }
                 .sign(options)
                 .map(Action::Sign)
@@ -139,9 +147,23 @@ pub(super) fn parse(mut parser: lexopt::Parser) -> Result<Action, String> {
             Err("--secret-file and --expires go with 'tnv sign' alone".to_owned())
         }
         _ => {
-            let args = Given { args: given.into_iter() }.parse()?;
+            let mut args = Given { args: given.into_iter() }.parse()?;
+            match (&mut args.command, options.crc32) {
+                (Command::Upload { crc32, .. }, given) => *crc32 = given,
+                (_, Some(_)) => return Err("--crc32 goes with upload alone".to_owned()),
+                (_, None) => {}
+            }
             Ok(Action::Run(Args { key_file: options.key_file, ..args }))
         }
+    }
+}
+
+/// A CRC-32 as tools print it.
+fn checksum(text: &str) -> Result<u32, String> {
+    let hex = (1..=8).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match u32::from_str_radix(text, 16) {
+        Ok(crc32) if hex => Ok(crc32),
+        _ => Err(format!("invalid --crc32, got '{text}', want 1 to 8 hex digits")),
     }
 }
 
@@ -151,6 +173,7 @@ struct Options {
     key_file: Option<PathBuf>,
     secret_file: Option<PathBuf>,
     expires: Option<OsString>,
+    crc32: Option<u32>,
 }
 
 /// The arguments that are still to be made sense of.
@@ -207,6 +230,7 @@ impl Given {
                 appid: self.parsed("APPID")?,
                 userid: self.parsed("USERID")?,
                 file: self.next("FILE")?.into(),
+                crc32: None,
             },
             "filesize" => Command::FileSize { file: self.file()? },
             "delete" => Command::Delete { file: self.file()? },
@@ -290,6 +314,12 @@ mod tests {
         assert_eq!(command("a download tnvideo tnv001 f1 6 9 x"), download(Out::File("x".into())));
         let Command::Upload { file, .. } = command("a upload tnvideo tnv001 -- -x") else { panic!() };
         assert_eq!(file, PathBuf::from("-x"));
+        for (args, want) in [("--crc32 cbf43926 ", Some(0xCBF4_3926)), ("--crc32=0 ", Some(0)), ("", None)] {
+            let Command::Upload { crc32, .. } = command(&format!("a upload {args}tnvideo tnv001 x")) else {
+                panic!()
+            };
+            assert_eq!(crc32, want, "{args}");
+        }
         let Ok(Action::Run(args)) = parsed("a delete tnvideo tnv001 f1 --key-file k") else { panic!() };
         assert_eq!(args.key_file, Some(PathBuf::from("k")));
         assert_eq!(parsed("--help"), Ok(Action::Help));
@@ -337,6 +367,14 @@ mod tests {
             ("a download tnvideo u f 0 9223372036854775808", "invalid SIZE"),
             ("a download tnvideo u f 0 0 o p", "'p'"),
             ("a groups --frob", "--frob"),
+            (
+                "a upload --crc32 cbf4392x tnvideo u f",
+                "invalid --crc32, got 'cbf4392x', want 1 to 8 hex digits",
+            ),
+            ("a upload --crc32 1cbf43926 tnvideo u f", "invalid --crc32"),
+            ("a upload --crc32 +1 tnvideo u f", "invalid --crc32"),
+            ("a upload tnvideo u f --crc32", "--crc32"),
+            ("a groups --crc32 0", "--crc32 goes with upload alone"),
         ] {
             let error = parsed(args).unwrap_err();
             assert!(error.contains(says), "{args}: {error}");

@@ -54,8 +54,11 @@ pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
     })?;
     match command {
         Command::Groups => print(&client.groups()?),
-        Command::Upload { appid, userid, file } => {
-            let fileid = client.upload_file(&appid, &userid, &file)?;
+        Command::Upload { appid, userid, file, crc32 } => {
+            let fileid = match crc32 {
+                Some(crc32) => client.upload_file_checked(&appid, &userid, &file, crc32)?,
+                None => client.upload_file(&appid, &userid, &file)?,
+            };
             // The file is stored: whoever cannot read it here must be able to find it.
             print(&format!("Upload success: {fileid}")).inspect_err(|_| {
                 let _ = writeln!(io::stderr(), "tnv: uploaded as {fileid}");

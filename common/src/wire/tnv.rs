@@ -14,6 +14,7 @@
 //! | 120 | client → storage | stat (added) | [`Triple`], 400 | 102 | [`Stat`], 41 |
 //! | 121 | client → storage | read (added) | [`Read`], 432 | 102 | content |
 //! | 122 | client → tracker | storage addresses of a known user (added) | [`Triple`], 400 | 100 | [`Route`] |
+//! | 123 | client → storage | upload with its checksum (added) | [`CheckedUpload`], 416, then the content; or empty | 102 | empty |
 //! | 124 | client → storage | challenge (added) | appid, 16 | 102 | nonce, 32; empty where no key is needed |
 //! | 125 | client → storage | proof (added) | [`Proof`], 80 | 102 | empty |
 //!
@@ -55,6 +56,9 @@ pub mod command {
     pub const READ: u8 = 121;
     /// Added: where the files of a user are; nothing is recorded, and a new user is not found.
     pub const FIND_ADDRESSES: u8 = 122;
+    /// Added: an upload that is refused unless its content has a certain checksum. With an empty body
+    /// it asks whether the storage knows the command.
+    pub const UPLOAD_CHECKED: u8 = 123;
     /// Added: asks for the nonce that the proof of an application's key is to be made with.
     pub const CHALLENGE: u8 = 124;
     /// Added: proves an application's key; uploads and deletes of it are then open to this connection.
@@ -88,6 +92,8 @@ pub const JOIN_BYTES: usize = VERSION_BYTES + GROUP_BYTES + HOST_BYTES + 2 + 8 +
 pub const BEAT_BYTES: usize = GROUP_BYTES + HOST_BYTES;
 /// Bytes of an upload's body before the content.
 pub const UPLOAD_BYTES: usize = TRIPLE_BYTES + 8;
+/// Bytes of a checked upload's body before the content.
+pub const UPLOAD_CHECKED_BYTES: usize = UPLOAD_BYTES + 8;
 /// Bytes of a download's body.
 pub const DOWNLOAD_BYTES: usize = TRIPLE_BYTES + 16;
 /// Bytes of the value that is unique to one upload.
@@ -348,13 +354,18 @@ impl Upload {
     /// Decodes the body's start and holds the size against the message's length.
     pub fn decode(body: &[u8; UPLOAD_BYTES], body_bytes: u64) -> Result<Upload> {
         let mut reader = Reader::new(body);
-        let file = Triple::take(&mut reader)?;
+        Upload::take(&mut reader, UPLOAD_BYTES, body_bytes)
+    }
+
+    /// Reads the file and the size, where so many bytes of the body come before the content.
+    fn take(reader: &mut Reader<'_>, head_bytes: usize, body_bytes: u64) -> Result<Upload> {
+        let file = Triple::take(reader)?;
         let size = reader.count("file size")?;
-        match body_bytes.checked_sub(UPLOAD_BYTES as u64) {
+        match body_bytes.checked_sub(head_bytes as u64) {
             Some(content) if content == size => Ok(Upload { file, size }),
             _ => fail!(
                 Invalid,
-                "invalid body length, got {body_bytes}, want {UPLOAD_BYTES} and the {size} bytes of the file"
+                "invalid body length, got {body_bytes}, want {head_bytes} and the {size} bytes of the file"
             ),
         }
     }
@@ -363,6 +374,36 @@ impl Upload {
     pub fn encode(&self) -> Vec<u8> {
         let mut body = self.file.encode();
         body.extend_from_slice(&self.size.to_be_bytes());
+        body
+    }
+}
+
+/// Command 123's body up to the content: that of command 70, and the CRC-32 (IEEE 802.3) that the content
+/// must have, in 8 bytes as [`Stat`] has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedUpload {
+    /// The file to be, and its size.
+    pub upload: Upload,
+    /// The checksum of its content.
+    pub crc32: u32,
+}
+
+impl CheckedUpload {
+    /// Decodes the body's start and holds the size against the message's length.
+    pub fn decode(body: &[u8; UPLOAD_CHECKED_BYTES], body_bytes: u64) -> Result<CheckedUpload> {
+        let mut reader = Reader::new(body);
+        let upload = Upload::take(&mut reader, UPLOAD_CHECKED_BYTES, body_bytes)?;
+        let checksum = reader.count("checksum")?;
+        match u32::try_from(checksum) {
+            Ok(crc32) => Ok(CheckedUpload { upload, crc32 }),
+            Err(_) => fail!(Invalid, "invalid checksum, got {checksum:#x}, want a CRC-32 of 32 bits"),
+        }
+    }
+
+    /// The body's start.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut body = self.upload.encode();
+        body.extend_from_slice(&u64::from(self.crc32).to_be_bytes());
         body
     }
 }

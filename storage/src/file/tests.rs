@@ -119,7 +119,7 @@ fn triple(fileid: &str) -> Triple {
 
 fn upload(files: &Files, fileid: &str, content: &[u8]) -> Result<()> {
     let mut rest = content;
-    files.upload(&triple(fileid), content.len() as u64, &mut |buffer| {
+    files.upload(&triple(fileid), content.len() as u64, None, &mut |buffer| {
         let count = rest.read(buffer).unwrap();
         Ok(count)
     })
@@ -151,12 +151,12 @@ fn what_fails_on_the_way_leaves_neither_file_nor_row() {
     let group = Group::new(1);
     let files = group.member(1);
     let mut left = 3;
-    let error = files.upload(&triple("a"), 1 << 20, &mut |buffer| {
+    let error = files.upload(&triple("a"), 1 << 20, None, &mut |buffer| {
         left -= 1;
         if left == 0 { fail!(Unavailable, "the peer has gone") } else { Ok(buffer.len()) }
     });
     assert!(error.is_err());
-    assert!(files.upload(&triple("a"), 10, &mut |_| Ok(0)).is_err(), "shorter than it said");
+    assert!(files.upload(&triple("a"), 10, None, &mut |_| Ok(0)).is_err(), "shorter than it said");
     assert_eq!(group.files(), Vec::<String>::new());
     assert_eq!(files.look(&triple("a")).err().unwrap().kind(), ErrorKind::NotFound);
 }
@@ -168,7 +168,7 @@ fn a_sync_that_fails_for_one_upload_fails_all_that_were_under_way_there() {
     let group = Group::new(1);
     let files = group.member(1);
     let mut left = 2;
-    let outcome = files.upload(&triple("a"), 1, &mut |_| {
+    let outcome = files.upload(&triple("a"), 1, None, &mut |_| {
         left -= 1;
         if left == 1 {
             files.stores.lose();
@@ -188,7 +188,7 @@ fn a_duplicate_is_refused_before_its_content_is_read_and_the_first_one_stays() {
     let group = Group::new(1);
     let files = group.member(1);
     upload(&files, "a", b"first").unwrap();
-    let error = files.upload(&triple("a"), 5, &mut |_| panic!("it was read")).unwrap_err();
+    let error = files.upload(&triple("a"), 5, None, &mut |_| panic!("it was read")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exists);
     assert_eq!(content(&files, "a").unwrap(), b"first");
 }
@@ -197,7 +197,7 @@ fn a_duplicate_is_refused_before_its_content_is_read_and_the_first_one_stays() {
 fn of_two_uploads_of_one_id_at_once_one_wins_and_the_other_leaves_nothing() {
     let group = Group::new(1);
     let files = group.member(1);
-    let outer = files.upload(&triple("a"), 5, &mut |buffer| {
+    let outer = files.upload(&triple("a"), 5, None, &mut |buffer| {
         // The other one begins and ends in the middle of this one.
         if group.files().len() == 1 {
             upload(&files, "a", b"other").unwrap();
@@ -263,7 +263,7 @@ fn the_next_start_removes_what_a_kill_left_and_keeps_what_has_its_row() {
     let files = group.member(1);
     let mut pieces = 0;
     // One upload has no row yet when the kill comes...
-    let _ = files.upload(&triple("half"), 5, &mut |_| {
+    let _ = files.upload(&triple("half"), 5, None, &mut |_| {
         pieces += 1;
         if pieces > 1 {
             return fail!(Unavailable, "the peer has gone");

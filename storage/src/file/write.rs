@@ -15,7 +15,7 @@
 //!    the next number is tried. **The journal is looked at again**: where it is not in its place, the
 //!    mount has gone and the file is on the disk below. Up to here another store path can still
 //!    take the file.
-//! 5. **The content is received**, with its checksum. The file is under its final name, but no row
+//! 5. **The content is received**, with its checksum, which must be the expected one if there is one. The file is under its final name, but no row
 //!    names it, so nobody can see it half done.
 //! 6. **The file is synced**, then **the directory** that has its name. Both come before the row: a
 //!    row that survives a power loss must find its file whole.
@@ -69,11 +69,26 @@ const ALLOCATE_BYTES_MIN: u64 = 1 << 20;
 pub type Content<'a> = &'a mut dyn FnMut(&mut [u8]) -> Result<usize>;
 
 impl Files {
-    /// Stores a file of so many bytes; returns when it is durable and visible.
-    pub fn upload(&self, file: &Triple, size: u64, content: Content<'_>) -> Result<()> {
+    /// Stores a file of so many bytes, and with this CRC-32 where one is given; returns when it is durable
+    /// and visible.
+    pub fn upload(
+        &self,
+        file: &Triple,
+        size: u64,
+        expected: Option<u32>,
+        content: Content<'_>,
+    ) -> Result<()> {
         self.db.check_free(file)?;
         let mut draft = self.begin(file, size)?;
         let crc32 = draft.receive(size, content)?;
+        if let Some(expected) = expected.filter(|expected| *expected != crc32) {
+            return fail!(
+                Mismatch,
+                "the content has the CRC-32 {crc32:08x}, want {expected:08x}: it was damaged on the way; nothing \
+                 was stored, fileid: {}",
+                file.fileid
+            );
+        }
         let path = draft.sync()?;
         let row = FileRow { path, size, crc32: Some(crc32) };
         // From here on a draft that is dropped, even by a panic, is left to the settler.
