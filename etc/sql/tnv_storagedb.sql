@@ -13,9 +13,11 @@ CREATE TABLE IF NOT EXISTS `t_file_01` (
   `file_size` bigint,
   `create_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP,
   `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
-  `checksum` bigint NULL
+  `checksum` bigint NULL,
+  `group_name` varchar(32) NULL
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 -- ALTER TABLE `t_file_01` ADD COLUMN `checksum` bigint NULL;
+-- ALTER TABLE `t_file_01` ADD COLUMN `group_name` varchar(32) NULL;
 
 CREATE TABLE IF NOT EXISTS `t_file_02` (
   `id` varchar(256) NOT NULL PRIMARY KEY,
@@ -26,9 +28,11 @@ CREATE TABLE IF NOT EXISTS `t_file_02` (
   `file_size` bigint,
   `create_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP,
   `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
-  `checksum` bigint NULL
+  `checksum` bigint NULL,
+  `group_name` varchar(32) NULL
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 -- ALTER TABLE `t_file_02` ADD COLUMN `checksum` bigint NULL;
+-- ALTER TABLE `t_file_02` ADD COLUMN `group_name` varchar(32) NULL;
 
 CREATE TABLE IF NOT EXISTS `t_file_03` (
   `id` varchar(256) NOT NULL PRIMARY KEY,
@@ -39,6 +43,8 @@ CREATE TABLE IF NOT EXISTS `t_file_03` (
   `file_size` bigint,
   `create_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP,
   `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
-  `checksum` bigint NULL
+  `checksum` bigint NULL,
+  `group_name` varchar(32) NULL
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
 -- ALTER TABLE `t_file_03` ADD COLUMN `checksum` bigint NULL;
+-- ALTER TABLE `t_file_03` ADD COLUMN `group_name` varchar(32) NULL;

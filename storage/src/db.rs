@@ -9,7 +9,7 @@ use tnv_common::error::{Context, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::slots::Slots;
 use tnv_common::wire::tnv::{Triple, file_table};
-use tnv_common::wire::{FileId, UserId};
+use tnv_common::wire::{FileId, GroupName, UserId};
 
 /// The status of a file that is served; any other is not.
 const LIVE: i64 = 0;
@@ -24,8 +24,18 @@ const COLUMNS: &[Column] = &[
     Column { name: "file_size", mysql: "bigint", sqlite: "INTEGER" },
 ];
 
-/// The CRC-32 of the content; files that existing storages stored have none.
-const ADDED: &[Column] = &[Column { name: "checksum", mysql: "bigint NULL", sqlite: "INTEGER" }];
+/// The CRC-32 of the content, and the group whose members have it; rows that existing storages wrote
+/// have neither.
+const ADDED: &[Column] = &[
+    Column { name: "checksum", mysql: "bigint NULL", sqlite: "INTEGER" },
+    Column { name: "group_name", mysql: "varchar(32) NULL", sqlite: "TEXT" },
+];
+
+/// The tables, as indexes of what is said of each.
+pub const TABLES: usize = 3;
+
+/// Rows of one page: a few MiB where all texts are as long as can be.
+const PAGE_ROWS: i64 = 1000;
 
 /// The statements of one of the three tables.
 struct Statements {
@@ -34,11 +44,29 @@ struct Statements {
     delete: Sql,
     /// Asks whether an upload has its row, waiting for transactions that are still open.
     settle: Sql,
+    /// The first rows in the order of the key, and those after one of them. The first page has no lower
+    /// bound, since the collation may take an ID for equal to the empty text; and the order and the
+    /// bound are by one collation under which the key is unique, so no row is passed over.
+    first: Sql,
+    after: Sql,
+    /// The row of this key, whoever's it is.
+    look: Sql,
+    /// The paths of the rows after a key, up to another where there is one, waiting for transactions
+    /// that are still open.
+    paths_to: Sql,
+    paths_after: Sql,
+}
+
+/// What [`entry`] reads.
+macro_rules! entry {
+    () => {
+        "SELECT id, appid, userid, status, file_path, file_size, checksum, group_name FROM "
+    };
 }
 
 macro_rules! tables {
     ($($table:literal),+) => {
-        /// What existing deployments have, and the checksum.
+        /// What existing deployments have, the checksum and the group.
         pub static SCHEMA: Schema = Schema {
             database: "tnv_storagedb",
             tables: &[$(Table { name: $table, columns: COLUMNS, added: ADDED, indexes: &[] }),+],
@@ -50,12 +78,26 @@ macro_rules! tables {
             )),
             insert: Sql::both(concat!(
                 "INSERT INTO ", $table,
-                " (id, appid, userid, status, file_path, file_size, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)"
+                " (id, appid, userid, status, file_path, file_size, checksum, group_name) ",
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
             )),
             delete: Sql::both(concat!("DELETE FROM ", $table, " WHERE id = ? AND file_path = ?")),
             settle: Sql {
                 mysql: concat!("SELECT 1 FROM ", $table, " WHERE id = ? AND file_path = ? LOCK IN SHARE MODE"),
                 sqlite: concat!("SELECT 1 FROM ", $table, " WHERE id = ? AND file_path = ?"),
+            },
+            first: Sql::both(concat!(entry!(), $table, " ORDER BY id LIMIT ?")),
+            after: Sql::both(concat!(entry!(), $table, " WHERE id > ? ORDER BY id LIMIT ?")),
+            look: Sql::both(concat!(entry!(), $table, " WHERE id = ?")),
+            paths_to: Sql {
+                mysql: concat!(
+                    "SELECT file_path FROM ", $table, " WHERE id >= ? AND id <= ? LOCK IN SHARE MODE"
+                ),
+                sqlite: concat!("SELECT file_path FROM ", $table, " WHERE id >= ? AND id <= ?"),
+            },
+            paths_after: Sql {
+                mysql: concat!("SELECT file_path FROM ", $table, " WHERE id >= ? LOCK IN SHARE MODE"),
+                sqlite: concat!("SELECT file_path FROM ", $table, " WHERE id >= ?"),
             },
         }),+];
     };
@@ -74,18 +116,37 @@ pub struct FileRow {
     pub crc32: Option<u32>,
 }
 
+/// A row as whoever looks through a whole table sees it: anybody's, and of any status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its key.
+    pub id: String,
+    /// Whose it is.
+    pub appid: String,
+    /// Whose it is.
+    pub userid: String,
+    /// Whether it is served.
+    pub live: bool,
+    /// Whose members have its content; `None` where an existing storage wrote the row.
+    pub group: Option<String>,
+    /// The file; its path may be anything.
+    pub file: FileRow,
+}
+
 /// The file tables.
 #[derive(Clone)]
 pub struct Db {
     database: Database,
+    /// What new rows are marked with.
+    group: GroupName,
     /// For the workers who ask: some are kept free for what the cache knows.
     slots: Arc<Slots>,
 }
 
 impl Db {
-    /// On an open database with [`SCHEMA`], for so many workers.
-    pub fn new(database: Database, threads: usize) -> Db {
-        Db { database, slots: Arc::new(Slots::of(threads)) }
+    /// On an open database with [`SCHEMA`], for so many workers of a storage of this group.
+    pub fn new(database: Database, group: &GroupName, threads: usize) -> Db {
+        Db { database, group: group.clone(), slots: Arc::new(Slots::of(threads)) }
     }
 
     /// The row of a file, if there is one that is live and belongs to this appid and userid.
@@ -132,6 +193,7 @@ impl Db {
             row.path.as_str().into(),
             signed(row.size)?.into(),
             row.crc32.map_or(Value::Null, Value::from),
+            self.group.as_str().into(),
         ];
         let _slot = self.slots.get()?;
         match self.database.write(&statements(&file.userid).insert, params) {
@@ -160,6 +222,35 @@ impl Db {
         self.database.is_absent(&statements(userid).settle, &[fileid.as_str().into(), path.into()])
     }
 
+    /// The next rows of a table in the order of its key, after this one where there is one; none at the
+    /// end. A row that is there throughout a walk is met exactly once. No worker asks, so that the bound on
+    /// workers does not concern this and what follows.
+    pub fn page(&self, table: usize, after: Option<&str>) -> Result<Vec<Entry>> {
+        let rows = match after {
+            None => self.database.read(&STATEMENTS[table].first, &[PAGE_ROWS.into()]),
+            Some(id) => self.database.read(&STATEMENTS[table].after, &[id.into(), PAGE_ROWS.into()]),
+        };
+        rows?.iter().map(entry).collect::<Result<_>>().context(|| SCHEMA.tables[table].name)
+    }
+
+    /// The row with this very key as it is now.
+    pub fn look(&self, table: usize, id: &str) -> Result<Option<Entry>> {
+        let rows = self.database.read(&STATEMENTS[table].look, &[id.into()])?;
+        let entries = rows.iter().map(entry).collect::<Result<Vec<_>>>()?;
+        Ok(entries.into_iter().find(|entry| entry.id == id))
+    }
+
+    /// The paths of all rows with keys from `from` to `to`, for certain: of a path that is not among them
+    /// no transaction that is open now can add a row. The bounds belong in it.
+    pub fn paths_for_certain(&self, table: usize, from: &str, to: Option<&str>) -> Result<Vec<String>> {
+        let statements = &STATEMENTS[table];
+        let rows = match to {
+            Some(to) => self.database.read_certain(&statements.paths_to, &[from.into(), to.into()]),
+            None => self.database.read_certain(&statements.paths_after, &[from.into()]),
+        };
+        rows?.iter().map(|row| Ok(row.opt_text(0)?.unwrap_or_default().to_owned())).collect()
+    }
+
     fn rows(&self, file: &Triple) -> Result<Vec<Row>> {
         self.database
             .read(&statements(&file.userid).find, &[file.fileid.as_str().into()])
@@ -179,14 +270,32 @@ fn is_of(row: &Row, file: &Triple) -> Result<bool> {
         && row.opt_int(3)? == Some(LIVE))
 }
 
+fn entry(row: &Row) -> Result<Entry> {
+    let id = row.text(0)?.to_owned();
+    let text = |column| -> Result<String> { Ok(row.opt_text(column)?.unwrap_or_default().to_owned()) };
+    let size = row.opt_int(5)?.and_then(|size| u64::try_from(size).ok());
+    Ok(Entry {
+        appid: text(1)?,
+        userid: text(2)?,
+        live: row.opt_int(3)? == Some(LIVE),
+        group: row.opt_text(7)?.map(str::to_owned),
+        // No file has the size of a row that names none.
+        file: FileRow { path: text(4)?, size: size.unwrap_or(u64::MAX), crc32: checksum(row)? },
+        id,
+    })
+}
+
+/// A checksum that is none is as good as none.
+fn checksum(row: &Row) -> Result<Option<u32>> {
+    Ok(row.opt_int(6)?.and_then(|checksum| u32::try_from(checksum).ok()))
+}
+
 fn file_row(row: &Row) -> Result<FileRow> {
     let size = row.int(5)?;
     let Ok(size) = u64::try_from(size) else {
         return fail!(Internal, "its file_size is {size}, want 0 or more");
     };
-    // A checksum that is none is as good as none.
-    let crc32 = row.opt_int(6)?.and_then(|checksum| u32::try_from(checksum).ok());
-    Ok(FileRow { path: row.text(4)?.to_owned(), size, crc32 })
+    Ok(FileRow { path: row.text(4)?.to_owned(), size, crc32: checksum(row)? })
 }
 
 fn signed(size: u64) -> Result<i64> {
@@ -215,7 +324,8 @@ mod tests {
             rw_timeout: Duration::from_secs(5),
             directory: scratch.path().join("db"),
         };
-        Db::new(Database::open(&settings, &SCHEMA, &Stop::new().unwrap()).unwrap(), 8)
+        let database = Database::open(&settings, &SCHEMA, &Stop::new().unwrap()).unwrap();
+        Db::new(database, &GroupName::new("group001").unwrap(), 8)
     }
 
     fn triple(appid: &str, userid: &str, fileid: &str) -> Triple {
@@ -261,6 +371,40 @@ mod tests {
         assert_eq!(db.delete(&file, "p1"), Ok(true));
         assert_eq!(db.delete(&file, "p1"), Ok(false));
         assert_eq!(db.find(&file), Ok(None));
+    }
+
+    #[test]
+    fn a_walk_through_a_table_meets_each_row_once_and_a_certain_look_all_paths() {
+        let scratch = Scratch::new();
+        let db = open(&scratch);
+        let rows = 2 * PAGE_ROWS + 7;
+        let table = usize::from(file_table(&UserId::new("tnv001").unwrap()) - 1);
+        std::thread::scope(|scope| {
+            for start in 0..8 {
+                let db = &db;
+                scope.spawn(move || {
+                    for number in (start..rows).step_by(8) {
+                        let id = if number == 0 { " ".to_owned() } else { format!("{number:04}") };
+                        db.insert(&triple("tnvideo", "tnv001", &id), &row(&format!("p{number}"))).unwrap();
+                    }
+                });
+            }
+        });
+        let (mut met, mut after) = (Vec::new(), None);
+        loop {
+            let page = db.page(table, after.as_deref()).unwrap();
+            let Some(last) = page.last() else { break };
+            let first = after.replace(last.id.clone()).unwrap_or_default();
+            let paths = db.paths_for_certain(table, &first, Some(&last.id)).unwrap();
+            assert!(page.iter().all(|entry| paths.contains(&entry.file.path)));
+            met.extend(page);
+        }
+        assert_eq!(met.len() as i64, rows);
+        assert!(met.is_sorted_by(|one, next| one.id < next.id));
+        assert!(met.iter().all(|entry| entry.live && entry.group.as_deref() == Some("group001")));
+        assert_eq!(db.paths_for_certain(table, "", None).unwrap().len() as i64, rows);
+        assert_eq!(db.look(table, "0005"), Ok(Some(met[5].clone())));
+        assert_eq!(db.look(table, "005"), Ok(None));
     }
 
     #[test]

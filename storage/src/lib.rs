@@ -1,12 +1,14 @@
 //! The storage, which keeps the files of its group, as a library: the binary `tnv-storage` is one call
 //! of it, and what it reads from disks can be fuzzed. From the way in to the ground: `server`, then
-//! `service`, which knows the commands, and `session`, who may upload and delete; then `file`, `db`, `cache` and `id`, which do the work, then
-//! `globals`; beside them `tracker`, which keeps this storage joined.
+//! `service`, which knows the commands, and `session`, who may upload and delete; then `file`, `db`, `cache`
+//! and `id`, which do the work, then `globals`; beside them `tracker`, which keeps this storage joined, and
+//! `fsck`, which compares tables and files instead of serving.
 
 mod cache;
 mod call;
 mod db;
 mod file;
+mod fsck;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod globals;

@@ -2,12 +2,12 @@
 //! its rooms are opened and closed.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, BufWriter};
 use std::path::Path;
 use std::sync::Arc;
 
 use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
-use tnv_common::daemon::{self, Server};
+use tnv_common::daemon::{self, Given, Job, Server};
 use tnv_common::db::Database;
 use tnv_common::error::{Context, Result};
 use tnv_common::framed::Framed;
@@ -17,6 +17,7 @@ use tnv_common::stop::Stop;
 
 use crate::db::{Db, SCHEMA};
 use crate::file::Files;
+use crate::fsck;
 use crate::globals::{Globals, Settings, host_name, now};
 use crate::id::Ids;
 use crate::service::Service;
@@ -30,6 +31,8 @@ impl Server for Storage {
     const PART: Part = Part::Storage;
 
     type Settings = Settings;
+
+    const JOB: Option<&'static Job> = Some(&fsck::JOB);
 
     fn settings(config: &Config) -> std::result::Result<Settings, Vec<Fault>> {
         Settings::new(config)
@@ -72,7 +75,8 @@ impl Server for Storage {
         log::info!("using the {}", database.describe());
         let globals = Arc::new(Globals { settings, host, address, started: now() });
         let ids = Ids::new(&globals.settings.id_servers);
-        let files = Files::new(&globals, Db::new(database, common.threads), ids, stop)?;
+        let db = Db::new(database, &globals.settings.group, common.threads);
+        let files = Files::new(&globals, db, ids, stop)?;
         let keys = Keys::new(globals.settings.app_keys_file.clone(), globals.settings.app_keys.clone());
         let reloaded = Arc::clone(&keys);
         daemon::on_hangup(move || reloaded.reload());
@@ -80,6 +84,10 @@ impl Server for Storage {
         tracker::start(&globals, stop)?;
         daemon::ready(Part::Storage, address);
         server::run(listener, &common.server(Part::Storage), Arc::new(service), stop)
+    }
+
+    fn job(settings: Settings, given: &Given, stop: &Stop) -> Result<bool> {
+        fsck::run(&settings, given, &mut BufWriter::new(io::stdout()), stop)
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod bins;
 pub mod cluster;
 pub mod dir;
+pub mod fsck;
 pub mod fuzz;
 pub mod http;
 pub mod mariadb;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mysql::prelude::Queryable;
 use tnv_tests::cluster::connect_options;
+use tnv_tests::fsck::fsck;
 use tnv_tests::mariadb::MariaDb;
 use tnv_tests::raw::{self, Raw, message};
 use tnv_tests::tools::promptly;
@@ -103,6 +104,11 @@ fn rows_and_files_of_existing_servers_are_served_and_deleted() {
         .query("SELECT appid, userid, status, file_size FROM tnv_storagedb.t_file_02 WHERE id='new' AND create_time IS NOT NULL")
         .expect("query");
     assert_eq!(rows, [("tnvideo".to_owned(), "tnv001".to_owned(), 0, 9)]);
+    let rows: Vec<(String, Option<String>)> =
+        conn.query("SELECT id, group_name FROM tnv_storagedb.t_file_02 ORDER BY id").expect("query");
+    let group = Some("group001".to_owned());
+    assert_eq!(rows, [("hidden".to_owned(), None), ("new".to_owned(), group), ("old".to_owned(), None)]);
+    fsck(&cluster, 0, &["--min-age", "0"]).assert_agrees();
 
     // An existing storage writes beside ours, without the columns that ours added.
     place(&cluster, "../data/000/000/000/5F9E3FA8_001", b"later one");

@@ -1,4 +1,4 @@
-//! The arguments that every server takes.
+//! The arguments that every server takes, and those of the job that a server may do beside serving.
 
 use std::path::PathBuf;
 
@@ -13,6 +13,7 @@ pub(super) enum Action {
     Check,
     Version,
     Help,
+    Job,
 }
 
 /// What was typed.
@@ -20,10 +21,44 @@ pub(super) enum Action {
 pub(super) struct Args {
     pub action: Action,
     pub file: Option<PathBuf>,
+    /// Options of the job.
+    pub given: Given,
 }
 
-pub(super) fn parse(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
-    let mut args = Args { action: Action::Run, file: None };
+/// A job that a server's binary does instead of serving, also beside the server that runs.
+#[derive(Debug)]
+pub struct Job {
+    /// The option that asks for it, without its dashes.
+    pub name: &'static str,
+    /// Options that take nothing.
+    pub switches: &'static [&'static str],
+    /// Options that take a number.
+    pub numbers: &'static [&'static str],
+    /// What it does and how it is asked for: the lines for `--help`.
+    pub help: &'static str,
+}
+
+/// The options of a job that were given; of one that is given twice the last counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Given(Vec<(&'static str, u64)>);
+
+impl Given {
+    /// Whether this option was given.
+    pub fn has(&self, name: &str) -> bool {
+        self.number(name).is_some()
+    }
+
+    /// The number that was given with it.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.0.iter().rev().find(|(given, _)| *given == name).map(|(_, number)| *number)
+    }
+}
+
+pub(super) fn parse(mut parser: lexopt::Parser, job: Option<&Job>) -> Result<Args, lexopt::Error> {
+    let mut args = Args { action: Action::Run, file: None, given: Given::default() };
+    let (name, switches, numbers): (_, &[_], &[_]) =
+        job.map_or((None, &[], &[]), |job| (Some(job.name), job.switches, job.numbers));
+    let known = |names: &[&'static str], typed: &str| names.iter().copied().find(|name| *name == typed);
     while let Some(arg) = parser.next()? {
         match arg {
             Short('c') if args.file.is_none() => args.file = Some(parser.value()?.into()),
@@ -31,10 +66,24 @@ pub(super) fn parse(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
             Long("check") => args.action = Action::Check,
             Long("version") => return Ok(Args { action: Action::Version, ..args }),
             Long("help") => return Ok(Args { action: Action::Help, ..args }),
+            Long(typed) if Some(typed) == name => args.action = Action::Job,
+            Long(typed) if known(switches, typed).is_some() => {
+                args.given.0.extend(known(switches, typed).map(|name| (name, 1)));
+            }
+            Long(typed) if known(numbers, typed).is_some() => {
+                let name = known(numbers, typed);
+                let number = parser.value()?.parse()?;
+                args.given.0.extend(name.map(|name| (name, number)));
+            }
             other => return Err(other.unexpected()),
         }
     }
-    Ok(args)
+    match (args.given.0.first(), name) {
+        (Some((option, _)), Some(name)) if args.action != Action::Job => {
+            Err(format!("--{option} belongs to --{name}").into())
+        }
+        _ => Ok(args),
+    }
 }
 
 /// The line of `--version`.
@@ -43,8 +92,9 @@ pub(super) fn version(part: Part) -> String {
 }
 
 /// The text of `--help`.
-pub(super) fn help(part: Part) -> String {
+pub(super) fn help(part: Part, job: Option<&Job>) -> String {
     let places = DIRECTORIES.map(|directory| format!("{directory}/{}", part.file_name()));
+    let job = job.map_or(String::new(), |job| format!("{}\n\n", job.help));
     format!(
         "\
 {summary}
@@ -57,7 +107,7 @@ Usage: {part} [-c FILE] [--check] [--version] [--help]
   --version   tell the version and exit
   --help      tell this and exit
 
-It runs in the foreground and logs to standard error, or to the file that tnv_log_file names;
+{job}It runs in the foreground and logs to standard error, or to the file that tnv_log_file names;
 RUST_LOG sets how much (error, warn, info, debug, trace; info by default).
 
 Signals: SIGTERM and SIGINT stop it when what is under way is done, within tnv_stop_timeout; the
@@ -74,12 +124,16 @@ mod tests {
     use super::*;
 
     fn parsed(args: &[&str]) -> Result<Args, String> {
-        parse(lexopt::Parser::from_args(args)).map_err(|error| error.to_string())
+        parse(lexopt::Parser::from_args(args), None).map_err(|error| error.to_string())
     }
+
+    const JOB: Job = Job { name: "fsck", switches: &["repair"], numbers: &["min-age"], help: "the job" };
 
     #[test]
     fn the_contract_of_the_command_line() {
-        let args = |action, file: Option<&str>| Ok(Args { action, file: file.map(PathBuf::from) });
+        let args = |action, file: Option<&str>| {
+            Ok(Args { action, file: file.map(PathBuf::from), given: Given::default() })
+        };
         assert_eq!(parsed(&[]), args(Action::Run, None));
         assert_eq!(parsed(&["-c", "x.cfg"]), args(Action::Run, Some("x.cfg")));
         assert_eq!(parsed(&["--check", "-cx.cfg"]), args(Action::Check, Some("x.cfg")));
@@ -91,8 +145,25 @@ mod tests {
     }
 
     #[test]
+    fn a_job_has_options_that_nobody_else_takes() {
+        let parsed = |args: &[&str]| parse(lexopt::Parser::from_args(args), Some(&JOB));
+        let args = parsed(&["--fsck", "-c", "x", "--min-age", "7", "--repair"]).unwrap();
+        assert_eq!(args.action, Action::Job);
+        assert!(args.given.has("repair"));
+        assert_eq!(args.given.number("min-age"), Some(7));
+        assert!(!parsed(&["--fsck"]).unwrap().given.has("repair"));
+        for wrong in
+            [&["--repair"][..], &["--min-age=3"], &["--fsck", "--min-age"], &["--fsck", "--min-age", "1h"]]
+        {
+            assert!(parsed(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(parse(lexopt::Parser::from_args(["--fsck"]), None).is_err());
+        assert!(help(Part::Storage, Some(&JOB)).contains("\n\nthe job\n\n"));
+    }
+
+    #[test]
     fn help_says_where_the_configuration_is_searched() {
-        let help = help(Part::IdServer);
+        let help = help(Part::IdServer, None);
         assert!(help.contains("./etc/id.cfg, ../etc/id.cfg, /etc/tnv/id.cfg"), "{help}");
         assert!(help.contains("Usage: tnv-idserver [-c FILE]"), "{help}");
     }

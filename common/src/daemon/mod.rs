@@ -20,6 +20,7 @@ use crate::db::{Database, DbSettings, Schema};
 use crate::error;
 use crate::stop::Stop;
 use args::Action;
+pub use args::{Given, Job};
 
 /// One of the servers.
 pub trait Server {
@@ -28,6 +29,9 @@ pub trait Server {
 
     /// What it runs on: typed, checked, and complete.
     type Settings;
+
+    /// What else the binary does.
+    const JOB: Option<&'static Job> = None;
 
     /// Makes the settings of a configuration, or tells everything that is wrong with it.
     fn settings(config: &Config) -> Result<Self::Settings, Vec<Fault>>;
@@ -38,6 +42,12 @@ pub trait Server {
     /// Serves until `stop` is set and what was under way is done; tells [`ready`] when it can be
     /// reached.
     fn run(settings: Self::Settings, common: CommonSettings, stop: &Stop) -> error::Result<()>;
+
+    /// Does [`Server::JOB`]; says whether all was well.
+    fn job(settings: Self::Settings, given: &Given, stop: &Stop) -> error::Result<bool> {
+        let _ = (settings, given, stop);
+        Ok(true)
+    }
 }
 
 /// Exit code of wrong usage.
@@ -49,7 +59,7 @@ static READY: AtomicBool = AtomicBool::new(false);
 /// Everything that a server process does. It exits with 0 when it was told to stop, with 1 when it
 /// failed or its configuration is at fault, with 2 on wrong usage.
 pub fn main<S: Server>() -> ExitCode {
-    let args = match args::parse(lexopt::Parser::from_env()) {
+    let args = match args::parse(lexopt::Parser::from_env(), S::JOB) {
         Ok(args) => args,
         Err(error) => {
             complain(format_args!("{}: {error}\nTry '{} --help'.", S::PART, S::PART));
@@ -58,10 +68,11 @@ pub fn main<S: Server>() -> ExitCode {
     };
     let file = args.file.as_deref();
     match args.action {
-        Action::Help => print(args::help(S::PART)),
+        Action::Help => print(args::help(S::PART, S::JOB)),
         Action::Version => print(args::version(S::PART)),
         Action::Check => check::<S>(file),
         Action::Run => serve::<S>(file),
+        Action::Job => job::<S>(file, &args.given),
     }
 }
 
@@ -99,6 +110,30 @@ fn check<S: Server>(file: Option<&Path>) -> ExitCode {
         }
         Err(faults) => {
             faults.iter().for_each(complain);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does the job. Its log is standard error: the log file is the server's, which may be running.
+fn job<S: Server>(file: Option<&Path>, given: &Given) -> ExitCode {
+    let settings = match prepare::<S>(file) {
+        Ok((_, settings, _)) => settings,
+        Err(faults) => {
+            faults.iter().for_each(complain);
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = log::start(None).and_then(|()| {
+        let stop = Stop::new()?;
+        signals::watch(&stop)?;
+        S::job(settings, given, &stop)
+    });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            complain(format_args!("{}: {error}", S::PART));
             ExitCode::FAILURE
         }
     }

@@ -79,6 +79,12 @@ impl Database {
         }
     }
 
+    /// Whether the database is there as far as that can be told without connecting: opening an embedded
+    /// one makes it.
+    pub fn may_exist(settings: &DbSettings, schema: &'static Schema) -> bool {
+        !settings.is_embedded() || Sqlite::exists(&settings.directory, schema)
+    }
+
     /// Which database this is, for the one line of the start.
     pub fn describe(&self) -> String {
         match &self.shared.reader {
@@ -109,10 +115,21 @@ impl Database {
     /// locking read (`LOCK IN SHARE MODE`), which waits for transactions that are still open. Where
     /// it cannot be told for certain: an error.
     pub fn is_absent(&self, sql: &'static Sql, params: &[Value]) -> Result<bool> {
+        Ok(self.certain(sql, params, true)?.is_empty())
+    }
+
+    /// The rows of a query, so that what is not among them is absent for certain, in the sense and
+    /// under the conditions of [`Database::is_absent`]. Of several servers' rows it gives all.
+    pub fn read_certain(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
+        self.certain(sql, params, false)
+    }
+
+    /// `any`: the rows of one server are enough.
+    fn certain(&self, sql: &'static Sql, params: &[Value], any: bool) -> Result<Vec<Row>> {
         self.shared.writer.settle(SETTLE_TIMEOUT)?;
         match &self.shared.reader {
-            Reader::Mysql(mysql) => mysql.is_absent(sql, params),
-            Reader::Sqlite(sqlite) => sqlite.is_absent(sql, params),
+            Reader::Mysql(mysql) => mysql.read_certain(sql, params, any),
+            Reader::Sqlite(sqlite) => sqlite.read_certain(sql, params),
         }
     }
 }

@@ -172,17 +172,18 @@ impl Mysql {
     /// row and has not ended holds the row's lock, so the answer comes after its end. One that has
     /// not written the row yet cannot commit either: its client, which is gone or has given up,
     /// would have to send a COMMIT first.
-    pub fn is_absent(&self, sql: &'static Sql, params: &[Value]) -> Result<bool> {
+    pub fn read_certain(&self, sql: &'static Sql, params: &[Value], any: bool) -> Result<Vec<Row>> {
+        let mut all = Vec::new();
         for index in 0..self.connector.settings.addresses.len() {
             let connected = self.connector.connect_to(index, Scope::Database);
             let mut connection = connected.map_err(NotConnected::into_error)?;
-            let rows = query(&mut connection.conn, sql.mysql, params)
-                .map_err(|failure| failure.to_error(&connection.address))?;
-            if !rows.is_empty() {
-                return Ok(false);
+            let rows = query(&mut connection.conn, sql.mysql, params);
+            all.extend(rows.map_err(|failure| failure.to_error(&connection.address))?);
+            if any && !all.is_empty() {
+                break;
             }
         }
-        Ok(true)
+        Ok(all)
     }
 }
 

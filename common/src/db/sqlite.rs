@@ -88,6 +88,11 @@ impl Sqlite {
         Ok(format!("embedded database {}{state}", path.display()))
     }
 
+    /// Whether its file is there.
+    pub fn exists(directory: &Path, schema: &Schema) -> bool {
+        file_of(directory, schema, "db").exists()
+    }
+
     pub fn describe(&self) -> String {
         format!("embedded database {}", self.path.display())
     }
@@ -103,15 +108,15 @@ impl Sqlite {
         Ok(rows)
     }
 
-    /// Whether the query finds no row, and no commit of unknown outcome can make one appear.
+    /// The rows of a query; no commit of unknown outcome can make another appear.
     ///
     /// A COMMIT that failed at the flush may have left its frames in the log, where the recovery
     /// after a crash would find them. So this commits a change of its own, which overwrites them.
-    pub fn is_absent(&self, sql: &'static Sql, params: &[Value]) -> Result<bool> {
+    pub fn read_certain(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
         let turn = Turn::open(&self.lock_path)?;
         turn.take_within(TURN_TIMEOUT)?;
-        let absent = absent_after_commit(&self.path, sql, params);
-        absent.map_err(|error| told(&self.path, &error))
+        let rows = read_with_commit(&self.path, sql, params);
+        rows.map_err(|error| told(&self.path, &error))
     }
 }
 
@@ -338,14 +343,14 @@ fn write(connection: &Connection, sql: &'static str, params: &[Value]) -> rusqli
     Ok(Written { affected: connection.changes(), last_id: last_id.unwrap_or(0).cast_unsigned() })
 }
 
-fn absent_after_commit(path: &Path, sql: &'static Sql, params: &[Value]) -> rusqlite::Result<bool> {
+fn read_with_commit(path: &Path, sql: &'static Sql, params: &[Value]) -> rusqlite::Result<Vec<Row>> {
     let mut connection = open(path)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let absent = query(&transaction, sql.sqlite, params)?.is_empty();
+    let rows = query(&transaction, sql.sqlite, params)?;
     let version: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     transaction.pragma_update(None, "user_version", version.wrapping_add(1))?;
     transaction.commit()?;
-    Ok(absent)
+    Ok(rows)
 }
 
 impl ToSql for Value {

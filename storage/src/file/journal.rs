@@ -33,7 +33,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -285,13 +285,53 @@ impl Slot {
     }
 }
 
+/// What the names of all journals begin with.
+const PREFIX: &str = ".uploads-";
+
+/// How often the journals are read anew where one goes meanwhile, because it is adopted.
+const LISTS_MAX: usize = 16;
+
+/// Whether a storage has ever used this store path.
+pub fn is_store(store_path: &str) -> io::Result<bool> {
+    Ok(!journals(store_path)?.is_empty())
+}
+
+/// The paths in all taken slots of all journals in a store path, of this host's storages and of others',
+/// which may be running. Files whose slots were taken before this was called and released after it
+/// returned are among them.
+pub fn open_paths(store_path: &str) -> io::Result<Vec<String>> {
+    for _ in 0..LISTS_MAX {
+        let read = journals(store_path)?.into_iter().map(|path| {
+            let file = File::open(path)?;
+            if has_head(&file)? { read(&file) } else { Ok(Vec::new()) }
+        });
+        match read.collect::<io::Result<Vec<_>>>() {
+            // Its slots are now in another, which was perhaps read before; or it is being shortened.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {}
+            read => return Ok(read?.into_iter().flatten().map(|(_, record)| record.path).collect()),
+        }
+    }
+    Err(io::Error::other("storages come and go too fast; try again later"))
+}
+
+fn journals(store_path: &str) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(store_path)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
 fn offset(index: u32) -> u64 {
     u64::from(index) * SLOT_BYTES as u64
 }
 
 /// What the names of this host's journals begin with.
 fn prefix(host: &HostName) -> String {
-    format!(".uploads-{host}-").replace('/', "_")
+    format!("{PREFIX}{host}-").replace('/', "_")
 }
 
 /// The journals of this host in a store path. The name of another host may begin like this one's, so
@@ -529,6 +569,10 @@ mod tests {
         }
         let running = open_as(&scratch, "a", 2);
         let _slot = running.take(&record(2)).unwrap();
+        let mut open = open_paths(scratch.path().to_str().unwrap()).unwrap();
+        open.sort();
+        assert_eq!(open.len(), 9, "each host's two, and the one of the storage that runs");
+        assert_eq!((&open[0], &open[8]), (&record(1).path, &record(2).path));
         let journal = open_as(&scratch, "a", 3);
         let left = adopt(&scratch, &journal, "a");
         assert_eq!(left.iter().map(|open| open.record.clone()).collect::<Vec<_>>(), [record(1)]);

@@ -6,7 +6,7 @@
 //! - [`journal`] and [`settle`]: nothing half done stays, whatever happens.
 //! - [`disk`] and [`flush`]: directories, syncing.
 //! - [`mod@write`]: uploads and deletes, and the order that durability depends on.
-//! - [`send`]: finding and opening a file.
+//! - [`send`]: finding and opening a file; [`verify`]: holding one against its row.
 
 pub mod disk;
 pub mod flush;
@@ -16,6 +16,7 @@ pub mod send;
 pub mod settle;
 pub mod space;
 pub mod trust;
+pub mod verify;
 pub mod write;
 
 use std::sync::Arc;

@@ -74,6 +74,11 @@ pub fn check(path: &str) -> Result<()> {
     }
 }
 
+/// Whether a path below a store path ends with a directory of the form above.
+pub fn is_directory(path: &str) -> bool {
+    path.rsplit_once('/').is_some_and(|(_, name)| is_digit(name))
+}
+
 fn is_digit(part: &str) -> bool {
     is_hex(part, 3, 3)
 }

@@ -8,12 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
 use tnv_common::error::Result;
 use tnv_common::fail;
 use tnv_common::wire::tnv::{Stat, Triple, Unique};
 
-use super::{Files, no_such_file, paths};
+use super::{Files, no_such_file, paths, verify};
 use crate::db::FileRow;
 
 /// A file that is not as its row says is looked at again after these pauses, 1.55 s in all. At once,
@@ -97,9 +96,7 @@ impl Files {
     /// Opens a file for reading.
     pub fn open(&self, file: &Triple) -> Result<Found<File>> {
         self.find(file, |path| {
-            // No link in its place is followed, and no pipe waited for.
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+            let file = verify::open(path)?;
             let metadata = file.metadata()?;
             Ok((file, metadata))
         })

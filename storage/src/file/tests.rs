@@ -83,7 +83,8 @@ impl Group {
             started: 0,
         };
         let database = Database::open(&database, &SCHEMA, &self.stop).unwrap();
-        Files::new(&globals, Db::new(database, 8), Ids::new(&id_servers), &self.stop).unwrap()
+        let db = Db::new(database, &globals.settings.group, 8);
+        Files::new(&globals, db, Ids::new(&id_servers), &self.stop).unwrap()
     }
 
     fn data(&self) -> std::path::PathBuf {

@@ -1,0 +1,169 @@
+//! Holds a file against what its row says: that it is there, its kind, its size, and its content's
+//! checksum. It changes nothing, and follows no path that has not the known form.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{Advice, Mode, OFlags, fadvise};
+use tnv_common::limits::COPY_BYTES;
+
+use super::paths;
+use crate::db::FileRow;
+
+/// What is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Its row's path has not the form that is followed.
+    Path,
+    /// It is not there.
+    Missing,
+    /// It is not a regular file.
+    NotAFile,
+    /// So many bytes are there.
+    Size(u64),
+    /// This is the CRC-32 of what is there.
+    Checksum(u32),
+    /// Its disk does not give it.
+    Unreadable(String),
+}
+
+impl Fault {
+    /// In one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Fault::Path => "path",
+            Fault::Missing | Fault::NotAFile => "missing",
+            Fault::Size(_) => "size",
+            Fault::Checksum(_) => "checksum",
+            Fault::Unreadable(_) => "unreadable",
+        }
+    }
+
+    /// In words, beside the row.
+    pub fn told<'a>(&'a self, row: &'a FileRow) -> impl fmt::Display + 'a {
+        fmt::from_fn(move |out| match self {
+            Fault::Path => write!(out, "its path is not of the form STORE/000/000/000/TIME_000"),
+            Fault::Missing => write!(out, "there is no file"),
+            Fault::NotAFile => write!(out, "it is no regular file"),
+            Fault::Size(bytes) => write!(out, "it has {bytes} bytes, its row says {}", row.size),
+            Fault::Checksum(got) => {
+                write!(out, "its checksum is {got:08x}, its row says {:08x}", row.crc32.unwrap_or(0))
+            }
+            Fault::Unreadable(error) => write!(out, "it cannot be read: {error}"),
+        })
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Fault {
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Fault::Missing,
+            _ => Fault::Unreadable(error.to_string()),
+        }
+    }
+}
+
+/// Opens a file for reading. No link in its place is followed, and no pipe waited for.
+pub fn open(path: &str) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
+}
+
+/// Holds all but the content against the row.
+pub fn look(row: &FileRow) -> Result<(), Fault> {
+    if paths::check(&row.path).is_err() {
+        return Err(Fault::Path);
+    }
+    fits(&fs::symlink_metadata(&row.path)?, row)
+}
+
+fn fits(metadata: &fs::Metadata, row: &FileRow) -> Result<(), Fault> {
+    match metadata {
+        metadata if !metadata.is_file() => Err(Fault::NotAFile),
+        metadata if metadata.len() != row.size => Err(Fault::Size(metadata.len())),
+        _ => Ok(()),
+    }
+}
+
+/// Holds all of it against the row, the content where its checksum is known. `pace` is told of each
+/// piece before it is read, and ends it by saying false: then nothing was found. `anew`: from the disk,
+/// as far as the system can be brought to that, and not from memory.
+pub fn read(row: &FileRow, anew: bool, mut pace: impl FnMut(u64) -> bool) -> Result<(), Fault> {
+    if paths::check(&row.path).is_err() {
+        return Err(Fault::Path);
+    }
+    let file = match open(&row.path) {
+        // What a link in its place is to whoever does not follow it.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(Fault::NotAFile);
+        }
+        opened => opened?,
+    };
+    fits(&file.metadata()?, row)?;
+    let Some(want) = row.crc32 else { return Ok(()) };
+    if anew {
+        // Where it fails memory has to do.
+        let _ = fadvise(&file, 0, None, Advice::DontNeed);
+    }
+    let _ = fadvise(&file, 0, None, Advice::Sequential);
+    let mut buffer = vec![0; COPY_BYTES.min(usize::try_from(row.size).unwrap_or(COPY_BYTES)).max(1)];
+    let (mut hasher, mut at) = (crc32fast::Hasher::new(), 0);
+    while at < row.size {
+        let piece = usize::try_from(row.size - at).unwrap_or(usize::MAX).min(buffer.len());
+        if !pace(piece as u64) {
+            return Ok(());
+        }
+        match file.read_at(&mut buffer[..piece], at) {
+            Ok(0) => return Err(Fault::Size(at)),
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                at += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Fault::Unreadable(error.to_string())),
+        }
+    }
+    match hasher.finalize() {
+        got if got == want => Ok(()),
+        got => Err(Fault::Checksum(got)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::Scratch;
+
+    #[test]
+    fn every_way_in_which_a_file_can_be_wrong_has_its_name() {
+        let scratch = Scratch::new();
+        let directory = scratch.path().join("000/000/000");
+        fs::create_dir_all(&directory).unwrap();
+        let row = |name: &str| FileRow {
+            path: directory.join(name).to_str().unwrap().to_owned(),
+            size: 5,
+            crc32: Some(crc32fast::hash(b"hello")),
+        };
+        let both = |row: &FileRow, want: Result<(), Fault>| {
+            assert_eq!(look(row), want);
+            assert_eq!(read(row, false, |_| true), want);
+        };
+        fs::write(directory.join("1_000"), "hello").unwrap();
+        both(&row("1_000"), Ok(()));
+        both(&row("2_000"), Err(Fault::Missing));
+        fs::write(directory.join("3_000"), "hell").unwrap();
+        both(&row("3_000"), Err(Fault::Size(4)));
+        fs::write(directory.join("4_000"), "hullo").unwrap();
+        assert_eq!(look(&row("4_000")), Ok(()));
+        assert_eq!(read(&row("4_000"), true, |_| true), Err(Fault::Checksum(crc32fast::hash(b"hullo"))));
+        assert_eq!(read(&FileRow { crc32: None, ..row("4_000") }, false, |_| true), Ok(()));
+        assert_eq!(read(&row("4_000"), false, |_| false), Ok(()), "called off");
+        std::os::unix::fs::symlink(directory.join("1_000"), directory.join("5_000")).unwrap();
+        fs::create_dir(directory.join("6_000")).unwrap();
+        both(&row("5_000"), Err(Fault::NotAFile));
+        both(&row("6_000"), Err(Fault::NotAFile));
+        both(&FileRow { path: "/etc/passwd".into(), ..row("1_000") }, Err(Fault::Path));
+    }
+}
