@@ -9,10 +9,11 @@
 //! - *A row without its file.* A row comes after its file and goes before it. So where the file is not
 //!   as it should be, and **then** the row is still there, they disagree.
 //! - *A file without a row.* A journal slot that names the file is taken before the file is made, and
-//!   released when the row is committed or the file has gone. So where the file is seen, **then** no
-//!   journal names it, **then** no row does, **then** it is still there, it is nobody's. Before it is
-//!   removed the rows are read once more, by locking reads that wait for open transactions. What a
-//!   killed storage left is named by its journal, and the next start's matter.
+//!   released when the row is committed or the file has gone; a delete takes one before the row goes.
+//!   So where the file is seen, **then** no journal names it (no upload of it is under way), **then**
+//!   no row does, **then** again no journal (nor a delete) and **then** it is still there, it is
+//!   nobody's. Before it is removed the rows are read once more, by locking reads that wait for open
+//!   transactions. What a killed storage left is named by its journal, and the next start's matter.
 //!
 //! Existing storages have no journal, and a network file system may show the journal of another host
 //! a moment late: files younger than `--min-age` are therefore not judged at all, only told.
@@ -322,6 +323,7 @@ impl Fsck<'_> {
         }
         let candidates = self.without_open(candidates)?;
         let candidates = self.without_rows(candidates, false)?;
+        let candidates = self.without_open(candidates)?;
         let mut orphans = Vec::new();
         for candidate in candidates {
             match self.age_secs(&candidate.path)? {
