@@ -10,6 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::error::Error;
 use crate::fail;
+use crate::wire::names::shown;
 
 /// Bits of an IPv6 address before the IPv4 one that it maps.
 const MAPPED_BITS: u8 = 96;
@@ -26,6 +27,7 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Network, Error> {
         let host = || text.parse::<IpAddr>().map(IpNet::from).ok();
         let Some(net) = text.parse::<IpNet>().ok().or_else(host) else {
+            let text = shown(text.as_bytes());
             return fail!(Invalid, "'{text}' is no network, want ADDRESS or ADDRESS/BITS");
         };
         match net.trunc() == net {

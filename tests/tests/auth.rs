@@ -421,6 +421,10 @@ fn uploads_and_deletes_of_an_application_with_a_key_need_proof_and_nothing_else_
     needs(Raw::connect(storage), &raw::upload("tnvideo", "tnv001", "film2", &content));
     let checked = raw::upload_checked("tnvideo", "tnv001", "film2", &content, raw::crc32(&content));
     needs(Raw::connect(storage), &checked);
+    let mut checked = raw::upload_head("tnvideo", "tnv001", "film3", 5);
+    checked.extend(u64::from(0_u32).to_be_bytes());
+    checked.extend(b"12345");
+    needs(Raw::connect(storage), &raw::message(123, &checked));
     needs(Raw::connect(storage), &raw::delete("tnvideo", "tnv001", "film"));
     needs(Raw::connect(storage), &raw::delete("tnvideo", "tnv001", "absent"));
 
@@ -566,4 +570,47 @@ fn the_client_proves_the_key_that_it_is_given() {
     );
     let said = check.text() + &check.stderr;
     assert!(check.code == 1 && said.contains("mode 644, everybody may use it"), "{said}");
+}
+
+/// The story: file IDs and users are any text, and a line end in one began a line of the log that nobody
+/// had written.
+#[test]
+fn no_name_that_is_sent_forges_a_line_of_the_log() {
+    let (builder, _dir, _) = keyed("forged-lines");
+    let cluster = builder.httpds(1).start();
+    let forged = "x\n2026-01-01T00:00:00.000Z ERROR [forged] \r\u{2028}\u{1b}[2J\u{202e}";
+    let storage = cluster.storage();
+    for request in [
+        raw::upload("tnvideo", forged, forged, b"x"),
+        raw::delete("tnvideo", forged, forged),
+        raw::filesize("tnvideo", forged, forged),
+        raw::upload("other", forged, forged, b"x"),
+        raw::upload("other", forged, forged, b"x"),
+        raw::message(124, &raw::text(b"x\nERROR forged", 16)),
+        raw::message(125, &[raw::text(b"x\nERROR forged", 16), vec![0; 64]].concat()),
+    ] {
+        raw::ask(storage, &request);
+    }
+    for request in [
+        raw::addresses("tnvideo", forged),
+        raw::addresses("x\nERROR forge", forged),
+        raw::message(10, &raw::join("x\nERROR forged", forged, 5, 1)),
+        raw::message(10, &raw::join("group001", forged, 5, 1)),
+        raw::message(11, &raw::beat("group001", forged)),
+    ] {
+        raw::ask(cluster.tracker(), &request);
+    }
+    raw::ask(cluster.id(), &raw::get_id(forged));
+    for target in ["/files/x%0AERROR%20forged?sig=%0AERROR", "/files/other/u%0D%0AERROR/%0AERROR%20forged"] {
+        http::get(cluster.httpd(), target, &[("Range", "bytes=%0A"), ("If-Match", "\t")]);
+    }
+    for part in [&cluster.trackers[0], &cluster.ids[0], &cluster.storages[0], &cluster.httpds[0]] {
+        let log = part.log();
+        for line in log.lines() {
+            let is_ours = line.starts_with("20")
+                && line.split(' ').nth(1).is_some_and(|level| ["INFO", "WARN", "ERROR"].contains(&level));
+            assert!(is_ours && !line.starts_with("2026-01-01T00:00:00.000Z"), "{line:?}");
+            assert!(!line.contains(['\u{1b}', '\r', '\u{2028}', '\u{202e}']), "{line:?}");
+        }
+    }
 }

@@ -382,6 +382,29 @@ fn init_scripts_run_the_server_as_its_own_user_without_privileges() {
     }
 }
 
+/// The story: root opened the user's log, to see whether the server was ready, and showed the end of it. A
+/// link there led root to whatever file the user chose.
+#[test]
+fn a_link_that_the_user_planted_leads_init_scripts_nowhere() {
+    let name = "a_link_that_the_user_planted_leads_init_scripts_nowhere";
+    if !is_root() {
+        return skipped(name, "only root can");
+    }
+    let init = Init::new("tnv-tracker", "tracker.cfg", &[]);
+    std::fs::create_dir_all(init.dir.join("log")).expect("make");
+    chown(&init.dir.join("log"));
+    let secret = init.dir.join("roots");
+    std::fs::write(&secret, "tnv-tracker ready on a secret of root's\n").expect("write");
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
+    std::os::unix::fs::symlink(&secret, init.dir.join("log/tnv-tracker.log")).expect("link");
+    let out = Output::of(init.command(&["start"]).env("TNV_USER", "nobody"));
+    assert_eq!(out.code, 4, "{out:?}");
+    assert!(!(out.text() + &out.stderr).contains("secret"), "{out:?}");
+    assert_eq!(owner(&secret), 0);
+    let left = std::fs::read_to_string(&secret).expect("read");
+    assert_eq!(left, "tnv-tracker ready on a secret of root's\n");
+}
+
 fn owner(path: &Path) -> u32 {
     path.metadata().unwrap_or_else(|error| panic!("{}: {error}", path.display())).uid()
 }

@@ -104,8 +104,13 @@ impl Config {
         Fault::new(&self.file, self.line(key), key.name(), got, want)
     }
 
+    /// Something that the operator should know of a key.
+    fn notice(&self, key: &dyn AnyKey, text: &str) -> String {
+        format!("{}:{}: {}: {text}", self.file.display(), self.line(key), key.name())
+    }
+
     /// What the operator should know though it is no fault, a line each: keys of existing servers
-    /// that mean nothing or something else here, settings that others overrule, and doors that are open.
+    /// that mean nothing or something else here, and settings that others overrule.
     pub fn notices(&self) -> Vec<String> {
         let legacy = self.entries.iter().filter_map(|(name, entry)| {
             let text = match known(self.part, name) {
@@ -120,7 +125,6 @@ impl Config {
         let overruled = self
             .overruled()
             .into_iter()
-            .chain(self.open_doors())
             .map(|(key, text)| (self.line(key), format!("{}: {text}", key.name())));
         let mut notices: Vec<_> = legacy.chain(overruled).collect();
         notices.sort();

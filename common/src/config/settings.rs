@@ -136,11 +136,9 @@ impl Config {
         read.map_err(|got| self.fault(&keys::TNV_HTTP_SECRET_FILE, got, LinkSecrets::form()))
     }
 
-    /// What a server that others than this host can reach should be told of who may.
-    pub(super) fn open_doors(&self) -> Vec<(&'static dyn AnyKey, String)> {
-        let (Ok(bind), Ok(hosts)) = (self.bind(), self.get(&keys::TNV_ALLOW_HOSTS)) else {
-            return Vec::new();
-        };
+    /// What a server that others than this host can reach should be told of who may, a line each.
+    pub fn open_doors(&self, common: &CommonSettings) -> Vec<String> {
+        let CommonSettings { bind, allow_hosts: hosts, .. } = common;
         if bind.ip().to_canonical().is_loopback() {
             return Vec::new();
         }
@@ -161,7 +159,7 @@ impl Config {
                         it; set it to the hosts of the storages";
             doors.push((&keys::TNV_ALLOW_JOIN, text.to_owned()));
         }
-        doors
+        doors.into_iter().map(|(key, text)| self.notice(key, &text)).collect()
     }
 
     /// Settings that others overrule, each with the reason.

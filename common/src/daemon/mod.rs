@@ -101,11 +101,11 @@ fn check<S: Server>(file: Option<&Path>) -> ExitCode {
     let outcome = prepare::<S>(file).and_then(|(config, settings, common)| {
         let mut faults = check_common(&config, &common);
         faults.extend(S::check(&config, &settings));
-        if faults.is_empty() { Ok(config) } else { Err(faults) }
+        if faults.is_empty() { Ok((config, common)) } else { Err(faults) }
     });
     match outcome {
-        Ok(config) => {
-            config.notices().iter().for_each(complain);
+        Ok((config, common)) => {
+            notices(&config, &common).for_each(complain);
             print(format_args!("{}: ok", config.file().display()))
         }
         Err(faults) => {
@@ -139,6 +139,11 @@ fn job<S: Server>(file: Option<&Path>, given: &Given) -> ExitCode {
     }
 }
 
+/// What the operator should know before it starts.
+fn notices(config: &Config, common: &CommonSettings) -> impl Iterator<Item = String> {
+    config.notices().into_iter().chain(config.open_doors(common))
+}
+
 /// Runs the server in the foreground.
 fn serve<S: Server>(file: Option<&Path>) -> ExitCode {
     let (config, settings, common) = match prepare::<S>(file) {
@@ -154,7 +159,7 @@ fn serve<S: Server>(file: Option<&Path>) -> ExitCode {
         return ExitCode::FAILURE;
     }
     info!("{} starts with {}", args::version(S::PART), config.file().display());
-    config.notices().iter().for_each(|notice| warn!("{notice}"));
+    notices(&config, &common).for_each(|notice| warn!("{notice}"));
     drop(config); // Nobody needs the password of its text any more.
 
     match run::<S>(settings, common) {
