@@ -198,6 +198,16 @@ impl Process {
         status_kib(self.pid(), "VmHWM:").expect("the memory of a server that runs")
     }
 
+    /// The time that it was on a processor, in itself and in the kernel.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("a server that runs");
+        // The name, in parentheses, may have blanks; utime and stime are the 12th and 13th after it.
+        let (_, rest) = stat.rsplit_once(')').expect("a name");
+        let ticks: u64 =
+            rest.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().expect("ticks")).sum();
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
     /// How many descriptors it has open.
     pub fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("list descriptors").count()

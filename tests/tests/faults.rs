@@ -15,7 +15,7 @@ use tnv_tests::mount::Mount;
 use tnv_tests::port::established;
 use tnv_tests::raw::{self, Raw, message};
 use tnv_tests::tools::{heavy, more_descriptors};
-use tnv_tests::{Builder, Cluster, Db, Dir, PATIENCE, patient, sample};
+use tnv_tests::{Builder, Cluster, Db, Dir, PATIENCE, Process, patient, sample};
 
 /// Begins an upload of 4 MiB and sends half of it.
 fn half_an_upload(cluster: &Cluster, fileid: &str) -> Raw {
@@ -660,32 +660,93 @@ fn random_bytes_on_every_port_harm_nobody() {
     cluster.assert_peaks_below(128);
 }
 
+fn limit_descriptors(part: &Process, limit: usize) {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let pid = Pid::from_raw(part.pid().cast_signed()).expect("a pid");
+    // The server has its hard limit from here; only lowering the soft one can be undone.
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = Some((limit as u64).min(maximum.unwrap_or(u64::MAX)));
+    let limit = Rlimit { current, maximum };
+    prlimit(Some(pid), Resource::Nofile, limit).expect("prlimit");
+}
+
 #[test]
-fn a_server_that_runs_out_of_descriptors_recovers() {
-    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+fn a_server_that_runs_out_of_descriptors_neither_ends_nor_spins_and_recovers() {
     let mut cluster = Builder::new("descriptors").httpds(1).start();
     cluster.put("tnv001", "f", b"content");
-    for part in cluster.parts() {
-        let pid = Pid::from_raw(part.pid().cast_signed()).expect("a pid");
-        let limit = part.open_files() as u64 + 20;
-        prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) })
-            .expect("prlimit");
-    }
-    for address in [cluster.tracker(), cluster.id(), cluster.storage(), cluster.httpd()] {
-        let held: Vec<_> = (0..60).map(|_| TcpStream::connect(address).expect("connect")).collect();
-        thread::sleep(Duration::from_millis(500));
-        drop(held);
-    }
-    patient("everything works again", PATIENCE, || {
-        let file = cluster.path("up");
-        std::fs::write(&file, b"again").expect("write");
-        cluster.tnv(&["upload", "tnvideo", "tnv001", "up"]).code == 0 && {
-            let mut conn = Http::connect(cluster.httpd());
-            conn.request("GET", "/files/f", &[]);
-            conn.try_response("GET").is_ok_and(|response| response.status == 200)
+    let works = |cluster: &Cluster, kind: usize| {
+        let ask = |address, request: &[u8]| {
+            let frame = Raw::try_connect(address).and_then(|mut raw| {
+                raw.try_send(request)?;
+                raw.try_frame()
+            });
+            matches!(frame, Ok(Some(frame)) if frame.status == 0)
+        };
+        match kind {
+            0 => ask(cluster.tracker(), &raw::addresses("tnvideo", "tnv001")),
+            1 => ask(cluster.id(), &raw::get_id("../data")),
+            2 => ask(cluster.storage(), &raw::filesize("tnvideo", "tnv001", "f")),
+            _ => {
+                let mut conn = Http::connect(cluster.httpd());
+                conn.request("GET", "/files/f", &[]);
+                conn.try_response("GET").is_ok_and(|response| response.body == b"content")
+            }
         }
-    });
+    };
+    let addresses = [cluster.tracker(), cluster.id(), cluster.storage(), cluster.httpd()];
+    for (kind, address) in addresses.into_iter().enumerate() {
+        assert!(works(&cluster, kind));
+        let part = cluster.parts().nth(kind).expect("one of each kind");
+        let pid = part.pid();
+        limit_descriptors(part, part.open_files() + 20);
+        let held: Vec<_> = (0..60).map(|_| TcpStream::connect(address).expect("connect")).collect();
+        part.wait_log("Too many open files", PATIENCE);
+        // What waits is not accepted, and still there for the kernel to tell of: a server that asked for it
+        // again and again would use all of a processor, or what others leave of it.
+        let (start, before) = (Instant::now(), part.cpu_time());
+        thread::sleep(Duration::from_secs(2));
+        let (used, took) = (part.cpu_time() - before, start.elapsed());
+        println!("{} without descriptors used {used:?} of processor in {took:?}", part.binary());
+        assert!(used * 20 < took, "{} spins: {used:?} of {took:?}", part.binary());
+        assert!(part.runs() && part.pid() == pid);
+        drop(held);
+        // The limit stays: that the connections went must suffice.
+        patient("it works again", PATIENCE, || works(&cluster, kind));
+    }
     assert!(cluster.parts().all(|part| part.runs()));
+}
+
+/// A storage without descriptors could not open a directory to sync it, and took the disk for a bad one.
+#[test]
+fn a_storage_without_descriptors_refuses_uploads_clearly_and_blames_no_disk() {
+    let cluster = Builder::new("descriptors-upload").start();
+    cluster.put("tnv001", "before", b"x");
+    let mut raw = Raw::connect(cluster.storage());
+    raw.ask(&raw::filesize("tnvideo", "tnv001", "before")).success(102);
+    let storage = &cluster.storages[0];
+    let (mut stored, mut refused) = (1, 0);
+    // From where there are enough down to none, one by one: each call that opens something fails once.
+    for step in 0..12 {
+        limit_descriptors(storage, (storage.open_files() + 4).saturating_sub(step));
+        let fileid = format!("f{step}");
+        let frame = raw.ask(&raw::upload("tnvideo", "tnv001", &fileid, &sample(3000, 1)));
+        if frame.status == 0 {
+            stored += 1;
+        } else {
+            let text = frame.failure(102);
+            assert!(text.contains("Too many open files") || text.contains("store path"), "{text}");
+            println!("{text}");
+            refused += 1;
+        }
+    }
+    println!("{refused} uploads refused for want of descriptors");
+    assert!(refused >= 1);
+    limit_descriptors(storage, usize::MAX);
+    assert_eq!((cluster.content_files("group001").len(), cluster.file_rows()), (stored, stored));
+    patient("uploads work again", PATIENCE, || {
+        raw.ask(&raw::upload("tnvideo", "tnv001", "after", b"x")).status == 0
+    });
+    assert!(!storage.log().contains("is bad"), "{}", storage.log());
 }
 
 /// Closing at once would reset the connection, and an existing client, which sends all of it before

@@ -40,9 +40,14 @@ impl Fsync {
         if self == Fsync::Yes { file.sync_all() } else { Ok(()) }
     }
 
-    /// Makes the names in a directory durable, as far as that is wanted.
-    pub fn directory(self, path: &Path) -> io::Result<()> {
-        if self == Fsync::Yes { sync_directory(path) } else { Ok(()) }
+    /// Makes the names in a directory durable, as far as that is wanted; `what` is what failed otherwise.
+    /// That it cannot be opened, for want of descriptors for example, says nothing about the disk.
+    pub fn directory(self, what: &'static str, path: &Path) -> Result<(), DiskError> {
+        if self == Fsync::No {
+            return Ok(());
+        }
+        let directory = open_directory(path).map_err(|error| DiskError::of(what, error))?;
+        directory.sync_all().map_err(|error| DiskError::of_sync(what, error))
     }
 }
 
@@ -115,13 +120,14 @@ impl Directories {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
                 Err(error) => return Err(DiskError::of("make a directory", error)),
             };
-            if let Err(error) = self.fsync.directory(Path::new(&pair[0])) {
+            let what = "sync the directory above a new one";
+            if let Err(fault) = self.fsync.directory(what, Path::new(&pair[0])) {
                 if made {
                     // Whoever needs it next then makes it anew, which is something to be synced; of one
                     // that is there a second sync might succeed without having written anything.
                     let _ = fs::remove_dir(&pair[1]);
                 }
-                return Err(DiskError::of_sync("sync the directory above a new one", error));
+                return Err(fault);
             }
         }
         let mut known = self.known();
@@ -141,10 +147,10 @@ fn create_new(path: &str) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).open(path)
 }
 
-/// Makes the names in a directory durable. Opened anew each time: an error of writing it that nobody was
-/// told of is then told here, and one that somebody was told of is not taken for this caller's.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+/// Opened anew for each sync: an error of writing it that nobody was told of is then told to this caller, and
+/// one that somebody was told of is not taken for his.
+fn open_directory(path: &Path) -> io::Result<File> {
+    File::open(path)
 }
 
 /// Makes a directory and what it lacks above it, durably; it may be there.
@@ -159,7 +165,7 @@ pub fn make_durably(path: &Path) -> io::Result<()> {
     make_durably(parent)?;
     match fs::create_dir(path) {
         Err(error) if !(error.kind() == io::ErrorKind::AlreadyExists && path.is_dir()) => Err(error),
-        _ => sync_directory(parent),
+        _ => open_directory(parent)?.sync_all(),
     }
 }
 

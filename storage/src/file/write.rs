@@ -313,8 +313,9 @@ impl Draft<'_> {
         if let Some(flush) = self.flush.take() {
             flush.finish().map_err(|error| self.failed(&DiskError::of_sync("sync", error)))?;
         }
-        let directory = self.files.fsync.directory(Path::new(self.place.directory()));
-        directory.map_err(|error| self.failed(&DiskError::of_sync("sync the directory of the", error)))?;
+        let directory = Path::new(self.place.directory());
+        let synced = self.files.fsync.directory("sync the directory of the", directory);
+        synced.map_err(|fault| self.failed(&fault))?;
         // The directory is shared: its sync may have failed for somebody else, and then succeeds for us.
         if self.store.losses() != self.losses {
             return fail!(Unavailable, "the disk failed during the upload, fileid: {}", self.fileid());
