@@ -171,6 +171,14 @@ impl Stream {
         }
     }
 
+    /// Whether the connection was reset, or closed in both directions: nothing more can be sent on it.
+    pub fn is_gone(&self) -> bool {
+        let mut polled = [PollFd::new(&self.fd, PollFlags::empty())];
+        let is_told =
+            poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|count| count > 0);
+        is_told && polled[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+    }
+
     /// Tells the peer that nothing more will come.
     pub fn shutdown_write(&self) {
         // It fails only on a connection that is gone already.

@@ -17,6 +17,7 @@ use tnv_common::stop::Stop;
 use crate::head::{self, HEAD_BYTES_MAX, Head};
 use crate::private::{Asking, Private};
 use crate::relay::{Relay, Relays};
+use crate::room::{Held, Room};
 use crate::status::{ALLOW, Headers, Refusal, Status, head as response_head};
 
 /// How long a refused connection is read on, so that its client gets to read the refusal.
@@ -25,6 +26,7 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The gate.
 pub struct Gate {
     relays: Relays,
+    room: Room,
     stop: Stop,
 }
 
@@ -36,6 +38,8 @@ pub struct Conn {
     /// Since when a head has been coming.
     since: Option<Instant>,
     phase: Phase,
+    /// What it takes of the room for all while it waits.
+    held: Held,
 }
 
 /// What a connection is at. It goes from one to the next and round again.
@@ -90,6 +94,44 @@ impl Service for Gate {
     type Conn = Conn;
 
     fn serve(&self, stream: &Stream, conn: &mut Conn) -> Next {
+        match self.go_on(stream, conn) {
+            Next::Close => Next::Close,
+            next => self.let_wait(conn, next),
+        }
+    }
+
+    fn refuse(&self, stream: &Stream, conn: &mut Conn) -> Next {
+        let refusal = Refusal::new(Status::UNAVAILABLE, "too many connections; try again in a few seconds");
+        conn.phase = Phase::Answering(Box::new(Answering::refusal(&refusal, false)));
+        self.serve(stream, conn)
+    }
+
+    fn idle_timeout(&self, conn: &Conn) -> Option<Duration> {
+        let deadline = match (&conn.phase, conn.since) {
+            (Phase::Asking, None) => return Some(IDLE_TIMEOUT),
+            (Phase::Asking, Some(since)) => since + MESSAGE_TIMEOUT,
+            (Phase::Answering(answering), _) => answering.relay.deadline(),
+            (Phase::Closing(drain), _) => drain.deadline(),
+        };
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    fn closed(&self, conn: Conn) {
+        match (&conn.phase, conn.since) {
+            (Phase::Asking, Some(since)) => {
+                log::info!("closed: the request's head was not whole after {:?}", since.elapsed());
+            }
+            (Phase::Answering(answering), _) => {
+                answering.log(Some("it was closed, since nothing more was taken"));
+            }
+            (Phase::Asking, None) | (Phase::Closing(_), _) => {}
+        }
+    }
+}
+
+impl Gate {
+    /// Goes on with a connection until it has to wait.
+    fn go_on(&self, stream: &Stream, conn: &mut Conn) -> Next {
         loop {
             match &mut conn.phase {
                 Phase::Asking => match conn.next_head(stream) {
@@ -136,39 +178,23 @@ impl Service for Gate {
         }
     }
 
-    fn refuse(&self, stream: &Stream, conn: &mut Conn) -> Next {
-        let refusal = Refusal::new(Status::UNAVAILABLE, "too many connections; try again in a few seconds");
-        conn.phase = Phase::Answering(Box::new(Answering::refusal(&refusal, false)));
-        self.serve(stream, conn)
-    }
-
-    fn idle_timeout(&self, conn: &Conn) -> Option<Duration> {
-        let deadline = match (&conn.phase, conn.since) {
-            (Phase::Asking, None) => return Some(IDLE_TIMEOUT),
-            (Phase::Asking, Some(since)) => since + MESSAGE_TIMEOUT,
-            (Phase::Answering(answering), _) => answering.relay.deadline(),
-            (Phase::Closing(drain), _) => drain.deadline(),
-        };
-        Some(deadline.saturating_duration_since(Instant::now()))
-    }
-
-    fn closed(&self, conn: Conn) {
-        match (&conn.phase, conn.since) {
-            (Phase::Asking, Some(since)) => {
-                log::info!("closed: the request's head was not whole after {:?}", since.elapsed());
-            }
-            (Phase::Answering(answering), _) => {
-                answering.log(Some("it was closed, since nothing more was taken"));
-            }
-            (Phase::Asking, None) | (Phase::Closing(_), _) => {}
+    /// Lets a connection wait, as long as there is room for what it holds meanwhile.
+    fn let_wait(&self, conn: &mut Conn, next: Next) -> Next {
+        let bytes = conn.held_bytes();
+        if self.room.hold(&mut conn.held, bytes) {
+            return next;
         }
+        const CROWDED: &str = "too many others wait in the middle";
+        match &conn.phase {
+            Phase::Answering(answering) => answering.log(Some(CROWDED)),
+            Phase::Asking | Phase::Closing(_) => log::info!("closed: {CROWDED}"),
+        }
+        conn.close()
     }
-}
 
-impl Gate {
     /// A gate to this private side, with so many workers.
     pub fn new(private: Private, threads: usize, stop: Stop) -> Gate {
-        Gate { relays: Relays::new(private, threads), stop }
+        Gate { relays: Relays::new(private, threads), room: Room::default(), stop }
     }
 
     /// Ends the private side, when the last request has been answered.
@@ -225,6 +251,15 @@ impl Gate {
 }
 
 impl Conn {
+    /// What it holds in memory while it waits.
+    fn held_bytes(&self) -> usize {
+        let answer = match &self.phase {
+            Phase::Answering(answering) => answering.relay.held_bytes(),
+            Phase::Asking | Phase::Closing(_) => 0,
+        };
+        self.unused.capacity() + answer
+    }
+
     /// Reads what has come, until a head is whole.
     fn next_head(&mut self, stream: &Stream) -> Incoming {
         // On the stack: most connections idle, and those that do hold no buffer.

@@ -18,6 +18,7 @@ mod media;
 mod private;
 mod range;
 mod relay;
+mod room;
 mod server;
 mod service;
 mod status;

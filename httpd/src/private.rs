@@ -165,6 +165,11 @@ impl Private {
         }
     }
 
+    /// How many connections are in use.
+    pub fn in_use(&self) -> usize {
+        lock(&self.shared.connections).len().saturating_sub(lock(&self.idle).len())
+    }
+
     /// Keeps the connection of an answer that has been read to the end.
     pub fn put(&self, answered: Answered) {
         if answered.remaining == 0 {

@@ -21,6 +21,7 @@ use tnv_common::limits::{COPY_BYTES, PROGRESS_TIMEOUT};
 use tnv_common::net::Stream;
 
 use crate::private::{Answered, Asking, Private, REST_HEADER};
+use crate::room;
 
 /// Most bytes of an answer that wait here for its viewer, and what is asked for at once for one who
 /// is slow. A socket that has room again takes about as much.
@@ -33,6 +34,10 @@ const PATIENCE: Duration = Duration::from_millis(5);
 /// mistake, what was read in vain (two slices or so) is small beside it.
 const STEADY_BYTES: u64 = 4 << 20;
 
+/// Most slow viewers who keep a private connection. With what the service has ready for each, and the
+/// buffers in between, that is 0.4 MiB.
+const KEPT_MAX: usize = 256;
+
 /// What relays need.
 pub struct Relays {
     private: Private,
@@ -41,9 +46,10 @@ pub struct Relays {
 }
 
 impl Relays {
-    /// Relays from there. Half of so many workers at most are left to slow viewers.
+    /// Relays from there. Half of so many workers at most, and no more than [`KEPT_MAX`], are left to slow
+    /// viewers.
     pub fn new(private: Private, threads: usize) -> Relays {
-        Relays { private, kept: Arc::new(AtomicUsize::new(threads.div_ceil(2))) }
+        Relays { private, kept: Arc::new(AtomicUsize::new(threads.div_ceil(2).min(KEPT_MAX))) }
     }
 
     /// The private side.
@@ -166,6 +172,14 @@ impl Relay {
         self.content_taken
     }
 
+    /// What it holds in memory; those that keep their private connections are few.
+    pub fn held_bytes(&self) -> usize {
+        match &self.rest {
+            Rest::Flow(flow) if flow.kept.is_some() => 0,
+            _ => self.bytes.capacity(),
+        }
+    }
+
     /// When the viewer has taken nothing for too long.
     pub fn deadline(&self) -> Instant {
         self.since + PROGRESS_TIMEOUT
@@ -184,6 +198,10 @@ impl Relay {
             }
             match &self.rest {
                 Rest::Nothing => return Ok(true),
+                // Nor is anything asked for whoever has gone.
+                Rest::Pieces(..) if stream.is_gone() => {
+                    return Err(Failure::Viewer(io::ErrorKind::ConnectionReset.into()));
+                }
                 // What there is no room for is not asked for yet. An error comes up with the next write.
                 Rest::Pieces(..) if !stream.wait_writable(Duration::ZERO).unwrap_or(true) => {
                     self.stall();
@@ -230,7 +248,7 @@ impl Relay {
         match std::mem::take(&mut self.rest) {
             Rest::Nothing => {}
             Rest::Flow(mut flow) => {
-                let want = piece_bytes(flow.answered.remaining());
+                let want = piece_bytes(flow.answered.remaining(), relays);
                 if self.bytes.len() < want {
                     self.bytes = vec![0; want];
                 }
@@ -238,9 +256,10 @@ impl Relay {
                 self.rest = Rest::flow(flow, relays);
             }
             Rest::Pieces(upload, left) if self.steady < STEADY_BYTES && left > PIECE_BYTES as u64 => {
-                let answered = upload.ask(relays, left, PIECE_BYTES as u64)?;
+                let bytes = piece_bytes(left, relays) as u64;
+                let answered = upload.ask(relays, left, bytes)?;
                 self.take_whole(answered, relays)?;
-                self.rest = Rest::Pieces(upload, left - PIECE_BYTES as u64);
+                self.rest = Rest::Pieces(upload, left - bytes);
             }
             Rest::Pieces(upload, left) => {
                 let answered = upload.ask(relays, left, left)?;
@@ -255,7 +274,7 @@ impl Relay {
     /// Takes in all of a small answer.
     fn take_whole(&mut self, mut answered: Answered, relays: &Relays) -> Result<()> {
         let first = answered.first_content();
-        let mut bytes = vec![0; first.len() + piece_bytes(answered.remaining())];
+        let mut bytes = vec![0; first.len() + usize::try_from(answered.remaining()).unwrap_or(0)];
         let mut filled = first.len();
         bytes[..filled].copy_from_slice(first);
         while answered.remaining() > 0 {
@@ -274,7 +293,9 @@ impl Relay {
             Rest::Flow(flow) if flow.kept.is_some() => self.rest = Rest::Flow(flow),
             Rest::Flow(mut flow) => {
                 let remaining = flow.answered.remaining();
-                if remaining <= PIECE_BYTES.saturating_sub(unsent) as u64 {
+                // In a crowd, what is not here yet is not fetched for one who does not take it.
+                let room = room::piece_bytes(PIECE_BYTES, relays.private.in_use());
+                if remaining <= room.saturating_sub(unsent) as u64 {
                     self.shrink(remaining as usize);
                     while flow.answered.remaining() > 0 {
                         let read = flow.answered.read(&mut self.bytes[self.unsent.end..]);
@@ -309,8 +330,9 @@ impl Relay {
 }
 
 /// So much of what remains is dealt with at once.
-fn piece_bytes(remaining: u64) -> usize {
-    usize::try_from(remaining).unwrap_or(PIECE_BYTES).min(PIECE_BYTES)
+fn piece_bytes(remaining: u64, relays: &Relays) -> usize {
+    let bytes = room::piece_bytes(PIECE_BYTES, relays.private.in_use());
+    usize::try_from(remaining).unwrap_or(bytes).min(bytes)
 }
 
 impl Rest {

@@ -3,6 +3,7 @@
 //! viewer, so that one who pauses keeps no storage waiting.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tiny_http::{Method, Request};
@@ -17,11 +18,12 @@ use crate::globals::Owner;
 use crate::media::{self, Kind, Remembered, SNIFF_BYTES};
 use crate::private::{Answer, REST_HEADER};
 use crate::range::{self, Part, Selection};
+use crate::room;
 use crate::status::{Headers, Refusal, Status, head};
 use crate::target::{self, Target};
 
-/// What is gathered before it is written: a piece of content, and the heads around it.
-const GATHERED_BYTES_MAX: usize = COPY_BYTES + (4 << 10);
+/// What is gathered before it is written, beside a piece of content: the heads around it.
+const HEADS_BYTES_MAX: usize = 4 << 10;
 
 /// The service, on files from wherever.
 pub struct FileService<F> {
@@ -30,6 +32,8 @@ pub struct FileService<F> {
     /// What links must be signed with, where they must be.
     links: Option<LinkSecrets>,
     kinds: Remembered,
+    /// How many answers are under way.
+    under_way: AtomicUsize,
 }
 
 /// A request, as far as it matters here.
@@ -99,7 +103,9 @@ impl<F: Files> Answer for FileService<F> {
         let asked = Asked::new(&request);
         let is_head = asked.is_head;
         let planned = self.plan(&asked);
-        let mut out = Out::new(request.into_writer());
+        let others = self.under_way.fetch_add(1, Ordering::Relaxed);
+        let _counted = Counted(&self.under_way);
+        let mut out = Out::new(request.into_writer(), room::piece_bytes(COPY_BYTES, others));
         let sent = match planned {
             Ok(plan) => self.send(&plan, is_head, &mut out),
             Err(refusal) => Err(Ended::Refused(refusal)),
@@ -109,6 +115,15 @@ impl<F: Files> Answer for FileService<F> {
             Err(Ended::Refused(refusal)) => out.refuse(&refusal, is_head),
             Err(Ended::Cut(error)) => Err(error),
         }
+    }
+}
+
+/// An answer that is under way, until this is dropped.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -129,7 +144,13 @@ impl From<io::Error> for Ended {
 impl<F: Files> FileService<F> {
     /// A service on these files.
     pub fn new(files: F, owner: Owner) -> FileService<F> {
-        FileService { files, owner, links: None, kinds: Remembered::default() }
+        FileService {
+            files,
+            owner,
+            links: None,
+            kinds: Remembered::default(),
+            under_way: AtomicUsize::new(0),
+        }
     }
 
     /// The same where links must be signed with one of these secrets.
@@ -212,7 +233,7 @@ impl<F: Files> FileService<F> {
     fn send_part(&self, plan: &Plan<F::Info>, part: Part, out: &mut Out) -> std::result::Result<(), Ended> {
         let mut offset = part.first;
         while offset <= part.last {
-            let bytes = usize::try_from(part.last - offset + 1).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+            let bytes = usize::try_from(part.last - offset + 1).unwrap_or(usize::MAX).min(out.piece_bytes);
             let buffer = out.room(bytes)?;
             if let Err(error) = self.files.read(&plan.file, &plan.info, offset, buffer) {
                 let refusal = refusal(&plan.file, &error);
@@ -335,12 +356,14 @@ fn multipart(parts: &[Part], size: u64, kind: Kind, boundary: &str) -> Vec<Piece
 struct Out {
     writer: Box<dyn Write + Send>,
     gathered: Vec<u8>,
+    /// As much of a file is read at once.
+    piece_bytes: usize,
     has_begun: bool,
 }
 
 impl Out {
-    fn new(writer: Box<dyn Write + Send>) -> Out {
-        Out { writer, gathered: Vec::new(), has_begun: false }
+    fn new(writer: Box<dyn Write + Send>, piece_bytes: usize) -> Out {
+        Out { writer, gathered: Vec::new(), piece_bytes, has_begun: false }
     }
 
     fn text(&mut self, text: &[u8]) -> io::Result<()> {
@@ -350,7 +373,7 @@ impl Out {
 
     /// Room for the next bytes, to be filled at once.
     fn room(&mut self, bytes: usize) -> io::Result<&mut [u8]> {
-        if self.gathered.len() + bytes > GATHERED_BYTES_MAX && !self.gathered.is_empty() {
+        if self.gathered.len() + bytes > self.piece_bytes + HEADS_BYTES_MAX && !self.gathered.is_empty() {
             self.flush()?;
         }
         let start = self.gathered.len();
