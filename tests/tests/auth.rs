@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit, Mac};
 use rustix::process::Signal;
@@ -500,6 +500,19 @@ fn a_proof_that_was_overheard_or_is_false_opens_nothing() {
     let first = challenge(&mut twice, "tnvideo");
     challenge(&mut twice, "tnvideo");
     refused(&mut twice, &proof("tnvideo", KEY, &first), "no proof");
+}
+
+/// It waits longer than a storage does: half a minute, beside the other tests.
+#[test]
+fn a_challenge_that_is_not_answered_in_half_a_minute_is_void() {
+    let (builder, _dir, _) = keyed("late-proofs");
+    let cluster = builder.start();
+    let mut late = Raw::connect(cluster.storage());
+    let nonce = challenge(&mut late, "tnvideo");
+    std::thread::sleep(Duration::from_secs(31));
+    let said = late.ask(&proof("tnvideo", KEY, &nonce)).failure(102);
+    assert!(said.contains("no challenge"), "{said}");
+    assert!(late.closes_within(PATIENCE));
 }
 
 /// The client's command line with a key in its environment.
