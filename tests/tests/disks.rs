@@ -112,8 +112,17 @@ fn an_io_error_in(test: &str, name: &str, inject: &str, what: &str) {
     let args = ["-P", file.to_str().expect("UTF-8"), "-e", "trace=write,fsync,fdatasync", "-e", inject];
     let output = disks.cluster.path("log/strace");
     let Some(strace) = Strace::attach(test, &disks.cluster.storages[0], &args, &output) else { return };
+    let mut sent = 1000;
+    if inject.contains("fdatasync") {
+        // So much makes the flush begin, which must not be called off because the upload is over before.
+        sent = 36 << 20;
+        upload.send(&content[1000..sent]);
+        patient("the flush in the background", PATIENCE, || {
+            fs::read_to_string(&output).is_ok_and(|trace| trace.contains("fdatasync("))
+        });
+    }
     // What is sent after the refusal may find nobody who reads it.
-    let _ = upload.try_send(&content[1000..]);
+    let _ = upload.try_send(&content[sent..]);
     let frame = upload.frame();
     let text = frame.failure(102);
     assert!(text.contains(what) && text.contains("fileid: broken: Input/output error"), "{text}");
@@ -264,4 +273,44 @@ fn a_disk_that_becomes_read_only_is_passed_over_and_tidied_when_it_can_be_writte
         count += 1;
         disks.lands_in(&format!("again{count}")) == "../data"
     });
+}
+
+/// The embedded database's disk fails, not the store path's: what was to be committed is on neither side, or
+/// on both.
+#[test]
+fn a_commit_that_cannot_be_synced_leaves_files_and_rows_that_agree() {
+    const TEST: &str = "a_commit_that_cannot_be_synced_leaves_files_and_rows_that_agree";
+    let cluster = Builder::new("eio-commit").start();
+    cluster.put("tnv001", "before", b"before");
+    let log = cluster.path("db").canonicalize().expect("a directory").join("tnv_storagedb.db-wal");
+    let args = [
+        "-P",
+        log.to_str().expect("UTF-8"),
+        "-e",
+        "trace=fsync,fdatasync",
+        "-e",
+        "inject=fsync,fdatasync:error=EIO",
+    ];
+    let Some(strace) = Strace::attach(TEST, &cluster.storages[0], &args, &cluster.path("log/strace")) else {
+        return;
+    };
+    for count in 0..5 {
+        let request = raw::upload("tnvideo", "tnv001", &format!("broken{count}"), &sample(4000, count));
+        println!("{}", raw::ask(cluster.storage(), &request).failure(102));
+    }
+    let calls = strace.detach();
+    assert!(calls.iter().filter(|call| call.returned < 0).count() >= 5, "{calls:?}");
+    patient("uploads work again", PATIENCE, || {
+        raw::ask(cluster.storage(), &raw::upload("tnvideo", "tnv001", "after", b"after")).status == 0
+    });
+    patient("files and rows agree", PATIENCE, || {
+        cluster.content_files("group001").len() == cluster.file_rows()
+    });
+    for (fileid, content) in [("before", &b"before"[..]), ("after", b"after")] {
+        let back = raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", fileid, 0, 0));
+        assert_eq!(back.success(102), content);
+    }
+    let rows = cluster.file_rows();
+    assert!((2..=7).contains(&rows), "{rows} rows");
+    assert!(!cluster.storages[0].log().contains("is bad"), "the store path is not to blame");
 }

@@ -716,7 +716,7 @@ fn a_server_that_runs_out_of_descriptors_neither_ends_nor_spins_and_recovers() {
     assert!(cluster.parts().all(|part| part.runs()));
 }
 
-/// A storage without descriptors could not open a directory to sync it, and took the disk for a bad one.
+/// Whatever cannot be opened for want of descriptors is no I/O error.
 #[test]
 fn a_storage_without_descriptors_refuses_uploads_clearly_and_blames_no_disk() {
     let cluster = Builder::new("descriptors-upload").start();

@@ -229,5 +229,9 @@ mod tests {
             assert!(!DiskError::of("write", of(errno)).distrust, "{errno}");
         }
         assert!(DiskError::of_sync("sync", of(Errno::NOSPC)).distrust);
+        // What cannot be opened was not synced, which is no sync that failed.
+        let absent = Scratch::new().path().join("absent");
+        assert!(!Fsync::Yes.directory("sync", &absent).unwrap_err().distrust);
+        assert!(Fsync::No.directory("sync", &absent).is_ok());
     }
 }
