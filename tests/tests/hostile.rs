@@ -721,3 +721,32 @@ fn ten_thousand_who_wait_in_the_middle_take_little_memory_of_the_http_server() {
     }
     assert_unharmed(&mut cluster, before);
 }
+
+/// The story: the content of an upload is read by a worker into a buffer of 256 KiB, and there may be a
+/// thousand workers: 262 MiB were resident.
+#[test]
+fn a_thousand_uploads_that_stall_take_little_memory_of_a_storage() {
+    const CROWD: usize = 1024;
+    let _heavy = heavy();
+    if more_descriptors() < CROWD + 1000 {
+        return skipped("a thousand uploads", "the limit of open files (ulimit -Hn) is too low");
+    }
+    let mut cluster = Builder::new("stalled").httpds(1).start();
+    cluster.put("tnv001", "f", b"content");
+    let before = pids(&mut cluster);
+    let (size, part) = (1 << 19, sample(260 << 10, 1));
+    let mut crowd = Vec::new();
+    for upload in 0..CROWD {
+        let mut raw = Raw::connect(cluster.storage());
+        raw.send(&raw::head(70, 408 + size));
+        raw.send(&raw::upload_head("tnvideo", "tnv001", &format!("stalled{upload}"), size));
+        raw.send(&part);
+        crowd.push(raw);
+    }
+    let began = |cluster: &Cluster| cluster.content_files("group001").len() - 1;
+    patient("most of them are begun", PATIENCE, || began(&cluster) > CROWD - 100);
+    println!("{} uploads, {} MiB resident", began(&cluster), cluster.storages[0].peak_kib() >> 10);
+    drop(crowd);
+    patient("no file of a broken upload", PATIENCE, || began(&cluster) == 0);
+    assert_unharmed(&mut cluster, before);
+}

@@ -56,6 +56,7 @@ pub struct Files {
     settler: Arc<Settler>,
     flushers: Workers,
     lookers: Lookers,
+    receivers: write::Receivers,
 }
 
 impl Files {
@@ -91,6 +92,7 @@ impl Files {
             settler,
             flushers: Workers::new("flusher", FLUSHERS_MAX),
             lookers: Lookers::default(),
+            receivers: write::Receivers::default(),
         })
     }
 

@@ -40,6 +40,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
@@ -60,6 +61,12 @@ use crate::globals::now;
 /// How many numbers are tried for one file. That a file of a fresh number is there already takes an
 /// ID database that was lost and began anew, and the very same second.
 const NUMBERS_MAX: usize = 4;
+
+/// So many uploads at once have a buffer of [`COPY_BYTES`] each.
+const LARGE_BUFFERS_MAX: usize = 64;
+
+/// The buffer of each where there are more: a thousand that stall then hold 64 MiB and not 256.
+const SMALL_BUFFER_BYTES: usize = 64 << 10;
 
 /// From this size on, space is allocated before content is read: then it either suffices, or
 /// another store path can take the file.
@@ -237,6 +244,30 @@ impl Files {
     }
 }
 
+/// How many uploads are being received.
+#[derive(Default)]
+pub struct Receivers(AtomicUsize);
+
+/// One of them, until this is dropped.
+struct Receiving<'a> {
+    count: &'a AtomicUsize,
+    buffer_bytes: usize,
+}
+
+impl Receivers {
+    fn join(&self) -> Receiving<'_> {
+        let others = self.0.fetch_add(1, Ordering::Relaxed);
+        let buffer_bytes = if others < LARGE_BUFFERS_MAX { COPY_BYTES } else { SMALL_BUFFER_BYTES };
+        Receiving { count: &self.0, buffer_bytes }
+    }
+}
+
+impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Whether the row of a draft was committed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -282,7 +313,9 @@ impl Draft<'_> {
 
     /// Step 5; returns the CRC-32.
     fn receive(&mut self, size: u64, content: Content<'_>) -> Result<u32> {
-        let mut buffer = vec![0; COPY_BYTES.min(usize::try_from(size).unwrap_or(COPY_BYTES)).max(1)];
+        let receiving = self.files.receivers.join();
+        let buffer_bytes = receiving.buffer_bytes;
+        let mut buffer = vec![0; buffer_bytes.min(usize::try_from(size).unwrap_or(buffer_bytes)).max(1)];
         let mut crc = crc32fast::Hasher::new();
         let mut received = 0;
         loop {
