@@ -163,10 +163,11 @@ impl Client {
     }
 
     /// The same into a file, which is whole and on disk when this returns, or not there at all; one
-    /// that was there before is replaced only then.
+    /// that was there before is replaced only then. Content that is not what was stored is fetched anew
+    /// from other storages.
     pub fn download_file(&self, file: &Triple, offset: u64, size: u64, path: &Path) -> Result<u64> {
         let temporary = Temporary::create(path)?;
-        let count = download::download(self, file, offset, size, &mut temporary.file())?;
+        let count = download::download_again(self, file, offset, size, temporary.file())?;
         temporary.publish().context(|| format!("download {}", file.fileid))?;
         Ok(count)
     }

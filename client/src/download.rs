@@ -2,7 +2,8 @@
 //! validator that storages of ours give for an upload makes it safe to go on at another storage in
 //! the middle; an existing storage gives none, and what was begun there ends there.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Seek, Write};
 use std::net::SocketAddr;
 
 use crc32fast::Hasher;
@@ -14,7 +15,11 @@ use tnv_common::wire::tnv::{Download, Read, Stat, Triple, Unique};
 
 use crate::client::{Client, FileInfo, owner};
 use crate::conn;
-use crate::trail::{Failure, Progress, Trail, Tried};
+use crate::trail::{At, Failure, Progress, Trail, Tried};
+
+/// Most storages that are found to have damaged content of one file before it is given up: more than
+/// a group has.
+const DAMAGED_MAX: usize = 16;
 
 /// See [`Client::read_slice`].
 pub(crate) fn read_slice(
@@ -114,13 +119,63 @@ pub(crate) fn download(
     size: u64,
     out: &mut dyn Write,
 ) -> Result<u64> {
-    let asked = request(file, offset, size)?;
+    from_others(client, file, offset, size, out, &[]).map_err(|(error, _)| error)
+}
+
+/// The same to a file, which can be begun anew: where what came is not what was stored, from storages
+/// that had no part in it.
+pub(crate) fn download_again(
+    client: &Client,
+    file: &Triple,
+    offset: u64,
+    size: u64,
+    mut out: &File,
+) -> Result<u64> {
+    let mut damaged = Vec::new();
+    loop {
+        match from_others(client, file, offset, size, &mut out, &damaged) {
+            Err((error, more)) if !more.is_empty() && damaged.len() < DAMAGED_MAX => {
+                log::warn!("{error}; asking another storage");
+                damaged.extend(more);
+                out.set_len(0).and_then(|()| out.rewind()).context(|| "begin the file anew")?;
+            }
+            // With no other left to ask, what was wrong before says more.
+            outcome => return outcome.map_err(|(error, _)| error),
+        }
+    }
+}
+
+/// From storages that have not sent damaged content; an error comes with those that now have, at least
+/// one more each time.
+fn from_others(
+    client: &Client,
+    file: &Triple,
+    offset: u64,
+    size: u64,
+    out: &mut dyn Write,
+    damaged: &[SocketAddr],
+) -> std::result::Result<u64, (Error, Vec<SocketAddr>)> {
+    let only = |error| (error, Vec::new());
+    let asked = request(file, offset, size).map_err(only)?;
     let owner = owner(file);
     let what = format!("download {}", file.fileid);
-    let route = client.mngr().route(&owner)?.addresses;
+    let route = client.mngr().route(&owner).map_err(only)?.addresses;
     let mut transfer = Transfer::new(&asked, out);
-    client.try_each(&what, &owner, route, |address| transfer.attempt(client, address))?;
-    transfer.finish().map_err(|error| error.context(what))
+    let mut sources = Vec::new();
+    let fetched = client.try_each(&what, &owner, route, |address| {
+        if damaged.contains(&address) {
+            let error = Error::new(ErrorKind::Internal, "its content of the file is damaged");
+            return Err(Failure { error, at: At::Server, last: false, progress: Progress::None });
+        }
+        let before = transfer.done;
+        let outcome = transfer.attempt(client, address);
+        if transfer.done > before {
+            sources.push(address);
+        }
+        outcome
+    });
+    fetched.map_err(only)?;
+    transfer.finish().map_err(|error| (error.context(what), sources))
 }
 
 /// Which upload is being fetched, and which part of it.

@@ -21,6 +21,10 @@ pub struct Settings {
     pub reserve: Space,
     /// Whether what is acknowledged is on stable storage.
     pub fsync: bool,
+    /// How fast the scrub reads; 0 where it does not.
+    pub scrub_bytes_a_second: u64,
+    /// The least time from the beginning of one of its rounds to that of the next.
+    pub scrub_interval: Duration,
     /// The trackers to join.
     pub trackers: Vec<String>,
     /// The ID servers to ask.
@@ -53,6 +57,8 @@ impl Settings {
             store_paths: config.get(&keys::TNV_STORE_PATHS)?,
             reserve: config.get(&keys::TNV_RESERVED_SPACE)?,
             fsync: config.get(&keys::TNV_FSYNC)?,
+            scrub_bytes_a_second: config.get(&keys::TNV_SCRUB_RATE)?,
+            scrub_interval: config.get(&keys::TNV_SCRUB_INTERVAL)?,
             trackers: config.get(&keys::TNV_TRACKER_ADDRS)?,
             id_servers: config.get(&keys::TNV_IDS_ADDRS)?,
             beat_interval: config.get(&keys::TNV_HEART_BEAT_INTERVAL)?,

@@ -2,7 +2,8 @@
 //! of it, and what it reads from disks can be fuzzed. From the way in to the ground: `server`, then
 //! `service`, which knows the commands, and `session`, who may upload and delete; then `file`, `db`, `cache`
 //! and `id`, which do the work, then `globals`; beside them `tracker`, which keeps this storage joined, and
-//! `fsck`, which compares tables and files instead of serving.
+//! `scrub`, which reads all files again and again; and `fsck`, which compares tables and files instead of
+//! serving.
 
 mod cache;
 mod call;
@@ -15,6 +16,7 @@ mod globals;
 mod id;
 #[cfg(test)]
 mod scratch;
+mod scrub;
 mod server;
 mod service;
 mod session;

@@ -17,9 +17,11 @@ use tnv_common::stop::Stop;
 
 use crate::db::{Db, SCHEMA};
 use crate::file::Files;
+use crate::file::damaged::Damaged;
 use crate::fsck;
 use crate::globals::{Globals, Settings, host_name, now};
 use crate::id::Ids;
+use crate::scrub;
 use crate::service::Service;
 use crate::session::Keys;
 use crate::tracker;
@@ -76,7 +78,11 @@ impl Server for Storage {
         let globals = Arc::new(Globals { settings, host, address, started: now() });
         let ids = Ids::new(&globals.settings.id_servers);
         let db = Db::new(database, &globals.settings.group, common.threads);
-        let files = Files::new(&globals, db, ids, stop)?;
+        let (damaged, reached) =
+            Damaged::open(globals.settings.store_paths[0].as_str(), &globals.host, address);
+        let damaged = Arc::new(damaged);
+        let files = Files::new(&globals, db.clone(), ids, Arc::clone(&damaged), stop)?;
+        scrub::start(&globals.settings, db, files.stores(), damaged, reached, stop)?;
         let keys = Keys::new(globals.settings.app_keys_file.clone(), globals.settings.app_keys.clone());
         let reloaded = Arc::clone(&keys);
         daemon::on_hangup(move || reloaded.reload());

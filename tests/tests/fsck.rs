@@ -43,7 +43,7 @@ fn now() -> u64 {
 }
 
 fn each_kind_is_told(db: Db<'_>) {
-    let cluster = Builder::new("fsck-kinds").db(db).set(Part::Storage, "redis_key_timeout", 0).start();
+    let cluster = Builder::new("fsck-kinds").db(db).set(Part::Storage, "tnv_scrub_rate", 0).start();
     let plain = ["good", "null", "not-live"];
     let wrong = ["gone", "short", "flipped", "hostile", "up", "other", "null-gone", "null-short"];
     for fileid in plain.iter().chain(&wrong) {

@@ -161,6 +161,16 @@ keys! {
     /// crash of the storage alone takes nothing either way.
     TNV_FSYNC: YesNo = YesNo, "tnv_fsync", STORAGE, "yes", None;
 
+    /// How many bytes a second the storage reads again of what it has, to find content that its disk has
+    /// damaged: such a file is told in the log and taken out of service here, until its copy here is
+    /// sound again; readers go to another storage of the group. Files of existing storages have no
+    /// checksum, only their size is compared. The default is a tenth of what one hard disk can do, and
+    /// reads 800 GB a day. 0 turns it off.
+    TNV_SCRUB_RATE: Rate = Rate, "tnv_scrub_rate", STORAGE, "10M", None;
+
+    /// The least time from the beginning of one round through all files to that of the next.
+    TNV_SCRUB_INTERVAL: Seconds = Seconds(1, 365 * DAY), "tnv_scrub_interval", STORAGE, "86400", None;
+
     /// The trackers. A storage joins each of them; the HTTP server asks one at random, and the next
     /// one when that fails. The port is 21000 where none is given.
     TNV_TRACKER_ADDRS: Addresses<1> = Addresses, "tnv_tracker_addrs", CALLERS, "127.0.0.1:21000", None;

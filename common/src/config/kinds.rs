@@ -155,6 +155,24 @@ impl Kind for Size {
     }
 }
 
+/// A number of bytes a second; 0 is none at all.
+pub struct Rate;
+
+impl Kind for Rate {
+    type Value = u64;
+
+    fn form(&self) -> String {
+        "bytes a second, a number with K, M or G (of 1024)".to_owned()
+    }
+
+    fn parse(&self, text: &str) -> Result<u64, String> {
+        match Size.parse(text)? {
+            Space::Bytes(bytes) => Ok(bytes),
+            Space::Percent(_) => Err(quoted(text)),
+        }
+    }
+}
+
 /// A directory or file, relative to the working directory.
 pub struct FilePath;
 
@@ -401,6 +419,8 @@ mod tests {
             assert_eq!(Size.parse(text), Ok(Space::Bytes(want)), "{text}");
         }
         assert_eq!(Size.parse("5%"), Ok(Space::Percent(5)));
+        assert_eq!((Rate.parse("10M"), Rate.parse("0")), (Ok(10 << 20), Ok(0)));
+        assert_eq!(Rate.parse("5%"), Err("'5%'".to_owned()));
         for bad in ["", "K", "%", "101%", "-1M", "1.5G", "1T", "10ü", "99999999999G"] {
             assert_eq!(Size.parse(bad), Err(format!("'{bad}'")));
         }

@@ -6,8 +6,10 @@
 //! - [`journal`] and [`settle`]: nothing half done stays, whatever happens.
 //! - [`disk`] and [`flush`]: directories, syncing.
 //! - [`mod@write`]: uploads and deletes, and the order that durability depends on.
-//! - [`send`]: finding and opening a file; [`verify`]: holding one against its row.
+//! - [`send`]: finding and opening a file; [`verify`]: holding one against its row;
+//!   [`damaged`]: those that are out of service.
 
+pub mod damaged;
 pub mod disk;
 pub mod flush;
 pub mod journal;
@@ -32,6 +34,7 @@ use crate::cache::Cache;
 use crate::db::Db;
 use crate::globals::Globals;
 use crate::id::Ids;
+use damaged::Damaged;
 use disk::{Directories, DiskError, Fsync};
 use flush::FLUSHERS_MAX;
 use send::Lookers;
@@ -51,6 +54,7 @@ pub struct Files {
     cache: Cache,
     ids: Ids,
     stores: Arc<Stores>,
+    damaged: Arc<Damaged>,
     fsync: Fsync,
     directories: Directories,
     settler: Arc<Settler>,
@@ -61,7 +65,7 @@ pub struct Files {
 
 impl Files {
     /// Opens the store paths, and undoes what a predecessor that was killed left half done.
-    pub fn new(globals: &Globals, db: Db, ids: Ids, stop: &Stop) -> Result<Files> {
+    pub fn new(globals: &Globals, db: Db, ids: Ids, damaged: Arc<Damaged>, stop: &Stop) -> Result<Files> {
         let settings = &globals.settings;
         let fsync = if settings.fsync { Fsync::Yes } else { Fsync::No };
         if fsync == Fsync::No {
@@ -87,6 +91,7 @@ impl Files {
             cache: Cache::new(settings.cache_lifetime),
             ids,
             stores,
+            damaged,
             fsync,
             directories: Directories::new(fsync),
             settler,
@@ -94,6 +99,11 @@ impl Files {
             lookers: Lookers::default(),
             receivers: write::Receivers::default(),
         })
+    }
+
+    /// The store paths, for those who look through them beside the service.
+    pub fn stores(&self) -> Arc<Stores> {
+        Arc::clone(&self.stores)
     }
 
     /// Notes that a store path's disk failed. Nothing that was known of one that is not trusted counts.

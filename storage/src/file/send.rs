@@ -105,10 +105,11 @@ impl Files {
     fn find<T>(&self, file: &Triple, look: impl Fn(&str) -> io::Result<(T, Metadata)>) -> Result<Found<T>> {
         if let Some(row) = self.cache.get(file) {
             self.check_disk(file, &row)?;
+            let is_damaged = self.damaged.has(&row.path);
             match check(row, &look) {
-                Ok(found) => return Ok(found),
+                Ok(found) if !is_damaged => return Ok(found),
                 // Deleted or replaced by another member; the database knows.
-                Err(_) => self.cache.remove(file),
+                _ => self.cache.remove(file),
             }
         }
         let mut fault = String::new();
@@ -124,6 +125,14 @@ impl Files {
             let Some(row) = self.db.find(file)? else { return Err(no_such_file(file)) };
             paths::check(&row.path)?;
             self.check_disk(file, &row)?;
+            if self.damaged.has(&row.path) {
+                // As with a disk that does not answer: another member's copy may be sound.
+                return fail!(
+                    Unavailable,
+                    "the file's content is damaged on this storage, fileid: {}",
+                    file.fileid
+                );
+            }
             match check(row.clone(), &look) {
                 Ok(found) => {
                     self.cache.put(file, &row);

@@ -198,6 +198,16 @@ impl Stores {
         }
     }
 
+    /// Whether the disk of this file is there.
+    pub fn is_mounted(&self, path: &str) -> bool {
+        self.store_of(path).is_none_or(|store| store.check().is_ok())
+    }
+
+    /// Fails where the disk of the first store path is not there.
+    pub fn first_is_mounted(&self) -> io::Result<()> {
+        self.stores.first().map_or(Ok(()), |store| store.check())
+    }
+
     fn store_of(&self, path: &str) -> Option<&Arc<Store>> {
         let holds = |store: &&Arc<Store>| {
             path.strip_prefix(store.path.as_str()).is_some_and(|rest| rest.starts_with('/'))

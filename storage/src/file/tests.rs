@@ -72,6 +72,8 @@ impl Group {
                 store_paths: vec![IdKey::new(self.data().to_str().unwrap()).unwrap()],
                 reserve: Space::Bytes(0),
                 fsync: true,
+                scrub_bytes_a_second: 0,
+                scrub_interval: Duration::from_secs(1),
                 trackers: Vec::new(),
                 id_servers: id_servers.clone(),
                 beat_interval: Duration::from_secs(10),
@@ -84,7 +86,8 @@ impl Group {
         };
         let database = Database::open(&database, &SCHEMA, &self.stop).unwrap();
         let db = Db::new(database, &globals.settings.group, 8);
-        Files::new(&globals, db, Ids::new(&id_servers), &self.stop).unwrap()
+        let (damaged, _) = Damaged::open(self.data().to_str().unwrap(), &globals.host, globals.address);
+        Files::new(&globals, db, Ids::new(&id_servers), Arc::new(damaged), &self.stop).unwrap()
     }
 
     fn data(&self) -> std::path::PathBuf {

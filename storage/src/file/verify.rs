@@ -125,6 +125,10 @@ pub fn read(row: &FileRow, anew: bool, mut pace: impl FnMut(u64) -> bool) -> Res
             Err(error) => return Err(Fault::Unreadable(error.to_string())),
         }
     }
+    if anew {
+        // What nobody has asked for need not stay in memory.
+        let _ = fadvise(&file, 0, None, Advice::DontNeed);
+    }
     match hasher.finalize() {
         got if got == want => Ok(()),
         got => Err(Fault::Checksum(got)),
