@@ -698,7 +698,8 @@ fn a_server_that_runs_out_of_descriptors_neither_ends_nor_spins_and_recovers() {
         assert!(works(&cluster, kind));
         let part = cluster.parts().nth(kind).expect("one of each kind");
         let pid = part.pid();
-        limit_descriptors(part, part.open_files() + 20);
+        let before_all = part.open_files();
+        limit_descriptors(part, before_all + 20);
         let held: Vec<_> = (0..60).map(|_| TcpStream::connect(address).expect("connect")).collect();
         part.wait_log("Too many open files", PATIENCE);
         // What waits is not accepted, and still there for the kernel to tell of: a server that asked for it
@@ -710,7 +711,15 @@ fn a_server_that_runs_out_of_descriptors_neither_ends_nor_spins_and_recovers() {
         assert!(used * 20 < took, "{} spins: {used:?} of {took:?}", part.binary());
         assert!(part.runs() && part.pid() == pid);
         drop(held);
-        // The limit stays: that the connections went must suffice.
+        // The limit stays: that the connections went must suffice. Asked before they are gone, tiny_http's
+        // accepting thread may panic for want of a descriptor; the HTTP server makes a new one then (see
+        // `httpd/src/private.rs`), but a panic in a log fails a test here.
+        let mut calm = 0;
+        patient("the connections are gone, those too that waited to be accepted", PATIENCE, || {
+            let open = cluster.parts().nth(kind).expect("one of each kind").open_files();
+            calm = if open <= before_all + 5 { calm + 1 } else { 0 };
+            calm >= 25
+        });
         patient("it works again", PATIENCE, || works(&cluster, kind));
     }
     assert!(cluster.parts().all(|part| part.runs()));
