@@ -98,6 +98,15 @@ impl Http {
         Http { stream, host: address.to_string(), buffer: Vec::new() }
     }
 
+    /// Connects and reads within a bound, or tells why not; a read that timed out may be tried again.
+    pub fn try_connect(address: SocketAddr, bound: Duration) -> io::Result<Http> {
+        let stream = TcpStream::connect_timeout(&address, bound)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(bound))?;
+        stream.set_write_timeout(Some(REPLY_BOUND))?;
+        Ok(Http { stream, host: address.to_string(), buffer: Vec::new() })
+    }
+
     /// The socket.
     pub fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream

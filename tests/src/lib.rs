@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod dir;
 pub mod fsck;
 pub mod fuzz;
+pub mod hosts;
 pub mod http;
 pub mod mariadb;
 pub mod mount;
