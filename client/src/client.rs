@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tnv_common::conn::Conn;
 use tnv_common::error::{Context, ErrorKind, Result};
+use tnv_common::fail;
 use tnv_common::wire::tnv::{Route, Stat, Triple};
 use tnv_common::wire::{AppId, FileId, UserId};
 
@@ -18,7 +19,7 @@ use crate::download;
 use crate::mngr::{Manager, Owner};
 use crate::options::Options;
 use crate::publish::Temporary;
-use crate::trail::{At, Progress, Trail, Tried};
+use crate::trail::{At, Progress, Trail, Tried, Turn};
 use crate::upload::{self, FileContent, ReaderContent};
 
 /// The pause before the tracker is asked anew, so that a server that restarts has a moment to.
@@ -65,7 +66,9 @@ impl Client {
     /// The table of groups and their storages, as the tracker prints it.
     pub fn groups(&self) -> Result<String> {
         let mngr = self.mngr();
-        mngr.ask_trackers("list the groups", |address| mngr.exchange(address, conn::groups))
+        mngr.ask_trackers("list the groups", |address, turn| {
+            mngr.exchange(address, turn.to_find(), conn::groups)
+        })
     }
 
     /// A user's group and up to three of its active storages, in random order. A user who never uploaded
@@ -136,10 +139,10 @@ impl Client {
         let owner = owner(file);
         let route = self.mngr().route(&owner)?.addresses;
         let what = format!("look up {}", file.fileid);
-        self.try_each(&what, &owner, route.clone(), |address| {
-            let (size, stat) = match self.stat_at(address, file)? {
+        self.try_each(&what, &owner, route.clone(), |address, turn| {
+            let (size, stat) = match self.stat_at(address, turn, file)? {
                 Some(stat) => (stat.size, Some(stat)),
-                None => (self.mngr().exchange(address, |conn| conn::file_size(conn, file))?, None),
+                None => (self.size_at(address, turn, file)?, None),
             };
             let others = route.iter().copied().filter(|&other| other != address);
             Ok(FileInfo { size, stat, members: std::iter::once(address).chain(others).collect() })
@@ -172,14 +175,17 @@ impl Client {
         Ok(count)
     }
 
-    /// Removes a file. Where a reply was lost and the file is then unknown, it counts as removed.
+    /// Removes a file. Where a reply was lost and the file is then unknown, it counts as removed; where
+    /// nobody can tell, the error is [`ErrorKind::OutcomeUnknown`].
     pub fn delete(&self, file: &Triple) -> Result<()> {
         let owner = owner(file);
         let route = self.mngr().route(&owner)?.addresses;
         // Whether an earlier request may have done it though its reply never came.
         let mut lost = false;
-        self.try_each(&format!("delete {}", file.fileid), &owner, route, |address| {
-            let deleted = self.mngr().exchange_proven(address, &file.appid, |conn| {
+        let what = format!("delete {}", file.fileid);
+        let outcome = self.try_each(&what, &owner, route, |address, turn| {
+            let wait_max = turn.to_change(Duration::ZERO);
+            let deleted = self.mngr().exchange_proven(address, wait_max, &file.appid, |conn| {
                 let outcome = conn::delete(conn, file);
                 if let Err(error) = &outcome {
                     lost |= !conn.replied() || error.kind() == ErrorKind::OutcomeUnknown;
@@ -190,7 +196,13 @@ impl Client {
                 Err(failure) if lost && failure.error.kind() == ErrorKind::NotFound => Ok(()),
                 deleted => deleted,
             }
-        })
+        });
+        match outcome {
+            Err(error) if lost && error.kind() != ErrorKind::OutcomeUnknown => {
+                fail!(OutcomeUnknown, "{}; it may have been removed all the same", error.message())
+            }
+            outcome => outcome,
+        }
     }
 
     pub(crate) fn mngr(&self) -> &Manager {
@@ -210,16 +222,18 @@ impl Client {
     ) -> Result<T> {
         let owner = owner(file);
         let route = self.mngr().route(&owner)?.addresses;
-        self.try_each(what, &owner, route, |address| self.mngr().exchange(address, &mut request))
+        self.try_each(what, &owner, route, |address, turn| {
+            self.mngr().exchange(address, turn.to_find(), &mut request)
+        })
     }
 
     /// Asks one storage for everything about a file; `None` where it lacks the command. An existing
     /// storage refuses and closes, and since it leaves the request unread, its refusal may be lost.
-    pub(crate) fn stat_at(&self, address: SocketAddr, file: &Triple) -> Tried<Option<Stat>> {
+    pub(crate) fn stat_at(&self, address: SocketAddr, turn: Turn, file: &Triple) -> Tried<Option<Stat>> {
         if self.mngr().is_plain(address) {
             return Ok(None);
         }
-        let failure = match self.mngr().exchange(address, |conn| conn::stat(conn, file)) {
+        let failure = match self.mngr().exchange(address, turn.to_find(), |conn| conn::stat(conn, file)) {
             Ok(stat) => return Ok(Some(stat)),
             Err(failure) => failure,
         };
@@ -229,42 +243,47 @@ impl Client {
                 Ok(None)
             }
             // Closed without a word that arrived: if it knows the size, it lacks the command.
-            ErrorKind::Unavailable if failure.at == At::Way => {
-                match self.mngr().exchange(address, |conn| conn::file_size(conn, file)) {
-                    Ok(_) => {
-                        self.mngr().note_plain(address);
-                        Ok(None)
-                    }
-                    Err(failure) => Err(failure),
+            ErrorKind::Unavailable if failure.at == At::Way => match self.size_at(address, turn, file) {
+                Ok(_) => {
+                    self.mngr().note_plain(address);
+                    Ok(None)
                 }
-            }
+                Err(failure) => Err(failure),
+            },
             // Words that are not known here: nothing is remembered, but the old way may do.
             ErrorKind::Internal => Ok(None),
             _ => Err(failure),
         }
     }
 
+    /// Asks one storage for the size of a file.
+    pub(crate) fn size_at(&self, address: SocketAddr, turn: Turn, file: &Triple) -> Tried<u64> {
+        self.mngr().exchange(address, turn.to_find(), |conn| conn::file_size(conn, file))
+    }
+
     /// Asks one storage after another until one does it, no other can, or the bounds are reached.
-    /// When all have failed and that may pass, the tracker is asked for new ones, once.
+    /// When all have failed and that may pass, the tracker is asked for new ones, once. While another is
+    /// left a silent one is given up early.
     pub(crate) fn try_each<T>(
         &self,
         what: &str,
         owner: &Owner,
         addresses: Vec<SocketAddr>,
-        mut once: impl FnMut(SocketAddr) -> Tried<T>,
+        mut once: impl FnMut(SocketAddr, Turn) -> Tried<T>,
     ) -> Result<T> {
         let mut trail = Trail::default();
         let mut deadline = Instant::now() + self.options().deadline;
         let mut addresses = addresses;
         let mut refreshed = false;
         loop {
-            for address in self.mngr().order(std::mem::take(&mut addresses)) {
+            let round = self.mngr().order(std::mem::take(&mut addresses));
+            for (index, &address) in round.iter().enumerate() {
                 if trail.tried() >= self.options().attempts || Instant::now() >= deadline {
                     return Err(trail.error(what));
                 }
-                let failure = match once(address) {
+                let failure = match once(address, Turn::of(index, round.len())) {
                     Ok(value) => {
-                        self.mngr().note(address, false);
+                        self.mngr().note_success(address);
                         return Ok(value);
                     }
                     Err(failure) => failure,
@@ -282,7 +301,7 @@ impl Client {
                 }
                 trail.note(address, &failure);
                 if failure.is_of_server() {
-                    self.mngr().note(address, true);
+                    self.mngr().note_failure(address, &failure);
                     self.mngr().forget_route(owner);
                 }
                 if failure.last {

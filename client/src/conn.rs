@@ -115,9 +115,14 @@ pub(crate) fn checks_uploads(conn: &mut Conn) -> Result<()> {
     conn.call(command::UPLOAD_CHECKED, &[], REPLY_STORAGE, 0).map(drop)
 }
 
+/// How long a disk may take to flush so much.
+pub(crate) fn flush_time(size: u64) -> Duration {
+    Duration::from_secs(size / FLUSH_BYTES_A_SECOND)
+}
+
 /// The answer to an upload whose content has been sent.
 pub(crate) fn upload_reply(conn: &mut Conn, size: u64) -> Result<()> {
-    conn.set_reply_timeout(REPLY_TIMEOUT + Duration::from_secs(size / FLUSH_BYTES_A_SECOND));
+    conn.set_reply_timeout(REPLY_TIMEOUT + flush_time(size));
     conn.reply(REPLY_STORAGE, 0).map(drop)
 }
 

@@ -15,7 +15,7 @@ use tnv_common::wire::tnv::{Download, Read, Stat, Triple, Unique};
 
 use crate::client::{Client, FileInfo, owner};
 use crate::conn;
-use crate::trail::{At, Failure, Progress, Trail, Tried};
+use crate::trail::{At, Failure, Progress, Trail, Tried, Turn};
 
 /// Most storages that are found to have damaged content of one file before it is given up: more than
 /// a group has.
@@ -39,8 +39,8 @@ pub(crate) fn read_slice(
         return read_plain(client, info, &request, buffer).map_err(|error| error.context(what));
     };
     let request = Read { download: request, unique: stat.unique };
-    client.try_each(&what, &owner(file), members(client, file, info), |address| {
-        read_at(client, address, |conn| {
+    client.try_each(&what, &owner(file), members(client, file, info), |address, turn| {
+        read_at(client, address, turn, |conn| {
             let count = conn::read(conn, &request)?;
             fill(conn, count, buffer)
         })
@@ -52,12 +52,12 @@ fn read_plain(client: &Client, info: &FileInfo, request: &Download, buffer: &mut
     let Some(&address) = info.members().first() else {
         return fail!(Internal, "the storage that told the size is not known");
     };
-    let outcome = client.mngr().exchange(address, |conn| {
+    let outcome = client.mngr().exchange(address, None, |conn| {
         let count = conn::download(conn, request)?;
         fill(conn, count, buffer)
     });
     outcome.map_err(|failure| {
-        client.mngr().note(address, failure.is_of_server());
+        client.mngr().note_failure(address, &failure);
         let mut trail = Trail::default();
         trail.note(address, &failure);
         trail.error("from an existing storage, which gives no validator to ask another by")
@@ -66,8 +66,13 @@ fn read_plain(client: &Client, info: &FileInfo, request: &Download, buffer: &mut
 
 /// One `READ`. What one member says of a certain upload another may see differently: a replicated
 /// file system may be a second behind, and an existing storage does not know the command.
-fn read_at(client: &Client, address: SocketAddr, request: impl FnMut(&mut Conn) -> Result<()>) -> Tried<()> {
-    client.mngr().exchange(address, request).map_err(|failure| match failure.error.kind() {
+fn read_at(
+    client: &Client,
+    address: SocketAddr,
+    turn: Turn,
+    request: impl FnMut(&mut Conn) -> Result<()>,
+) -> Tried<()> {
+    client.mngr().exchange(address, turn.to_find(), request).map_err(|failure| match failure.error.kind() {
         ErrorKind::Unsupported => {
             client.mngr().note_plain(address);
             Failure { last: false, ..failure }
@@ -162,13 +167,13 @@ fn from_others(
     let route = client.mngr().route(&owner).map_err(only)?.addresses;
     let mut transfer = Transfer::new(&asked, out);
     let mut sources = Vec::new();
-    let fetched = client.try_each(&what, &owner, route, |address| {
+    let fetched = client.try_each(&what, &owner, route, |address, turn| {
         if damaged.contains(&address) {
             let error = Error::new(ErrorKind::Internal, "its content of the file is damaged");
             return Err(Failure { error, at: At::Server, last: false, progress: Progress::None });
         }
         let before = transfer.done;
-        let outcome = transfer.attempt(client, address);
+        let outcome = transfer.attempt(client, address, turn);
         if transfer.done > before {
             sources.push(address);
         }
@@ -208,15 +213,15 @@ impl<'a> Transfer<'a> {
     }
 
     /// Fetches what is missing from one storage.
-    fn attempt(&mut self, client: &Client, address: SocketAddr) -> Tried<()> {
+    fn attempt(&mut self, client: &Client, address: SocketAddr, turn: Turn) -> Tried<()> {
         let before = self.done;
         let outcome = match self.part {
-            Some(part) => self.read(client, address, part),
-            None => match client.stat_at(address, &self.asked.file)? {
+            Some(part) => self.read(client, address, turn, part),
+            None => match client.stat_at(address, turn, &self.asked.file)? {
                 Some(stat) => {
                     let part = self.part_of(&stat).map_err(Failure::here)?;
                     self.part = Some(part);
-                    self.read(client, address, part)
+                    self.read(client, address, turn, part)
                 }
                 None => self.download(client, address),
             },
@@ -238,11 +243,11 @@ impl<'a> Transfer<'a> {
     }
 
     /// From a storage that knows validators: from where we are on.
-    fn read(&mut self, client: &Client, address: SocketAddr, part: Part) -> Tried<()> {
+    fn read(&mut self, client: &Client, address: SocketAddr, turn: Turn, part: Part) -> Tried<()> {
         if part.bytes == self.done {
             return Ok(());
         }
-        read_at(client, address, |conn| {
+        read_at(client, address, turn, |conn| {
             let missing = part.bytes - self.done;
             let download = request(&self.asked.file, part.offset + self.done, missing)?;
             let count = conn::read(conn, &Read { download, unique: part.unique })?;
@@ -256,7 +261,8 @@ impl<'a> Transfer<'a> {
     /// From an existing storage: all, or nothing more.
     fn download(&mut self, client: &Client, address: SocketAddr) -> Tried<()> {
         let asked = self.asked;
-        let outcome = client.mngr().exchange(address, |conn| {
+        // It cannot go on elsewhere, so it has all the time that there is.
+        let outcome = client.mngr().exchange(address, None, |conn| {
             // An idle connection that dies in the middle must not begin again either.
             if self.done > 0 {
                 return fail!(Unavailable, "the connection to {address} was lost");

@@ -20,11 +20,15 @@ use crate::conn;
 use crate::options::Options;
 use crate::pool::Pools;
 use crate::recent::Recent;
-use crate::trail::{At, Failure, Trail, Tried};
+use crate::trail::{At, Failure, Trail, Tried, Turn};
 
 /// A server that failed is tried last for so long: time for a restart, and not for a viewer to
 /// notice that the load is uneven.
 const SUSPECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One that was silent until it was given up is tried last for longer, since each try costs somebody
+/// the seconds for which it is waited.
+const SLOW_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// For how long it is remembered that a server lacks the added commands: it may be replaced by one of
 /// ours at any time.
@@ -51,6 +55,7 @@ struct Tracker {
 struct State {
     pools: Pools,
     suspects: Recent<SocketAddr, ()>,
+    slow: Recent<SocketAddr, ()>,
     plain: Recent<SocketAddr, ()>,
     checks: Recent<SocketAddr, bool>,
     keyless: Recent<SocketAddr, ()>,
@@ -78,6 +83,7 @@ impl Manager {
         let state = State {
             pools: Pools::new(options),
             suspects: Recent::new(SUSPECT_TIMEOUT, SERVERS_MAX),
+            slow: Recent::new(SLOW_TIMEOUT, SERVERS_MAX),
             plain: Recent::new(PLAIN_TIMEOUT, SERVERS_MAX),
             checks: Recent::new(PLAIN_TIMEOUT, SERVERS_MAX),
             keyless: Recent::new(PLAIN_TIMEOUT, SERVERS_MAX),
@@ -111,15 +117,17 @@ impl Manager {
         drop(dropped); // Closing needs no lock.
     }
 
-    /// Makes a request that may safely be made twice. An idle connection that turns out to be dead
-    /// costs no attempt: the request is made again on a new one.
+    /// Makes a request that may safely be made twice; `wait_max` is the longest silence of the server that
+    /// is borne, where it is less than the protocol's. An idle connection that turns out to be dead costs
+    /// no attempt: the request is made again on a new one.
     pub(crate) fn exchange<T>(
         &self,
         address: SocketAddr,
+        wait_max: Option<Duration>,
         mut request: impl FnMut(&mut Conn) -> Result<T>,
     ) -> Tried<T> {
         if let Some(conn) = self.pooled(address) {
-            match self.request(conn, &mut request) {
+            match self.request(conn, wait_max, &mut request) {
                 Err((false, error)) if error.kind() == ErrorKind::Unavailable => {
                     log::debug!("an idle connection was dead: {error}");
                 }
@@ -127,7 +135,7 @@ impl Manager {
             }
         }
         let conn = self.connect(address).map_err(Failure::connect)?;
-        self.request(conn, &mut request).map_err(|(replied, error)| Failure::judge(replied, error))
+        self.request(conn, wait_max, &mut request).map_err(|(replied, error)| Failure::judge(replied, error))
     }
 
     /// The same of a request that changes files of an application: on a connection on which its key has
@@ -135,11 +143,12 @@ impl Manager {
     pub(crate) fn exchange_proven<T>(
         &self,
         address: SocketAddr,
+        wait_max: Option<Duration>,
         appid: &AppId,
         mut request: impl FnMut(&mut Conn) -> Result<T>,
     ) -> Tried<T> {
         let mut is_proving = false;
-        let outcome = self.exchange(address, |conn| {
+        let outcome = self.exchange(address, wait_max, |conn| {
             is_proving = true;
             self.prove(conn, appid)?;
             is_proving = false;
@@ -147,7 +156,7 @@ impl Manager {
         });
         match outcome {
             Err(failure) if is_proving && self.lacks_proofs(address, &failure) => {
-                self.exchange(address, request)
+                self.exchange(address, wait_max, request)
             }
             outcome => outcome,
         }
@@ -191,8 +200,10 @@ impl Manager {
     fn request<T>(
         &self,
         mut conn: Conn,
+        wait_max: Option<Duration>,
         request: &mut impl FnMut(&mut Conn) -> Result<T>,
     ) -> std::result::Result<T, (bool, Error)> {
+        conn.set_wait_max(wait_max);
         match request(&mut conn) {
             Ok(value) => {
                 self.put(conn);
@@ -205,16 +216,28 @@ impl Manager {
     /// The servers in the order in which to try them: as given, but those that failed lately last.
     pub(crate) fn order(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let state = self.state();
-        addresses.sort_by_key(|address| state.suspects.get(address).is_some());
+        addresses.sort_by_key(|address| {
+            state.suspects.get(address).is_some() || state.slow.get(address).is_some()
+        });
         addresses
     }
 
-    /// Notes how a server did.
-    pub(crate) fn note(&self, address: SocketAddr, failed: bool) {
+    /// Notes that a server did what it was asked.
+    pub(crate) fn note_success(&self, address: SocketAddr) {
         let mut state = self.state();
-        match failed {
-            true => state.suspects.insert(address, ()),
-            false => state.suspects.remove(&address),
+        state.suspects.remove(&address);
+        state.slow.remove(&address);
+    }
+
+    /// Notes that a server failed, where the failure is the server's.
+    pub(crate) fn note_failure(&self, address: SocketAddr, failure: &Failure) {
+        if !failure.is_of_server() {
+            return self.note_success(address);
+        }
+        let mut state = self.state();
+        state.suspects.insert(address, ());
+        if failure.error.kind() == ErrorKind::Timeout && failure.at != At::Server {
+            state.slow.insert(address, ());
         }
     }
 
@@ -231,11 +254,11 @@ impl Manager {
 
     /// Whether a storage can hold an upload against its checksum. It is asked without content, on a
     /// connection that may be closed for it, and the answer is remembered.
-    pub(crate) fn checks_uploads(&self, address: SocketAddr) -> Tried<bool> {
+    pub(crate) fn checks_uploads(&self, address: SocketAddr, turn: Turn) -> Tried<bool> {
         if let Some(checks) = self.state().checks.get(&address) {
             return Ok(*checks);
         }
-        let checks = match self.exchange(address, conn::checks_uploads) {
+        let checks = match self.exchange(address, turn.to_find(), conn::checks_uploads) {
             Ok(()) => true,
             Err(failure) => match failure.error.kind() {
                 ErrorKind::Unsupported => false,
@@ -261,21 +284,27 @@ impl Manager {
     /// Where a user's files are, as remembered or as a tracker says. The storages are in random order.
     /// Asking makes nothing: a user whom nobody knows is not found, which is not remembered either.
     pub(crate) fn route(&self, owner: &Owner) -> Result<Route> {
-        self.route_by(owner, |address, user| self.find_at(address, user))
+        self.route_by(owner, |address, turn, user| self.find_at(address, turn, user))
     }
 
     /// The same for an upload: a new user is given a group, which the tracker records.
     pub(crate) fn route_for_upload(&self, owner: &Owner) -> Result<Route> {
-        self.route_by(owner, |address, user| self.exchange(address, |conn| conn::addresses(conn, user)))
+        self.route_by(owner, |address, turn, user| {
+            self.exchange(address, turn.to_find(), |conn| conn::addresses(conn, user))
+        })
     }
 
-    fn route_by(&self, owner: &Owner, ask: impl Fn(SocketAddr, &Addresses) -> Tried<Route>) -> Result<Route> {
+    fn route_by(
+        &self,
+        owner: &Owner,
+        ask: impl Fn(SocketAddr, Turn, &Addresses) -> Tried<Route>,
+    ) -> Result<Route> {
         let mut route = match self.known_route(owner) {
             Some(route) => route,
             None => {
                 let user = Addresses { appid: owner.0.clone(), userid: owner.1.clone() };
                 let what = format!("find the storages of {}", user.userid);
-                let route = self.ask_trackers(&what, |address| ask(address, &user))?;
+                let route = self.ask_trackers(&what, |address, turn| ask(address, turn, &user))?;
                 self.state().routes.insert(owner.clone(), route.clone());
                 route
             }
@@ -287,12 +316,12 @@ impl Manager {
     /// Asks one tracker for the storages of a user, without making it record a new one. An existing
     /// tracker lacks the command, refuses and closes: it can only be asked the way that records, as
     /// every existing client does.
-    fn find_at(&self, address: SocketAddr, user: &Addresses) -> Tried<Route> {
-        let plain = || self.exchange(address, |conn| conn::addresses(conn, user));
+    fn find_at(&self, address: SocketAddr, turn: Turn, user: &Addresses) -> Tried<Route> {
+        let plain = || self.exchange(address, turn.to_find(), |conn| conn::addresses(conn, user));
         if self.is_plain(address) {
             return plain();
         }
-        let failure = match self.exchange(address, |conn| conn::find_addresses(conn, user)) {
+        let failure = match self.exchange(address, turn.to_find(), |conn| conn::find_addresses(conn, user)) {
             Ok(route) => return Ok(route),
             Err(failure) => failure,
         };
@@ -316,20 +345,21 @@ impl Manager {
     pub(crate) fn ask_trackers<T>(
         &self,
         what: &str,
-        mut ask: impl FnMut(SocketAddr) -> Tried<T>,
+        mut ask: impl FnMut(SocketAddr, Turn) -> Tried<T>,
     ) -> Result<T> {
         let mut trail = Trail::default();
-        for address in self.order(self.tracker_addresses(&mut trail)) {
-            match ask(address) {
+        let addresses = self.order(self.tracker_addresses(&mut trail));
+        for (index, &address) in addresses.iter().enumerate() {
+            match ask(address, Turn::of(index, addresses.len())) {
                 Ok(value) => {
-                    self.note(address, false);
+                    self.note_success(address);
                     return Ok(value);
                 }
                 Err(failure) => {
                     log::debug!("{what}: tracker {address}: {}", failure.error);
                     trail.note(address, &failure);
                     // "Unavailable" is also how a tracker says that a group has no active storage.
-                    self.note(address, failure.is_of_server());
+                    self.note_failure(address, &failure);
                     // An unknown application or user, or a name that no tracker takes.
                     if matches!(failure.error.kind(), ErrorKind::Invalid | ErrorKind::NotFound) {
                         return Err(trail.error(what));

@@ -13,7 +13,8 @@ pub struct Options {
     /// six is each of them, and each of them again after the tracker was asked anew.
     pub attempts: usize,
     /// No further attempt begins after this. One that has begun has the deadlines of the protocol:
-    /// 5 s to connect, 60 s for a reply, 60 s without a byte of progress.
+    /// 5 s to connect, 60 s for a reply, 60 s without a byte of progress. While another storage can be
+    /// asked instead it is given up after 3 s of silence, or 10 s where it is to change something.
     pub deadline: Duration,
     /// For how long a user's storages are remembered; zero asks a tracker for each request. A route
     /// is forgotten early when its storages fail.

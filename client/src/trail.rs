@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tnv_common::error::{Error, ErrorKind};
 
@@ -16,6 +17,41 @@ const EXISTING_WORDS: [(&str, ErrorKind, bool); 5] = [
     ("invalid size", ErrorKind::Invalid, false),
     ("read database fail", ErrorKind::NotFound, true),
 ];
+
+/// How long a server may take to find something, and to send the next bytes of it, while another can be
+/// asked instead: it answers from memory or after one query, and one that is paused or cut off accepts
+/// connections as ever and says nothing. Somebody waits for a picture meanwhile.
+const FIND_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// The same for what changes something, which waits for a disk and for the database's.
+const CHANGE_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Whose turn it is: whether another server can be asked should this one be silent. The last of them
+/// has all the time that the protocol gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Another one is still to be asked.
+    Early,
+    /// It is the only one that is left.
+    Last,
+}
+
+impl Turn {
+    /// The turn of number `index` of so many.
+    pub(crate) fn of(index: usize, count: usize) -> Turn {
+        if index + 1 < count { Turn::Early } else { Turn::Last }
+    }
+
+    /// The longest silence of a server that finds something.
+    pub(crate) fn to_find(self) -> Option<Duration> {
+        (self == Turn::Early).then_some(FIND_WAIT_MAX)
+    }
+
+    /// The longest silence of a server that changes something, `work` of which is what it has to do.
+    pub(crate) fn to_change(self, work: Duration) -> Option<Duration> {
+        (self == Turn::Early).then_some(CHANGE_WAIT_MAX + work)
+    }
+}
 
 /// What became of an attempt.
 pub(crate) type Tried<T> = std::result::Result<T, Failure>;

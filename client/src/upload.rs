@@ -38,7 +38,7 @@ use crate::client::Client;
 use crate::conn;
 use crate::fileid::make_file_id;
 use crate::mngr::Owner;
-use crate::trail::{Failure, Progress, Tried};
+use crate::trail::{Failure, Progress, Tried, Turn};
 
 /// When attempts are over and a reply was lost, the file is asked for after each of these pauses: the
 /// storage may still be flushing it.
@@ -282,7 +282,7 @@ pub(crate) fn upload(
         doubtful: false,
         lost: false,
     };
-    let outcome = client.try_each(what, &owner, members, |address| sending.attempt(address));
+    let outcome = client.try_each(what, &owner, members, |address, turn| sending.attempt(address, turn));
     let Err(error) = outcome else { return sending.verified(&owner, what).map(|()| fileid) };
     match sending.settle() {
         Landed::Yes => sending.verified(&owner, what).map(|()| fileid),
@@ -298,15 +298,15 @@ pub(crate) fn upload(
 
 impl Sending<'_> {
     /// One attempt at one storage.
-    fn attempt(&mut self, address: SocketAddr) -> Tried<()> {
+    fn attempt(&mut self, address: SocketAddr, turn: Turn) -> Tried<()> {
         if !self.members.contains(&address) {
             self.members.push(address);
         }
         if self.doubtful && self.landed() == Landed::Yes {
             return Ok(());
         }
-        let checks = self.expected.is_some() && self.client.mngr().checks_uploads(address)?;
-        let broken = match self.send(address, true, checks) {
+        let checks = self.expected.is_some() && self.client.mngr().checks_uploads(address, turn)?;
+        let broken = match self.send(address, turn, true, checks) {
             // An idle connection that was dead is no failure of the storage.
             Err(Broken::Sent { error, replied: false, whole, reused: true })
                 if error.kind() == ErrorKind::Unavailable && self.content.is_repeatable() =>
@@ -316,7 +316,7 @@ impl Sending<'_> {
                 if whole && self.landed() == Landed::Yes {
                     return Ok(());
                 }
-                self.send(address, false, checks)
+                self.send(address, turn, false, checks)
             }
             outcome => outcome,
         };
@@ -345,7 +345,13 @@ impl Sending<'_> {
 
     /// Sends everything on one connection and waits for the answer. `checks` where the storage can hold
     /// it against the expected checksum.
-    fn send(&mut self, address: SocketAddr, reuse: bool, checks: bool) -> std::result::Result<(), Broken> {
+    fn send(
+        &mut self,
+        address: SocketAddr,
+        turn: Turn,
+        reuse: bool,
+        checks: bool,
+    ) -> std::result::Result<(), Broken> {
         // Only what can be sent again is trusted to a connection that may be dead.
         let pooled = match reuse && self.content.is_always_repeatable() {
             true => self.client.mngr().pooled(address),
@@ -356,6 +362,12 @@ impl Sending<'_> {
             Some(conn) => conn,
             None => self.client.mngr().connect(address).map_err(Broken::Connect)?,
         };
+        // Content that cannot be sent again has no other storage to go to.
+        let wait_max = match self.content.is_repeatable() {
+            true => turn.to_change(conn::flush_time(self.request.size)),
+            false => None,
+        };
+        conn.set_wait_max(wait_max);
         if let Err(error) = self.client.mngr().prove(&mut conn, &self.request.file.appid) {
             let replied = conn.replied();
             let failure = Failure::judge(replied, error.clone());
@@ -364,6 +376,7 @@ impl Sending<'_> {
                 return Err(Broken::Sent { error, replied, whole: false, reused });
             }
             conn = self.client.mngr().connect(address).map_err(Broken::Connect)?;
+            conn.set_wait_max(wait_max);
         }
         let mut whole = false;
         let outcome = self.send_on(&mut conn, checks, &mut whole);
@@ -437,8 +450,9 @@ impl Sending<'_> {
     fn verified(&self, owner: &Owner, what: &str) -> Result<()> {
         let Some(expected) = self.expected.filter(|_| !self.checked) else { return Ok(()) };
         let file = &self.request.file;
-        let stored =
-            self.client.try_each("compare", owner, self.members.clone(), |address| self.sum_at(address));
+        let stored = self
+            .client
+            .try_each("compare", owner, self.members.clone(), |address, turn| self.sum_at(address, turn));
         let crc32 = match stored {
             Ok(crc32) => crc32,
             Err(error) => {
@@ -464,13 +478,13 @@ impl Sending<'_> {
     }
 
     /// The checksum of what a storage has stored: as it says, or else of what it gives back.
-    fn sum_at(&self, address: SocketAddr) -> Tried<u32> {
+    fn sum_at(&self, address: SocketAddr, turn: Turn) -> Tried<u32> {
         let file = &self.request.file;
-        if let Some(crc32) = self.client.stat_at(address, file)?.and_then(|stat| stat.crc32) {
+        if let Some(crc32) = self.client.stat_at(address, turn, file)?.and_then(|stat| stat.crc32) {
             return Ok(crc32);
         }
         let request = Download { file: file.clone(), offset: 0, size: 0 };
-        self.client.mngr().exchange(address, |conn| {
+        self.client.mngr().exchange(address, turn.to_find(), |conn| {
             let mut rest = conn::download(conn, &request)?;
             let mut hasher = Hasher::new();
             let mut piece = vec![0; COPY_BYTES];
@@ -486,21 +500,25 @@ impl Sending<'_> {
 
     /// Whether an earlier attempt got through, asked of the group's storages until one knows.
     fn landed(&self) -> Landed {
-        for address in self.client.mngr().order(self.members.clone()) {
-            match self.landed_at(address) {
+        let members = self.client.mngr().order(self.members.clone());
+        for (index, &address) in members.iter().enumerate() {
+            match self.landed_at(address, Turn::of(index, members.len())) {
                 Ok(landed) => return landed,
                 Err(failure) if failure.error.kind() == ErrorKind::NotFound => return Landed::No,
-                Err(failure) => log::info!("ask for {}: {}", self.request.file.fileid, failure.error),
+                Err(failure) => {
+                    self.client.mngr().note_failure(address, &failure);
+                    log::info!("ask for {}: {}", self.request.file.fileid, failure.error);
+                }
             }
         }
         Landed::Unknown
     }
 
-    fn landed_at(&self, address: SocketAddr) -> Tried<Landed> {
+    fn landed_at(&self, address: SocketAddr, turn: Turn) -> Tried<Landed> {
         let file = &self.request.file;
-        let (size, crc32) = match self.client.stat_at(address, file)? {
+        let (size, crc32) = match self.client.stat_at(address, turn, file)? {
             Some(stat) => (stat.size, stat.crc32),
-            None => (self.client.mngr().exchange(address, |conn| conn::file_size(conn, file))?, None),
+            None => (self.client.size_at(address, turn, file)?, None),
         };
         // A checksum that either side does not know cannot differ.
         let same =

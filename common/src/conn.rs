@@ -22,6 +22,7 @@ pub struct Conn {
     /// Bytes of the present reply that are still to be read.
     unread: u64,
     reply_timeout: Duration,
+    wait_max: Option<Duration>,
     broken: bool,
     replied: bool,
     note: Option<String>,
@@ -40,6 +41,7 @@ impl Conn {
             peer,
             unread: 0,
             reply_timeout: REPLY_TIMEOUT,
+            wait_max: None,
             broken: false,
             replied: false,
             note: None,
@@ -87,6 +89,16 @@ impl Conn {
         self.reply_timeout = timeout;
     }
 
+    /// No wait for a reply, nor one for the next bytes of content in either direction, is longer than this
+    /// from now on, whatever else bounds it: for those who can ask another server instead. None is no bound.
+    pub fn set_wait_max(&mut self, wait_max: Option<Duration>) {
+        self.wait_max = wait_max;
+    }
+
+    fn at_most(&self, timeout: Duration) -> Duration {
+        self.wait_max.map_or(timeout, |most| timeout.min(most))
+    }
+
     /// Sends a whole request.
     pub fn send(&mut self, command: u8, body: &[u8]) -> Result<()> {
         self.send_head(command, body, 0)
@@ -103,7 +115,7 @@ impl Conn {
 
     /// Sends content. Where the server has refused meanwhile, that refusal is the error.
     pub fn send_content(&mut self, bytes: &[u8]) -> Result<()> {
-        match self.stream.write_full(bytes, PROGRESS_TIMEOUT) {
+        match self.stream.write_full(bytes, self.at_most(PROGRESS_TIMEOUT)) {
             Ok(()) => Ok(()),
             Err(error) => {
                 let error = self.failed(error, "send content");
@@ -122,7 +134,7 @@ impl Conn {
 
     /// Waits for the reply and reads its header: the body's length, or the server's failure.
     pub fn reply(&mut self, command: u8, body_bytes_max: u64) -> Result<u64> {
-        let bytes = self.reply_within(command, self.reply_timeout)?;
+        let bytes = self.reply_within(command, self.at_most(self.reply_timeout))?;
         if bytes > body_bytes_max {
             self.broken = true;
             return fail!(
@@ -192,7 +204,8 @@ impl Conn {
         if want == 0 {
             return Ok(0);
         }
-        let read = self.stream.read_some(&mut buffer[..want], Instant::now() + PROGRESS_TIMEOUT);
+        let deadline = Instant::now() + self.at_most(PROGRESS_TIMEOUT);
+        let read = self.stream.read_some(&mut buffer[..want], deadline);
         let read = read.and_then(|count| match count {
             0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
             count => Ok(count),

@@ -19,6 +19,10 @@ const IDLE_MAX: usize = 16;
 /// A server that failed is asked last for so long: one that swallows packets costs seconds.
 const FAILED_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a server is waited for while another can be asked instead: a number comes from memory or
+/// after one commit, and an uploader waits meanwhile.
+const EARLY_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// All ID servers.
 pub struct Ids {
     servers: Vec<Server>,
@@ -46,8 +50,10 @@ impl Ids {
     /// fails. Each is tried once.
     pub fn next(&self, key: &IdKey) -> Result<u64> {
         let mut failure = Error::new(ErrorKind::Unavailable, "there are none");
-        for server in self.order() {
-            match server.next(key) {
+        let order = self.order();
+        for (index, server) in order.iter().enumerate() {
+            let wait_max = (index + 1 < order.len()).then_some(EARLY_TIMEOUT);
+            match server.next(key, wait_max) {
                 Ok(number) => return Ok(number),
                 Err(error) => {
                     log::warn!("ID server {}: {error}", server.address);
@@ -73,21 +79,25 @@ impl Ids {
 }
 
 impl Server {
-    fn next(&self, key: &IdKey) -> Result<u64> {
-        let reused = self.take_idle();
-        // The server may have closed an idle connection just now; a fresh one tells.
-        if let Some(conn) = reused
-            && let Ok(number) = self.ask(conn, key)
-        {
-            return Ok(number);
-        }
-        let asked =
-            connect(&self.address, Part::IdServer.default_port()).and_then(|conn| self.ask(conn, key));
+    fn next(&self, key: &IdKey, wait_max: Option<Duration>) -> Result<u64> {
+        let asked = match self.take_idle().map(|conn| self.ask(conn, wait_max, key)) {
+            // The server may have closed an idle connection just now; a fresh one tells. One that was
+            // silent has had its time.
+            Some(Err(error)) if error.kind() != ErrorKind::Timeout => self.ask_anew(wait_max, key),
+            Some(asked) => asked,
+            None => self.ask_anew(wait_max, key),
+        };
         self.state().failed_at = asked.is_err().then(Instant::now);
         asked
     }
 
-    fn ask(&self, mut conn: Conn, key: &IdKey) -> Result<u64> {
+    fn ask_anew(&self, wait_max: Option<Duration>, key: &IdKey) -> Result<u64> {
+        let conn = connect(&self.address, Part::IdServer.default_port())?;
+        self.ask(conn, wait_max, key)
+    }
+
+    fn ask(&self, mut conn: Conn, wait_max: Option<Duration>, key: &IdKey) -> Result<u64> {
+        conn.set_wait_max(wait_max);
         let value = i64::from_be_bytes(conn.call_fixed(command::GET_ID, &encode_id_key(key), REPLY_ID)?);
         let Ok(number) = u64::try_from(value) else {
             return fail!(Protocol, "it gave the number {value}, want 0 or more");

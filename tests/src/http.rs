@@ -217,6 +217,15 @@ fn parse_head(head: &[u8]) -> Response {
     Response { status, headers, body: Vec::new() }
 }
 
+/// The same from a server that may be away or go away.
+pub fn try_get(address: SocketAddr, target: &str) -> io::Result<Response> {
+    let mut stream = TcpStream::connect_timeout(&address, REPLY_BOUND)?;
+    stream.set_read_timeout(Some(REPLY_BOUND))?;
+    stream.set_write_timeout(Some(REPLY_BOUND))?;
+    stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes())?;
+    Http { stream, host: address.to_string(), buffer: Vec::new() }.try_response("GET")
+}
+
 /// One request on a connection of its own.
 #[track_caller]
 pub fn get(address: SocketAddr, target: &str, headers: &[(&str, &str)]) -> Response {

@@ -23,11 +23,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(180);
 const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// What every start of the server is given beside its directory and port.
-const OPTIONS: [&str; 15] = [
+const OPTIONS: [&str; 14] = [
     "--no-defaults",
     "--bind-address=127.0.0.1",
     "--skip-name-resolve",
-    "--skip-log-bin",
     "--skip-slave-start",
     "--socket=mariadb.sock",
     "--pid-file=mariadb.pid",
@@ -46,6 +45,8 @@ pub struct MariaDb {
     directory: PathBuf,
     port: u16,
     password: String,
+    /// Options of this server beside those of all.
+    options: Vec<String>,
     process: Option<Child>,
     watcher: Option<Child>,
 }
@@ -54,8 +55,88 @@ impl MariaDb {
     /// The account that everything is done with.
     pub const USER: &str = "root";
 
+    /// An account without privileges over the server, on those of [`MariaDb::start_pair`].
+    pub const PLAIN_USER: &str = "tnv";
+
     /// Starts a server. `None`, with a line that says SKIPPED, where MariaDB is not installed.
     pub fn start() -> Option<MariaDb> {
+        MariaDb::start_with(&["--skip-log-bin"], format!("secret-{:016x}", rand::random::<u64>()))
+    }
+
+    /// Starts a primary and a replica of it that acknowledges each commit before the client hears of it
+    /// (semi-synchronously, AFTER_SYNC), as docs/mysql.md asks for. The replica is read-only. Both have an account
+    /// [`MariaDb::PLAIN_USER`] with the same password, which may do what TNV needs and nothing more: an account
+    /// with all privileges writes to a read-only server, too.
+    pub fn start_pair() -> Option<(MariaDb, MariaDb)> {
+        let password = format!("secret-{:016x}", rand::random::<u64>());
+        let semi = ["--log-bin=bin", "--log-slave-updates", "--sync-binlog=1"];
+        let waits = ["--rpl-semi-sync-master-enabled=ON", "--rpl-semi-sync-master-wait-point=AFTER_SYNC"];
+        let for_long = "--rpl-semi-sync-master-timeout=600000";
+        let primary = [&semi[..], &waits, &["--server-id=1", for_long]].concat();
+        let replica = [&semi[..], &["--server-id=2", "--rpl-semi-sync-slave-enabled=ON"]].concat();
+        let primary = MariaDb::start_with(&primary, password.clone())?;
+        let replica = MariaDb::start_with(&replica, password)?;
+        let user = MariaDb::PLAIN_USER;
+        let account = |server: &MariaDb| {
+            let password = server.password();
+            // In no binary log: each has its own.
+            server.run(&[
+                "SET sql_log_bin = 0",
+                &format!("CREATE USER {user}@'127.0.0.1' IDENTIFIED BY '{password}'"),
+                &format!("GRANT ALL PRIVILEGES ON `tnv\\_%`.* TO {user}@'127.0.0.1'"),
+            ]);
+        };
+        account(&primary);
+        account(&replica);
+        let at = primary.query("SHOW MASTER STATUS").remove(0);
+        replica.run(&[
+            &format!(
+                "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='root', MASTER_PASSWORD='{}', \
+                 MASTER_LOG_FILE='{}', MASTER_LOG_POS={}, MASTER_CONNECT_RETRY=1",
+                primary.port, primary.password, at[0], at[1]
+            ),
+            "START SLAVE",
+            "SET GLOBAL read_only = 1",
+        ]);
+        let deadline = Instant::now() + START_TIMEOUT;
+        while primary.status("Rpl_semi_sync_master_clients") != "1" {
+            assert!(Instant::now() < deadline, "{:?}", replica.query("SHOW SLAVE STATUS"));
+            thread::sleep(Duration::from_millis(50));
+        }
+        Some((primary, replica))
+    }
+
+    /// Makes a replica whose primary is gone a primary, once it has applied all that it has received.
+    pub fn promote(&self) {
+        self.run(&["STOP SLAVE IO_THREAD"]);
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            // Columns 6 and 21: Read_Master_Log_Pos and Exec_Master_Log_Pos; 5 and 9 are the files.
+            let row = self.query("SHOW SLAVE STATUS").remove(0);
+            if row[5] == row[9] && row[6] == row[21] {
+                break;
+            }
+            assert!(Instant::now() < deadline, "not all is applied: {row:?}");
+            thread::sleep(Duration::from_millis(50));
+        }
+        self.run(&["STOP SLAVE", "RESET SLAVE ALL", "SET GLOBAL read_only = 0"]);
+    }
+
+    /// A status variable.
+    pub fn status(&self, name: &str) -> String {
+        let rows = self.query(&format!("SHOW GLOBAL STATUS LIKE '{name}'"));
+        rows.into_iter().next().map_or_else(String::new, |row| row[1].clone())
+    }
+
+    /// Runs statements in one session.
+    pub fn run(&self, statements: &[&str]) {
+        let mut conn = mysql::Conn::new(self.options(&self.password)).expect("connect to MariaDB");
+        for statement in statements {
+            conn.query_drop(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
+        }
+    }
+
+    fn start_with(options: &[&str], password: String) -> Option<MariaDb> {
         let Some(server) = find("mariadbd") else {
             eprintln!("SKIPPED: mariadbd is not installed (Debian: apt-get install mariadb-server)");
             return None;
@@ -65,11 +146,11 @@ impl MariaDb {
         let directory = scratch().join(format!("mariadb-{}-{count}", std::process::id()));
         let _ = fs::remove_dir_all(&directory);
         copy_directory(&template(), &directory).expect("copy the data directory");
-        let password = format!("secret-{:016x}", rand::random::<u64>());
         let mut mariadb = MariaDb {
             directory,
             port: crate::port::free_address().port(),
             password,
+            options: options.iter().map(|&option| option.to_owned()).collect(),
             process: None,
             watcher: None,
         };
@@ -145,7 +226,8 @@ impl MariaDb {
 
     fn launch(&mut self, server: &Path) {
         let init = format!(
-            "ALTER USER root@localhost IDENTIFIED BY '{0}';\n\
+            "SET sql_log_bin = 0;\n\
+             ALTER USER root@localhost IDENTIFIED BY '{0}';\n\
              CREATE USER IF NOT EXISTS root@'127.0.0.1';\n\
              ALTER USER root@'127.0.0.1' IDENTIFIED BY '{0}';\n\
              GRANT ALL PRIVILEGES ON *.* TO root@'127.0.0.1' WITH GRANT OPTION;\n",
@@ -155,6 +237,7 @@ impl MariaDb {
         let log = File::options().create(true).append(true).open(self.log()).expect("open the log");
         let process = Command::new(server)
             .args(OPTIONS)
+            .args(&self.options)
             .arg(format!("--datadir={}", self.directory.display()))
             .arg(format!("--port={}", self.port))
             .args(as_root())

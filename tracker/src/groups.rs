@@ -521,6 +521,22 @@ mod tests {
         assert_eq!(bench.state(&second), Some(State::Offline));
     }
 
+    /// A calendar clock that is set a year ahead, back, or to before the epoch says nothing about who is silent.
+    #[test]
+    fn a_clock_that_jumps_takes_no_storage_offline_and_keeps_no_silent_one() {
+        let mut bench = Bench::new();
+        let member = bench.join("g1", "vm", 1);
+        for epoch in [31_536_000, 0, -5_000, i64::MAX / 2, 1_000] {
+            bench.now.epoch = epoch;
+            bench.beat(&member).unwrap();
+            bench.pass(10.0);
+            assert_eq!(bench.state(&member), Some(State::Active), "the clock says {epoch}");
+        }
+        bench.now.epoch = -31_536_000;
+        bench.pass(130.0);
+        assert_eq!(bench.state(&member), Some(State::Offline));
+    }
+
     #[test]
     fn three_missed_beats_take_a_storage_offline() {
         let mut bench = Bench::new();

@@ -166,24 +166,31 @@ impl Mysql {
     }
 
     /// Asks every address: with several it is not known which one the commit went to, and a server
-    /// that cannot be asked may have it.
+    /// that cannot be asked may have it. A row that one of them has is there, whoever else is away.
     ///
     /// The connections are fresh, and the query locks what it reads: a transaction that wrote the
     /// row and has not ended holds the row's lock, so the answer comes after its end. One that has
     /// not written the row yet cannot commit either: its client, which is gone or has given up,
     /// would have to send a COMMIT first.
     pub fn read_certain(&self, sql: &'static Sql, params: &[Value], any: bool) -> Result<Vec<Row>> {
-        let mut all = Vec::new();
-        for index in 0..self.connector.settings.addresses.len() {
+        let ask = |index| {
             let connected = self.connector.connect_to(index, Scope::Database);
             let mut connection = connected.map_err(NotConnected::into_error)?;
             let rows = query(&mut connection.conn, sql.mysql, params);
-            all.extend(rows.map_err(|failure| failure.to_error(&connection.address))?);
+            rows.map_err(|failure| failure.to_error(&connection.address))
+        };
+        let mut all = Vec::new();
+        let mut unasked = None;
+        for index in 0..self.connector.settings.addresses.len() {
+            match ask(index) {
+                Ok(rows) => all.extend(rows),
+                Err(error) => unasked = unasked.or(Some(error)),
+            }
             if any && !all.is_empty() {
-                break;
+                return Ok(all);
             }
         }
-        Ok(all)
+        unasked.map_or(Ok(all), Err)
     }
 }
 
