@@ -19,9 +19,10 @@ const NO_SPACE: i16 = -28;
 
 /// A storage with two disks of its own, the first of which has more room and so comes first.
 struct TwoDisks {
+    /// Dropped before the cluster, whose directory they are in.
+    _mounts: [Mount; 3],
     cluster: Cluster,
     disk: PathBuf,
-    _mounts: [Mount; 3],
 }
 
 impl TwoDisks {
@@ -35,7 +36,7 @@ impl TwoDisks {
         let bound = Mount::bind(test, &disk, &cluster.path("group001/data"))?;
         let second = Mount::memory(test, mib / 4 * 3, &cluster.path("group001/more"))?;
         cluster.start_all();
-        Some(TwoDisks { cluster, disk, _mounts: [first, bound, second] })
+        Some(TwoDisks { _mounts: [first, bound, second], cluster, disk })
     }
 
     fn data(&self) -> PathBuf {
