@@ -275,10 +275,12 @@ impl Raw {
         let mut header = [0; 10];
         let mut have = 0;
         while have < header.len() {
-            match self.stream.read(&mut header[have..])? {
-                0 if have == 0 => return Ok(None),
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => have += count,
+            match self.stream.read(&mut header[have..]) {
+                Ok(0) if have == 0 => return Ok(None),
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => have += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         let length = i64::from_be_bytes(header[..8].try_into().expect("8 bytes"));
