@@ -112,6 +112,8 @@ impl Victim {
 /// One moment of a storm.
 struct Blow {
     after: Duration,
+    /// From the announcement to the blow: the time of about one to three uploads.
+    lead: Duration,
     victims: Vec<Victim>,
     away: Duration,
 }
@@ -133,7 +135,12 @@ fn schedule(kills: usize, kinds: usize, seed: u64) -> Vec<Blow> {
             }
         }
         left -= victims.len();
-        blows.push(Blow { after: dice.millis(20, 350), victims, away: dice.millis(10, 400) });
+        blows.push(Blow {
+            after: dice.millis(20, 350),
+            lead: dice.millis(1, 9),
+            victims,
+            away: dice.millis(10, 400),
+        });
     }
     blows
 }
@@ -196,7 +203,7 @@ struct Stage {
     dir: PathBuf,
     over: AtomicBool,
     /// Blows so far, and in all.
-    done: AtomicUsize,
+    announced: AtomicUsize,
     blows: usize,
     /// Every number that an extra asker was given.
     numbers: Mutex<HashSet<i64>>,
@@ -219,7 +226,7 @@ impl Stage {
             httpds: cluster.httpds.iter().map(Process::address).collect(),
             dir: cluster.dir().to_owned(),
             over: AtomicBool::new(false),
-            done: AtomicUsize::new(0),
+            announced: AtomicUsize::new(0),
             blows,
             numbers: Mutex::default(),
         }
@@ -233,9 +240,10 @@ impl Stage {
         Client::new(&self.trackers, Options { route_cache, ..Options::default() }).expect("a client")
     }
 
-    /// How many uploads each worker may have made by now.
+    /// How many uploads each worker may have made by now: each blow is announced a moment before it falls,
+    /// so that it meets uploads that are under way.
     fn uploads_max(&self) -> usize {
-        20 + UPLOADS_MAX * self.done.load(Ordering::Relaxed) / self.blows.max(1)
+        20 + UPLOADS_MAX * self.announced.load(Ordering::Relaxed) / self.blows.max(1)
     }
 }
 
@@ -257,7 +265,7 @@ impl Worker<'_> {
         while !self.stage.is_over() {
             let failures = self.ledger.failures;
             match self.dice.below(10) {
-                0..=3 if self.ledger.uploads < self.stage.uploads_max() => self.upload(),
+                0..=6 if self.ledger.uploads < self.stage.uploads_max() => self.upload(),
                 4..=6 => self.read(),
                 7 | 8 => self.read_http(),
                 // One of four is deleted in the end.
@@ -450,8 +458,7 @@ fn storm(name: &str, kills: usize, mut database: Option<MariaDb>) {
             scope.spawn(move || ask_numbers(stage, address));
         }
         for blow in &blows {
-            strike(blow, &mut cluster, &mut database);
-            stage.done.fetch_add(1, Ordering::Relaxed);
+            strike(blow, &stage, &mut cluster, &mut database);
         }
         drop(curtain);
         workers
@@ -479,12 +486,14 @@ fn storm(name: &str, kills: usize, mut database: Option<MariaDb>) {
     println!("{name}: {:?} with the checks", start.elapsed());
 }
 
-fn strike(blow: &Blow, cluster: &mut Cluster, database: &mut Option<MariaDb>) {
+fn strike(blow: &Blow, stage: &Stage, cluster: &mut Cluster, database: &mut Option<MariaDb>) {
     thread::sleep(blow.after);
     println!("{:?} away for {:?}", blow.victims, blow.away);
     let ended: Vec<_> =
         cluster.parts().filter_map(|part| (!part.runs()).then(|| part.config().to_owned())).collect();
     assert!(ended.is_empty(), "ended by themselves: {ended:?}");
+    stage.announced.fetch_add(1, Ordering::Relaxed);
+    thread::sleep(blow.lead);
     for victim in &blow.victims {
         match victim.part(cluster) {
             Some(part) => part.kill(),
