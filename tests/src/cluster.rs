@@ -61,6 +61,8 @@ pub struct Builder<'a> {
     httpds: usize,
     db: Db<'a>,
     settings: Vec<(Part, String, String)>,
+    under: Option<PathBuf>,
+    wrapped: Option<(Part, Vec<String>)>,
     env: Vec<(String, String)>,
     wait: bool,
 }
@@ -77,6 +79,8 @@ impl<'a> Builder<'a> {
             httpds: 0,
             db: Db::Embedded,
             settings: Vec::new(),
+            under: None,
+            wrapped: None,
             env: Vec::new(),
             wait: true,
         }
@@ -119,6 +123,19 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Its directory is to be in this one.
+    pub fn under(mut self, directory: &Path) -> Self {
+        self.under = Some(directory.to_owned());
+        self
+    }
+
+    /// Every server of a kind is started by this command, whose last arguments become the server's own. It
+    /// must leave the server its process number.
+    pub fn wrap(mut self, part: Part, command: &[&str]) -> Self {
+        self.wrapped = Some((part, command.iter().map(|&word| word.to_owned()).collect()));
+        self
+    }
+
     /// A variable in every server's environment.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
@@ -140,7 +157,10 @@ impl<'a> Builder<'a> {
 
     /// Writes every file and starts nothing.
     pub fn prepare(self) -> Cluster {
-        let dir = Dir::new(&self.name);
+        let dir = match &self.under {
+            Some(under) => Dir::under(under, &self.name),
+            None => Dir::new(&self.name),
+        };
         for sub in ["etc", "log", "run"] {
             std::fs::create_dir_all(dir.join(sub)).expect("make a directory");
         }
@@ -173,14 +193,12 @@ impl<'a> Builder<'a> {
             let name = format!("{}-{index}", part.binary());
             let config = dir.join(&format!("etc/{name}.cfg"));
             write_config(&config, part.binary(), &keys);
-            Process::new(
-                part.binary(),
-                address,
-                &config,
-                cwd,
-                &self.env,
-                &dir.join(&format!("log/{name}.log")),
-            )
+            let log = dir.join(&format!("log/{name}.log"));
+            let process = Process::new(part.binary(), address, &config, cwd, &self.env, &log);
+            match &self.wrapped {
+                Some((wrapped, command)) if *wrapped == part => process.wrapped(command),
+                _ => process,
+            }
         };
         let run = dir.join("run");
         let groups_list = self.groups.join(";");

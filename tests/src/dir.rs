@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::bins::profile_dir;
+
 /// A directory that is removed when this is dropped.
 pub struct Dir(PathBuf);
 
@@ -10,11 +12,16 @@ impl Dir {
     /// Makes one under `target/tmp`, on the disk of the build: a temporary file system may be too
     /// small for the large files.
     pub fn new(name: &str) -> Dir {
+        let profile = profile_dir();
+        let target = profile.ancestors().nth(2).map_or_else(std::env::temp_dir, Path::to_owned);
+        Dir::under(&target.join("tmp"), name)
+    }
+
+    /// Makes one in a directory, which is made where it is missing, and stays.
+    pub fn under(base: &Path, name: &str) -> Dir {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let exe = std::env::current_exe().expect("the path of this test");
-        let target = exe.ancestors().nth(4).map_or_else(std::env::temp_dir, Path::to_owned);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = target.join("tmp").join(format!("tnv-{name}-{}-{count}", std::process::id()));
+        let path = base.join(format!("tnv-{name}-{}-{count}", std::process::id()));
         std::fs::create_dir_all(&path).expect("make the test's directory");
         Dir(path)
     }

@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
 
+use crate::bins::profile_dir;
+use crate::process::wrapped;
+
 /// How long a start may take: recovery after a kill included, on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -47,6 +50,8 @@ pub struct MariaDb {
     password: String,
     /// Options of this server beside those of all.
     options: Vec<String>,
+    /// What starts it, where it is not started as it is.
+    wrapper: Vec<String>,
     process: Option<Child>,
     watcher: Option<Child>,
 }
@@ -61,6 +66,19 @@ impl MariaDb {
     /// Starts a server. `None`, with a line that says SKIPPED, where MariaDB is not installed.
     pub fn start() -> Option<MariaDb> {
         MariaDb::start_with(&["--skip-log-bin"], format!("secret-{:016x}", rand::random::<u64>()))
+    }
+
+    /// Starts a server in a directory of its own in this one, with these options beside those of all, and by a
+    /// command, if one is given, whose last arguments become the server's own; it must leave the server its
+    /// process number.
+    pub fn start_under(directory: &Path, options: &[&str], wrapper: &[&str]) -> Option<MariaDb> {
+        let options = [&["--skip-log-bin"], options].concat();
+        MariaDb::start_in(directory, &options, wrapper, format!("secret-{:016x}", rand::random::<u64>()))
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("a server that runs").id()
     }
 
     /// Starts a primary and a replica of it that acknowledges each commit before the client hears of it
@@ -137,13 +155,17 @@ impl MariaDb {
     }
 
     fn start_with(options: &[&str], password: String) -> Option<MariaDb> {
+        MariaDb::start_in(&scratch(), options, &[], password)
+    }
+
+    fn start_in(place: &Path, options: &[&str], wrapper: &[&str], password: String) -> Option<MariaDb> {
         let Some(server) = find("mariadbd") else {
             eprintln!("SKIPPED: mariadbd is not installed (Debian: apt-get install mariadb-server)");
             return None;
         };
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let directory = scratch().join(format!("mariadb-{}-{count}", std::process::id()));
+        let directory = place.join(format!("mariadb-{}-{count}", std::process::id()));
         let _ = fs::remove_dir_all(&directory);
         copy_directory(&template(), &directory).expect("copy the data directory");
         let mut mariadb = MariaDb {
@@ -151,6 +173,7 @@ impl MariaDb {
             port: crate::port::free_address().port(),
             password,
             options: options.iter().map(|&option| option.to_owned()).collect(),
+            wrapper: wrapper.iter().map(|&word| word.to_owned()).collect(),
             process: None,
             watcher: None,
         };
@@ -235,7 +258,7 @@ impl MariaDb {
         );
         fs::write(self.directory.join("init.sql"), init).expect("write init.sql");
         let log = File::options().create(true).append(true).open(self.log()).expect("open the log");
-        let process = Command::new(server)
+        let process = wrapped(&self.wrapper, server)
             .args(OPTIONS)
             .args(&self.options)
             .arg(format!("--datadir={}", self.directory.display()))
@@ -355,10 +378,7 @@ fn template() -> PathBuf {
 
 /// The build directory's place for what tests write.
 fn scratch() -> PathBuf {
-    let program = std::env::current_exe().expect("the path of this program");
-    // .../debug/deps/PROGRAM
-    let profile = program.ancestors().nth(2).expect("tests run from the build directory");
-    let scratch = profile.join("tmp");
+    let scratch = profile_dir().join("tmp");
     fs::create_dir_all(&scratch).expect("make the directory for tests");
     scratch
 }

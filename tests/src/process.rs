@@ -19,6 +19,8 @@ pub struct Process {
     cwd: PathBuf,
     env: Vec<(String, String)>,
     log: PathBuf,
+    /// What starts it, where it is not started as it is.
+    wrapper: Vec<String>,
     child: Option<Child>,
     /// Where in the log the present run begins.
     log_start: u64,
@@ -41,9 +43,17 @@ impl Process {
             cwd: cwd.to_owned(),
             env: env.to_vec(),
             log: log.to_owned(),
+            wrapper: Vec::new(),
             child: None,
             log_start: 0,
         }
+    }
+
+    /// Started by a command, whose last arguments become this server's own. It must leave the server its
+    /// process number.
+    pub fn wrapped(mut self, command: &[String]) -> Process {
+        self.wrapper = command.to_vec();
+        self
     }
 
     /// Starts it; returns at once.
@@ -51,7 +61,7 @@ impl Process {
         assert!(self.child.is_none(), "{} runs already", self.binary);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("open a log");
         self.log_start = log.metadata().expect("the log's size").len();
-        let child = Command::new(bin(self.binary))
+        let child = wrapped(&self.wrapper, &bin(self.binary))
             .arg("-c")
             .arg(&self.config)
             .current_dir(&self.cwd)
@@ -217,6 +227,14 @@ impl Process {
     pub fn log_file(&self) -> File {
         File::open(&self.log).expect("open a log")
     }
+}
+
+/// A command for a program, or for what starts it.
+pub(crate) fn wrapped(wrapper: &[String], program: &Path) -> Command {
+    let Some((first, args)) = wrapper.split_first() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(args).arg(program);
+    command
 }
 
 /// A figure of `/proc/PID/status`, in KiB; none once the process has ended.

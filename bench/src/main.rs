@@ -1,0 +1,78 @@
+//! `scripts/bench`: how fast TNV is, on the real binaries of a release.
+//!
+//! `table` runs the standard table: clusters on each database, the peers that are installed, and what this
+//! machine does with nothing of either in between. `load` makes one kind of load alone, `scale` shows how costs
+//! grow. None of it is installed.
+
+mod load;
+mod row;
+mod table;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Usage: scripts/bench [table] [OPTION]...    the standard table; see scripts/bench table --help
+       scripts/bench load    [OPTION]...    one kind of load; see scripts/bench load --help
+       scripts/bench scale   [OPTION]...    what grows with rows, storages and connections; see scripts/bench scale --help";
+
+/// Exit code of wrong usage.
+const WRONG_USAGE: u8 = 2;
+
+/// Why there is no result.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// What was typed cannot be meant.
+    Usage(String),
+    /// It could not be done.
+    Failed(String),
+}
+
+/// What may fail here.
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+impl From<lexopt::Error> for Failure {
+    fn from(error: lexopt::Error) -> Failure {
+        Failure::Usage(error.to_string())
+    }
+}
+
+impl From<String> for Failure {
+    fn from(what: String) -> Failure {
+        Failure::Failed(what)
+    }
+}
+
+fn main() -> ExitCode {
+    match run(std::env::args_os().skip(1).collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Failed(what)) => {
+            eprintln!("tnv-bench: {what}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Usage(what)) => {
+            eprintln!("tnv-bench: {what}\n{HELP}");
+            ExitCode::from(WRONG_USAGE)
+        }
+    }
+}
+
+/// The sub-command, `table` where none is named, has all other arguments for itself.
+fn run(mut args: Vec<OsString>) -> Result<()> {
+    let named = args.first().and_then(|first| first.to_str()).filter(|first| !first.starts_with('-'));
+    let command = named.unwrap_or("table").to_owned();
+    if named.is_some() {
+        args.remove(0);
+    }
+    let parser = lexopt::Parser::from_args(args);
+    match command.as_str() {
+        "table" => table::run(parser),
+        "load" => load::run(parser),
+        "scale" => load::scale(parser),
+        "help" => {
+            println!("{HELP}");
+            Ok(())
+        }
+        other => Err(Failure::Usage(format!("unknown sub-command '{other}'"))),
+    }
+}
