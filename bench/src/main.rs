@@ -5,7 +5,9 @@
 //! grow. None of it is installed.
 
 mod load;
+mod proc;
 mod row;
+mod scale;
 mod table;
 
 use std::ffi::OsString;
@@ -68,7 +70,7 @@ fn run(mut args: Vec<OsString>) -> Result<()> {
     match command.as_str() {
         "table" => table::run(parser),
         "load" => load::run(parser),
-        "scale" => load::scale(parser),
+        "scale" => scale::run(parser),
         "help" => {
             println!("{HELP}");
             Ok(())

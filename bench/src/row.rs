@@ -32,6 +32,8 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    // Whatever keeps all latencies.
+    #[allow(dead_code)]
     /// A row from the latencies of all operations, successful and failed ones, in any order.
     pub(crate) fn of(
         op: &str,
