@@ -65,9 +65,7 @@ impl LinkSecrets {
 
     /// Path and query of a file for whoever gets them, until then (seconds since the epoch).
     pub fn sign(&self, file: &Triple, expires: u64) -> String {
-        let Triple { appid, userid, fileid } = file;
-        let escaped = |text| utf8_percent_encode(text, ESCAPED);
-        let mut link = format!("/files/{appid}/{}/{}", escaped(userid.as_str()), escaped(fileid.as_str()));
+        let mut link = path(file);
         let mac = said(file, expires, |parts| self.0[0].mac(LABEL, parts));
         let _ = write!(link, "?expires={expires}&sig={}", URL_SAFE_NO_PAD.encode(mac));
         link
@@ -105,6 +103,13 @@ impl LinkSecrets {
             true => Ok(()),
         }
     }
+}
+
+/// The path of a file for whoever gets it.
+pub fn path(file: &Triple) -> String {
+    let Triple { appid, userid, fileid } = file;
+    let escaped = |text| utf8_percent_encode(text, ESCAPED);
+    format!("/files/{appid}/{}/{}", escaped(userid.as_str()), escaped(fileid.as_str()))
 }
 
 /// What is signed.

@@ -9,6 +9,8 @@ use std::time::Duration;
 use lexopt::prelude::*;
 use tnv_client::{AppId, FileId, Triple, UserId};
 
+use super::bench;
+
 /// Written once for the usage errors and for `--help`.
 macro_rules! usage {
     () => {
@@ -18,6 +20,7 @@ Usage: tnv TRACKERS groups
        tnv TRACKERS filesize APPID USERID FILEID
        tnv TRACKERS download APPID USERID FILEID OFFSET SIZE [OUT]
        tnv TRACKERS delete   APPID USERID FILEID [--key-file FILE]
+       tnv TRACKERS bench    [--threads N] [--count N] [--size SIZE] [--op LIST] [...]
        tnv sign --secret-file FILE [--expires SECONDS] APPID USERID FILEID"
     };
 }
@@ -41,6 +44,7 @@ pub(super) const HELP: &str = concat!(
                OUT is a file, which is whole or absent, or '-' for standard output (the success line
                then goes to standard error); without OUT the bytes are counted and dropped
   delete       remove a file; prints 'Delete success: FILEID'
+  bench        measure uploads, downloads and deletes; 'tnv TRACKERS bench --help' tells how
 
   sign         make a signed HTTP link that counts for SECONDS (3600 by default); prints its path and
                query. It needs no tracker: the secret is the first one of FILE, which is the
@@ -64,6 +68,7 @@ pub(super) enum Action {
     Version,
     Run(Args),
     Sign(Sign),
+    Bench(bench::Asked),
 }
 
 /// What the client runs on.
@@ -114,6 +119,9 @@ pub(super) fn parse(mut parser: lexopt::Parser) -> Result<Action, String> {
     let mut options = Options::default();
     while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
         match arg {
+            Value(value) if value == "bench" && given.len() < 2 => {
+                return options.bench(parser, given.pop()).map(Action::Bench);
+            }
             Value(value) if given.len() < ARGS_MAX => given.push(value),
             Long("crc32") => {
                 let text = parser.value().map_err(|error| error.to_string())?;
@@ -176,6 +184,20 @@ struct Options {
     crc32: Option<u32>,
 }
 
+impl Options {
+    /// What follows `bench` is the benchmark's to make sense of.
+    fn bench(self, mut parser: lexopt::Parser, trackers: Option<OsString>) -> Result<bench::Asked, String> {
+        if self.crc32.is_some() || self.secret_file.is_some() || self.expires.is_some() {
+            return Err("--crc32, --secret-file and --expires do not go with bench".to_owned());
+        }
+        let trackers = match trackers {
+            Some(text) => Some(Given { args: vec![text].into_iter() }.trackers()?),
+            None => None,
+        };
+        bench::parse(&mut parser, trackers, self.key_file)
+    }
+}
+
 /// The arguments that are still to be made sense of.
 struct Given {
     args: std::vec::IntoIter<OsString>,
@@ -183,16 +205,21 @@ struct Given {
 
 impl Given {
     fn parse(mut self) -> Result<Args, String> {
-        let trackers = self.text("TRACKERS")?;
-        let trackers: Vec<String> =
-            trackers.split(';').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        if trackers.is_empty() {
-            return Err("TRACKERS is empty, want host[:port], several separated by ';'".to_owned());
-        }
-        let name = self.text("the command (groups, upload, filesize, download or delete)")?;
+        let trackers = self.trackers()?;
+        let name = self.text("the command (groups, upload, filesize, download, delete or bench)")?;
         let command = self.command(&name)?;
         self.end(&name)?;
         Ok(Args { trackers, command, key_file: None })
+    }
+
+    fn trackers(&mut self) -> Result<Vec<String>, String> {
+        let trackers = self.text("TRACKERS")?;
+        let trackers: Vec<String> =
+            trackers.split(';').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        match trackers.is_empty() {
+            false => Ok(trackers),
+            true => Err("TRACKERS is empty, want host[:port], several separated by ';'".to_owned()),
+        }
     }
 
     fn sign(mut self, options: Options) -> Result<Sign, String> {
@@ -247,7 +274,7 @@ impl Given {
             },
             other => {
                 return Err(format!(
-                    "unknown command '{other}', want groups, upload, filesize, download or delete"
+                    "unknown command '{other}', want groups, upload, filesize, download, delete or bench"
                 ));
             }
         })

@@ -1,6 +1,7 @@
 //! What each command of the command line does, and what it prints.
 
 mod args;
+mod bench;
 mod log;
 
 use std::cell::Cell;
@@ -13,7 +14,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tnv_client::{AppKeys, Client, Error, ErrorKind, Options, Result, Secret, Triple, remove_temporaries};
+use tnv_client::{
+    AppId, AppKeys, Client, Error, ErrorKind, Options, Result, Secret, Triple, remove_temporaries,
+};
 use tnv_common::error::Context;
 use tnv_common::link::LinkSecrets;
 
@@ -40,18 +43,24 @@ impl From<Error> for Outcome {
 pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
     let Args { trackers, command, key_file } = match args::parse(parser).map_err(Outcome::Usage)? {
         Action::Help => return print(args::HELP),
+        Action::Bench(bench::Asked::Help) => return print(bench::HELP),
+        Action::Bench(bench::Asked::Run(plan)) => {
+            log::start();
+            let app_keys = app_keys(Some(&plan.appid), plan.key_file.as_deref())?;
+            return bench::run(&plan, app_keys);
+        }
         Action::Version => return print(concat!("tnv ", env!("CARGO_PKG_VERSION"))),
         Action::Sign(sign) => return print(&signed(&sign)?),
         Action::Run(args) => args,
     };
     log::start();
-    let app_keys = app_keys(&command, key_file.as_deref())?;
-    let client = Client::new(&trackers, Options { app_keys, ..Options::default() }).map_err(|error| {
-        match error.kind() {
-            ErrorKind::Invalid => Outcome::Usage(error.to_string()),
-            _ => Outcome::Failed(error),
-        }
-    })?;
+    let changed = match &command {
+        Command::Upload { appid, .. } | Command::Delete { file: Triple { appid, .. } } => Some(appid),
+        _ => None,
+    };
+    let app_keys = app_keys(changed, key_file.as_deref())?;
+    let options = Options { app_keys, ..Options::default() };
+    let client = Client::new(&trackers, options).map_err(usage_or_failure)?;
     match command {
         Command::Groups => print(&client.groups()?),
         Command::Upload { appid, userid, file, crc32 } => {
@@ -73,18 +82,24 @@ pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
     }
 }
 
-/// The keys of applications that uploads and deletes may need. They never stand on the command line,
-/// which everybody on the host can read.
-fn app_keys(command: &Command, key_file: Option<&Path>) -> Result<AppKeys> {
+/// What is wrong with a client's settings was typed.
+fn usage_or_failure(error: Error) -> Outcome {
+    match error.kind() {
+        ErrorKind::Invalid => Outcome::Usage(error.to_string()),
+        _ => Outcome::Failed(error),
+    }
+}
+
+/// The keys of applications that uploads and deletes may need; the environment has that of the application
+/// whose files are to be changed. They never stand on the command line, which everybody on the host can read.
+fn app_keys(changed: Option<&AppId>, key_file: Option<&Path>) -> Result<AppKeys> {
     if let Some(file) = key_file {
         let read = AppKeys::read(file);
         return read
             .map_err(|got| Error::new(ErrorKind::Invalid, format!("{got}, want {}", AppKeys::form())));
     }
     let mut keys = AppKeys::default();
-    let (Command::Upload { appid, .. } | Command::Delete { file: Triple { appid, .. } }) = command else {
-        return Ok(keys);
-    };
+    let Some(appid) = changed else { return Ok(keys) };
     if let Some(text) = std::env::var_os("TNV_APP_KEY").filter(|text| !text.is_empty()) {
         // What is not UTF-8 is no key: the reason then is that there are other characters in it.
         let key = Secret::new(&text.to_string_lossy());
