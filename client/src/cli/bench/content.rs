@@ -6,6 +6,8 @@
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use tnv_client::{Error, ErrorKind, Result};
 use tnv_common::fail;
 
@@ -26,9 +28,10 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn new() -> Block {
+    /// The same one for the same seed.
+    pub(super) fn new(seed: u64) -> Block {
         let mut bytes = vec![0; BLOCK_BYTES];
-        rand::fill(&mut bytes[..]);
+        StdRng::seed_from_u64(seed).fill(&mut bytes[..]);
         bytes.extend_from_within(..);
         Block { bytes }
     }
@@ -212,7 +215,7 @@ mod tests {
 
     #[test]
     fn each_file_has_its_own_content_of_its_own_size() {
-        let block = Block::new();
+        let block = Block::new(7);
         let first = content(&block, 0, 3_000_001);
         assert_eq!(first.len(), 3_000_001);
         assert!(first[..BLOCK_BYTES] == first[BLOCK_BYTES..2 * BLOCK_BYTES], "it goes round");
@@ -224,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_comes_back_is_compared_however_it_is_cut() {
-        let block = Block::new();
+        let block = Block::new(7);
         let bytes = content(&block, 5, 2_500_000);
         for closely in [Closely::Whole, Closely::Edges, Closely::Length] {
             for cut in [1, 63, 64, 65, 4096, 2_000_000] {
@@ -250,7 +253,7 @@ mod tests {
 
     #[test]
     fn content_ends_when_it_is_interrupted() {
-        let (block, halt) = (Block::new(), AtomicBool::new(true));
+        let (block, halt) = (Block::new(7), AtomicBool::new(true));
         assert!(Content::new(&block, 0, 10, &halt).read(&mut [0; 10]).is_err());
         assert!(Check::new(&block, 0, 10, Closely::Whole, &halt).write(&[0; 10]).is_err());
     }

@@ -9,6 +9,7 @@
 mod content;
 mod fdfs;
 mod http;
+mod list;
 mod native;
 mod plan;
 mod report;
@@ -31,6 +32,7 @@ use tnv_common::wire::names::one_line;
 
 use super::Outcome;
 use content::{Block, Closely};
+use list::List;
 pub(super) use plan::{Asked, Plan, parse};
 use plan::{Op, Protocol};
 use report::{Figures, Found, Progress};
@@ -54,6 +56,8 @@ table in the end. What it uploads it removes again, also when it is interrupted.
   --warm-up N    files of at most 1 MiB that are uploaded, fetched and removed before (two a thread)
   --no-verify    do not compare contents afterwards
   --keep         do not remove what was uploaded
+  --files FILE   go on with the files that an earlier run has kept and named in FILE, if there is one; with
+                 --keep those that there are in the end are named in it, else they are removed like all others
   --http URL     downloads are GETs from the HTTP server there, http://host[:port][/prefix]
   --fdfs         TRACKERS are those of a FastDFS, and its protocol is spoken (port 22122 by default)
   --get URL      measure GETs of one URL of any HTTP server, and nothing else; answers need a
@@ -145,13 +149,19 @@ fn measure(
     files: Vec<File>,
 ) -> std::result::Result<(), Outcome> {
     let is_ours = !matches!(plan.protocol, Protocol::Get(_));
+    let list = match &plan.files {
+        Some(path) => List::read(path)?,
+        None => None,
+    };
+    let list = list.unwrap_or_else(|| List { seed: rand::random(), files });
+    let (seed, number) = (list.seed, list.next_number());
     let mut bench = Bench {
         plan,
         door,
         halt,
-        block: Block::new(),
-        number: Cell::new(0),
-        files,
+        block: Block::new(seed),
+        number: Cell::new(number),
+        files: list.files,
         compared: 0,
         strays: Vec::new(),
         rows: Vec::new(),
@@ -159,7 +169,15 @@ fn measure(
         errors: 0,
     };
     let outcome = bench.all(is_ours);
-    let left = if is_ours && !plan.keep { bench.clean_up() } else { Ok(()) };
+    let mut left = if is_ours && !plan.keep { bench.clean_up() } else { Ok(()) };
+    if let Some(path) = &plan.files {
+        bench.files.append(&mut bench.strays);
+        let listed = match bench.files.is_empty() {
+            true => List::remove(path),
+            false => List::write(path, seed, &bench.files),
+        };
+        left = left.and(listed);
+    }
     if plan.json {
         super::print(&report::json(protocol, &bench.rows, bench.found))?;
     } else if !bench.rows.is_empty() {
@@ -345,7 +363,13 @@ impl Bench<'_> {
                 errors_max: 4 * self.plan.threads as u64,
                 ..self.usual(Doing::Delete)
             };
-            let done = row.run(&self.progress("removing", row.count))?;
+            let done = match row.run(&self.progress("removing", row.count)) {
+                Ok(done) => done,
+                Err(error) => {
+                    self.files = left;
+                    return Err(error);
+                }
+            };
             let (mut failed, rest) = remaining(left, &done);
             failed.extend(rest);
             left = failed;
@@ -364,6 +388,7 @@ impl Bench<'_> {
             names.push_str(", and others");
         }
         let (count, appid, userid) = (left.len(), &self.plan.appid, &self.plan.userid);
+        self.files = left;
         fail!(
             Unavailable,
             "{count} files of {appid} {userid} could not be removed, remove them with 'tnv TRACKERS delete': {names}: {why}"

@@ -108,6 +108,8 @@ pub(in super::super) struct Plan {
     pub(super) warm_up: u64,
     pub(super) verify: bool,
     pub(super) keep: bool,
+    /// The list of the files that are gone on with, and that are kept.
+    pub(super) files: Option<PathBuf>,
     pub(super) json: bool,
     pub(in super::super) appid: AppId,
     pub(super) userid: UserId,
@@ -136,6 +138,7 @@ pub(in super::super) fn parse(
     let (mut verify, mut keep, mut json, mut fdfs) = (true, false, false, false);
     let mut http: Option<Url> = None;
     let mut get: Option<Url> = None;
+    let mut files = None;
     let mut appid = None;
     let mut userid = None;
     let mut key_file = key_file;
@@ -150,7 +153,16 @@ pub(in super::super) fn parse(
         let mut value = || parser.value().map_err(|error| error.to_string());
         if matches!(
             name.as_str(),
-            "size" | "op" | "no-verify" | "keep" | "appid" | "userid" | "key-file" | "http" | "fdfs"
+            "size"
+                | "op"
+                | "no-verify"
+                | "keep"
+                | "files"
+                | "appid"
+                | "userid"
+                | "key-file"
+                | "http"
+                | "fdfs"
         ) {
             of_files = Some(name.clone());
         }
@@ -164,6 +176,7 @@ pub(in super::super) fn parse(
             "warm-up" => warm_up = Some(number("--warm-up", &value()?, 0, COUNT_MAX)?),
             "no-verify" => verify = false,
             "keep" => keep = true,
+            "files" => files = Some(PathBuf::from(value()?)),
             "json" => json = true,
             "fdfs" => fdfs = true,
             "http" => http = Some(parsed("--http", value()?)?),
@@ -208,6 +221,7 @@ pub(in super::super) fn parse(
         warm_up: warm_up.unwrap_or(2 * threads),
         verify,
         keep,
+        files,
         json,
         appid: appid.map_or_else(|| AppId::new("tnvideo"), Ok).map_err(|_| default("--appid"))?,
         userid: userid.map_or_else(|| UserId::new("tnvbench"), Ok).map_err(|_| default("--userid"))?,
@@ -329,13 +343,13 @@ mod tests {
     fn all_of_it_can_be_said() {
         let plan = plan(
             "--threads=1024 --count 1000000 --size 4k:7,1m:3 --op mixed,delete --seconds 5 --warm-up 0 \
-             --no-verify --keep --json --appid app --userid u --key-file k --http http://h:1/x/",
+             --no-verify --keep --files f --json --appid app --userid u --key-file k --http http://h:1/x/",
         )
         .unwrap();
         assert_eq!((plan.threads, plan.count, plan.warm_up), (1024, 1_000_000, 0));
         assert_eq!(plan.ops, [Op::Mixed, Op::Delete]);
         assert_eq!((plan.verify, plan.keep, plan.json), (false, true, true));
-        assert_eq!(plan.key_file, Some("k".into()));
+        assert_eq!((plan.key_file, plan.files), (Some("k".into()), Some("f".into())));
         assert!(matches!(plan.protocol, Protocol::Http(_)));
         let dealt: Vec<_> = (0..20).map(|number| plan.sizes.of(number)).collect();
         assert_eq!(dealt[..10], dealt[10..]);

@@ -33,7 +33,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 const MIXED: u64 = 4;
 
 /// A file that was made here.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct File {
     /// As its protocol names it.
     pub(super) id: Box<str>,
