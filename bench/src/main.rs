@@ -4,11 +4,25 @@
 //! machine does with nothing of either in between. `load` makes one kind of load alone, `scale` shows how costs
 //! grow. None of it is installed.
 
+mod contender;
+mod exec;
+mod host;
+mod limits;
 mod load;
+mod machine;
+mod options;
+mod peers;
 mod proc;
+mod remove;
+mod report;
 mod row;
+mod run;
 mod scale;
+mod sources;
 mod table;
+mod targets;
+mod tnv;
+mod usage;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -46,7 +60,7 @@ impl From<String> for Failure {
 }
 
 fn main() -> ExitCode {
-    match run(std::env::args_os().skip(1).collect()) {
+    match dispatch(std::env::args_os().skip(1).collect()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Failed(what)) => {
             eprintln!("tnv-bench: {what}");
@@ -60,7 +74,7 @@ fn main() -> ExitCode {
 }
 
 /// The sub-command, `table` where none is named, has all other arguments for itself.
-fn run(mut args: Vec<OsString>) -> Result<()> {
+fn dispatch(mut args: Vec<OsString>) -> Result<()> {
     let named = args.first().and_then(|first| first.to_str()).filter(|first| !first.starts_with('-'));
     let command = named.unwrap_or("table").to_owned();
     if named.is_some() {
@@ -68,7 +82,7 @@ fn run(mut args: Vec<OsString>) -> Result<()> {
     }
     let parser = lexopt::Parser::from_args(args);
     match command.as_str() {
-        "table" => table::run(parser),
+        "table" => run::run(parser),
         "load" => load::run(parser),
         "scale" => scale::run(parser),
         "help" => {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 /// What a run of one operation gave.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Row {
@@ -32,8 +34,48 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    // Whatever keeps all latencies.
-    #[allow(dead_code)]
+    /// The rows that `tnv bench --json` tells of; nothing where it is not that.
+    pub(crate) fn all_of(told: &Value) -> Option<Vec<Row>> {
+        told["rows"].as_array()?.iter().map(Row::from_json).collect()
+    }
+
+    fn from_json(row: &Value) -> Option<Row> {
+        let whole = |name: &str| row[name].as_u64();
+        let number = |name: &str| row[name].as_f64();
+        Some(Row {
+            op: row["op"].as_str()?.to_owned(),
+            size_bytes: whole("size_bytes")?,
+            threads: whole("threads")?,
+            count: whole("count")?,
+            ops_per_s: number("ops_per_s")?,
+            mb_per_s: number("mb_per_s")?,
+            p50_ms: number("p50_ms")?,
+            p95_ms: number("p95_ms")?,
+            p99_ms: number("p99_ms")?,
+            p999_ms: number("p999_ms")?,
+            max_ms: number("max_ms")?,
+            errors: whole("errors")?,
+        })
+    }
+
+    /// The same form.
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "op": self.op,
+            "size_bytes": self.size_bytes,
+            "threads": self.threads,
+            "count": self.count,
+            "ops_per_s": self.ops_per_s,
+            "mb_per_s": self.mb_per_s,
+            "p50_ms": self.p50_ms,
+            "p95_ms": self.p95_ms,
+            "p99_ms": self.p99_ms,
+            "p999_ms": self.p999_ms,
+            "max_ms": self.max_ms,
+            "errors": self.errors,
+        })
+    }
+
     /// A row from the latencies of all operations, successful and failed ones, in any order.
     pub(crate) fn of(
         op: &str,
@@ -82,6 +124,9 @@ mod tests {
         assert_eq!((row.ops_per_s, row.mb_per_s), (450.0, 450.0));
         assert_eq!((row.p50_ms, row.p95_ms, row.p99_ms), (500.0, 950.0, 990.0));
         assert_eq!((row.p999_ms, row.max_ms), (999.0, 1000.0));
+        let told = json!({ "rows": [row.json()] });
+        assert_eq!(Row::all_of(&told), Some(vec![row]));
+        assert_eq!(Row::all_of(&json!({ "rows": [{ "op": "upload" }] })), None);
         let none = Row::of("upload", 1, 8, Duration::ZERO, Vec::new(), 0);
         assert_eq!((none.ops_per_s, none.max_ms), (0.0, 0.0));
     }
