@@ -18,7 +18,7 @@ const ROW_SECONDS: &str = "120";
 
 /// Rows of a time are as long as a count at this rate would take, and never shorter than that.
 const COUNTED_PER_S: f64 = 50_000.0;
-const TIME_MIN: Duration = Duration::from_millis(100);
+const TIME_MIN: Duration = Duration::from_millis(300);
 
 /// One row of one round, of the size and the count that this run has them in.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +44,8 @@ impl Task {
 /// What came of it.
 pub(crate) struct Outcome {
     pub row: Row,
-    /// What the client itself had of the processors.
-    pub client_cpu_s: f64,
+    /// Seconds that the client had of the processors, where it is another program.
+    pub client_cpu_s: Option<f64>,
 }
 
 /// A column's servers.
@@ -144,7 +144,7 @@ fn run_client(command: &mut Command, task: &Task, directory: &Path) -> Result<Ou
     let ran = exec::run(command, directory, CLIENT_BOUND)?;
     let rows = serde_json::from_str::<Value>(&ran.stdout).ok().and_then(|told| Row::all_of(&told));
     match rows.as_deref() {
-        Some([row]) => Ok(Outcome { row: row.clone(), client_cpu_s: ran.cpu_s }),
+        Some([row]) => Ok(Outcome { row: row.clone(), client_cpu_s: Some(ran.cpu_s) }),
         _ => Err(Failure::Failed(format!("'tnv bench --json' said {:?}, want one row", ran.stdout))),
     }
 }

@@ -15,8 +15,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::usage::state_and_cpu;
 use crate::{Failure, Result};
 
-/// How often it is looked whether a program has ended. It is no part of what is measured.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How often it is looked whether a program has ended, which is no part of what is measured, and whether a
+/// server is ready, which is.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+const READY_EVERY: Duration = Duration::from_millis(1);
 
 /// How long a program that was asked to end may take for it.
 const END_BOUND: Duration = Duration::from_secs(10);
@@ -136,6 +138,6 @@ pub(crate) fn wait_ready(
         if start.elapsed() > READY_BOUND {
             return Err(Failure::Failed(format!("{what} is not ready after {READY_BOUND:?}: {}", tail(log))));
         }
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(READY_EVERY);
     }
 }

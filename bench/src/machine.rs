@@ -53,6 +53,6 @@ impl Contender for Machine {
             Work::Sync => limits::syncs(&place, size, spec.threads, count),
             other => Err(Failure::Failed(format!("the machine has no limit of {other:?}"))),
         };
-        Ok(Outcome { row: row?, client_cpu_s: 0.0 })
+        Ok(Outcome { row: row?, client_cpu_s: None })
     }
 }

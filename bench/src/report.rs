@@ -11,6 +11,28 @@ use crate::table::{COLUMNS, Extent, Kind, LARGE, ROWS, Spec};
 use crate::targets::{self, HTTPD_PEAK_BYTES, IDLE_BYTES, PEAK_BYTES, START_S, Target, Than};
 use crate::{Failure, Result};
 
+/// What must be known to judge the figures.
+const METHOD: &str = "\
+All columns' servers run side by side on fresh directories of one disk and take turns in each row, each round in
+another order. Before a row everything is on the disk; after an upload, while no clock runs, each file is fetched
+and compared. The client is `tnv bench`, in TNV's protocol, in FastDFS's and over HTTP, with one loop for all; the
+tracker is asked before each operation. Everything is on loopback and in the page cache.
+
+- TNV: a tracker, an ID server, a storage and an HTTP server with default settings, but `idinc_max_step = 1000`, and
+  `tnv_scrub_rate = 0`, since the scrub drops what it has read from the page cache. MariaDB has its default settings,
+  which are durable ones.
+- fsync + 1 ms: each fsync and fdatasync of the storage, and of the MariaDB, takes a millisecond more, added by
+  strace, which stops a server at these calls alone.
+- FastDFS: a tracker and a storage as shipped, but 1 GB of reserved space instead of a share of the disk. It never
+  syncs a file and has no database, so it is compared with no fsync.
+- nginx: a worker a processor, sendfile, open files remembered, no access log, connections kept. The proxies keep
+  connections to it and write no temporary files; one has default buffers, the other none (`proxy_buffering off`,
+  128 KiB at a time, its fastest setting here). It sends one file again and again, and so does `tnv-httpd`.
+- machine, uploads: files are made and written by as many threads in directories of 512; with fsync each file and
+  then its directory is synced; there is no database. The large one is `cat file > copy`.
+- machine, downloads: sendfile of the whole file again and again, nothing asked in between, to a reader that takes
+  256 KiB at a time. Addresses: round trips of 64 bytes. sync: fdatasync of a page written over.";
+
 /// One row of one column in one round.
 pub(crate) struct Measured {
     pub round: u32,
@@ -144,7 +166,7 @@ impl Report {
             Kind::Tnv { maria, fsync, slow } => (usize::from(maria), usize::from(fsync), usize::from(slow)),
             Kind::FastDfs => (2, 0, 0),
             Kind::Nginx => (3, 0, 0),
-            Kind::NginxProxy => (3, 1, 0),
+            Kind::NginxProxy { buffered } => (3, 1, usize::from(!buffered)),
             Kind::Machine { fsync } => (4, usize::from(fsync), 0),
         });
         columns.into_iter().map(|column| column.name).collect()
@@ -153,15 +175,16 @@ impl Report {
     /// The tables, as docs/performance.md has them.
     pub(crate) fn markdown(&self) -> String {
         let mut text = self.head();
-        let mut part = |title: &str, said: &str, table: Vec<Vec<String>>| {
-            if table.len() > 1 {
-                text.push_str(&format!("\n### {title}\n\n{said}\n\n{}", aligned(&table)));
-            }
+        let mut part = |title: &str, said: &str, table: Vec<Vec<String>>| match table.len() {
+            0 => text.push_str(&format!("\n### {title}\n\n{said}\n")),
+            1 => {}
+            _ => text.push_str(&format!("\n### {title}\n\n{said}\n\n{}", aligned(&table))),
         };
         let rounds = match self.rounds {
             1 => "one round".to_owned(),
             rounds => format!("medians of {rounds} rounds, (least–most)"),
         };
+        part("How it was measured", METHOD, Vec::new());
         part(
             "Rates",
             &format!("Operations a second, MB/s (10^6 bytes) of the large file; {rounds}."),
@@ -300,10 +323,7 @@ impl Report {
                 let median = |what: &dyn Fn(&Measured) -> f64| {
                     Spread::of(self.of(row.name, column).map(what)).map(|spread| spread.median)
                 };
-                let Some(first) = self.of(row.name, column).next().filter(|first| !first.servers.is_empty())
-                else {
-                    continue;
-                };
+                let Some(first) = self.of(row.name, column).next() else { continue };
                 let of_server = |server: &str| {
                     median(&|measured| {
                         measured
@@ -380,7 +400,7 @@ fn wall_s(measured: &Measured) -> f64 {
 /// One measurement in a line.
 pub(crate) fn shown(measured: &Measured) -> String {
     let row = &measured.figures;
-    let cpu_s: f64 = measured.servers.iter().map(|used| used.cpu_s).sum();
+    let cpu_s = measured.servers.iter().fold(0.0, |sum, used| sum + used.cpu_s);
     let large =
         if row.mb_per_s > 0.0 { format!("  {:>8} MB/s", number(row.mb_per_s)) } else { String::new() };
     format!(

@@ -17,6 +17,7 @@ use crate::report::{Measured, Report, Started, Used, shown};
 use crate::sources::Sources;
 use crate::table::{COLUMNS, Column, Extent, Kind, LARGE, ROWS, Spec, Work};
 use crate::tnv::{self, Tnv};
+use crate::usage::state_and_cpu;
 use crate::{Failure, Result, exec, remove};
 
 /// How long servers are left alone before it is looked what they take when idle.
@@ -98,7 +99,9 @@ impl Drop for Emptied {
 /// All files are there until the end.
 fn room(options: &Options, rows: &[&Spec], columns: &[&Column], dir: &Path) -> Result<()> {
     let mut bytes = SPARE_BYTES;
-    for column in columns.iter().filter(|column| !matches!(column.kind, Kind::Nginx | Kind::NginxProxy)) {
+    for column in
+        columns.iter().filter(|column| !matches!(column.kind, Kind::Nginx | Kind::NginxProxy { .. }))
+    {
         for row in rows.iter().filter(|row| column.has(row) && row.work == Work::Upload) {
             // The large ones go after each round.
             let rounds = if row.size == LARGE { 1 } else { u64::from(options.rounds) };
@@ -121,7 +124,7 @@ fn missing(kind: Kind) -> Option<String> {
     match kind {
         Kind::Tnv { maria, slow, .. } => tnv::missing(maria, slow),
         Kind::FastDfs => fdfs::missing(),
-        Kind::Nginx | Kind::NginxProxy => nginx::missing(),
+        Kind::Nginx | Kind::NginxProxy { .. } => nginx::missing(),
         Kind::Machine { .. } => None,
     }
 }
@@ -137,14 +140,17 @@ fn start(
     let name = column.name.replace([',', '+'], "").replace(' ', "-");
     let place = dir.join(&name);
     std::fs::create_dir(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+    let nginx = |asked| {
+        let started = nginx::Nginx::start(&place, sources, asked);
+        started.map(|peer| Box::new(peer) as Box<dyn Contender>)
+    };
     let started: Result<Box<dyn Contender>> = match column.kind {
         Kind::Tnv { .. } => Ok(Box::new(Tnv::start("cluster", column.kind, &place, sources)?)),
-        Kind::Machine { fsync } => Ok(Box::new(Machine::new(place, sources, fsync))),
+        Kind::Machine { fsync } => Ok(Box::new(Machine::new(place.clone(), sources, fsync))),
         Kind::FastDfs => fdfs::FastDfs::start(&place).map(|peer| Box::new(peer) as Box<dyn Contender>),
-        Kind::Nginx | Kind::NginxProxy => {
-            nginx::Nginx::start(&place, sources, column.kind == Kind::NginxProxy)
-                .map(|peer| Box::new(peer) as Box<dyn Contender>)
-        }
+        Kind::Nginx => nginx(nginx::Asked::Files),
+        Kind::NginxProxy { buffered: true } => nginx(nginx::Asked::Proxy),
+        Kind::NginxProxy { buffered: false } => nginx(nginx::Asked::Unbuffered),
     };
     exec::go_on()?;
     match started {
@@ -240,7 +246,10 @@ fn measure(column: &Column, contender: &mut dyn Contender, task: &Task, dir: &Pa
     let servers = contender.servers();
     servers.iter().for_each(|server| server.reset_peak());
     let before: Vec<_> = servers.iter().map(|server| server.usage()).collect();
+    let own_cpu_s = || state_and_cpu(std::process::id()).map_or(0.0, |(_, cpu_s)| cpu_s);
+    let own_before = own_cpu_s();
     let outcome = contender.measure(task)?;
+    let client_cpu_s = outcome.client_cpu_s.unwrap_or_else(|| own_cpu_s() - own_before);
     let used = servers.iter().zip(before).map(|(server, before)| {
         let after = server.usage();
         Used { server: server.name, cpu_s: after.cpu_s - before.cpu_s, peak_bytes: after.peak }
@@ -250,7 +259,7 @@ fn measure(column: &Column, contender: &mut dyn Contender, task: &Task, dir: &Pa
         row: task.spec.name,
         column: column.name,
         figures: outcome.row,
-        client_cpu_s: outcome.client_cpu_s,
+        client_cpu_s,
         servers: used.collect(),
     };
     if task.spec.work == Work::Upload {

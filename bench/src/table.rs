@@ -78,8 +78,8 @@ pub(crate) enum Kind {
     FastDfs,
     /// An nginx that sends files.
     Nginx,
-    /// An nginx before that one.
-    NginxProxy,
+    /// An nginx before that one, with the buffers that it has by default, or without.
+    NginxProxy { buffered: bool },
 }
 
 /// One column.
@@ -90,7 +90,7 @@ pub(crate) struct Column {
 }
 
 /// All columns, which take turns in each row.
-pub(crate) const COLUMNS: [Column; 11] = [
+pub(crate) const COLUMNS: [Column; 12] = [
     Column { name: "embedded, no fsync", kind: tnv(false, false, false) },
     Column { name: "fastdfs", kind: Kind::FastDfs },
     Column { name: "machine", kind: Kind::Machine { fsync: false } },
@@ -99,7 +99,8 @@ pub(crate) const COLUMNS: [Column; 11] = [
     Column { name: "machine, fsync", kind: Kind::Machine { fsync: true } },
     Column { name: "mariadb, fsync", kind: tnv(true, true, false) },
     Column { name: "nginx", kind: Kind::Nginx },
-    Column { name: "nginx proxy", kind: Kind::NginxProxy },
+    Column { name: "nginx proxy", kind: Kind::NginxProxy { buffered: true } },
+    Column { name: "nginx proxy, unbuffered", kind: Kind::NginxProxy { buffered: false } },
     Column { name: "embedded, fsync + 1 ms", kind: tnv(false, true, true) },
     Column { name: "mariadb, fsync + 1 ms", kind: tnv(true, true, true) },
 ];
@@ -116,7 +117,7 @@ impl Column {
             Kind::Tnv { slow: true, .. } => matches!(row.work, Work::Upload | Work::Delete),
             Kind::Tnv { .. } => row.work != Work::Sync,
             Kind::FastDfs => matches!(row.work, Work::Upload | Work::Download | Work::Delete),
-            Kind::Nginx | Kind::NginxProxy => row.work == Work::Get,
+            Kind::Nginx | Kind::NginxProxy { .. } => row.work == Work::Get,
             Kind::Machine { fsync: true } => matches!(row.work, Work::Upload | Work::Sync),
             Kind::Machine { fsync: false } => {
                 // Of small downloads it is the round trip that counts, which is the row of addresses.

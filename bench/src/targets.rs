@@ -36,7 +36,7 @@ const fn target(row: &'static str, column: &'static str, factor: f64, than: &'st
     Target { row, column, than: Than::Column(factor, than) }
 }
 
-const AGAINST_OTHERS: [Target; 18] = [
+const AGAINST_OTHERS: [Target; 20] = [
     target("upload 4k", PLAIN, 1.0, "fastdfs"),
     target("upload 64k", PLAIN, 2.0, "fastdfs"),
     target("upload 1m", PLAIN, 3.0, "fastdfs"),
@@ -52,8 +52,10 @@ const AGAINST_OTHERS: [Target; 18] = [
     target("upload 64k", SYNCED, 0.8, "machine, fsync"),
     target("upload 1m", SYNCED, 0.8, "machine, fsync"),
     target("http 64k", PLAIN, 1.0, "nginx proxy"),
+    target("http 64k", PLAIN, 1.0, "nginx proxy, unbuffered"),
     target("http 64k", PLAIN, 0.5, "nginx"),
     target("http 500m", PLAIN, 1.0, "nginx proxy"),
+    target("http 500m", PLAIN, 1.0, "nginx proxy, unbuffered"),
     target("http 500m", PLAIN, 0.4, "nginx"),
 ];
 

@@ -94,8 +94,7 @@ impl Tnv {
             .set(Part::Id, "idinc_max_step", 1000)
             // It would read what the rows have just written, and drop it from the cache.
             .set(Part::Storage, "tnv_scrub_rate", 0)
-            .set(Part::Storage, "tnv_fsync", if fsync { "yes" } else { "no" })
-            .set(Part::Storage, "tnv_heart_beat_interval", 1);
+            .set(Part::Storage, "tnv_fsync", if fsync { "yes" } else { "no" });
         let builder = if slow { builder.wrap(Part::Storage, wrapper) } else { builder };
         let mut cluster = builder.prepare();
         let starts = cluster.parts().map(|part| (short(part.binary()), part.start())).collect();
@@ -152,7 +151,7 @@ impl Contender for Tnv {
     }
 
     fn measure(&mut self, task: &Task) -> Result<Outcome> {
-        let direct = |row| Outcome { row, client_cpu_s: 0.0 };
+        let direct = |row| Outcome { row, client_cpu_s: None };
         match task.spec.work {
             Work::Get => {
                 let url = self.url(task.size).ok_or("there is nothing to GET".to_owned())?;
