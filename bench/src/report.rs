@@ -393,8 +393,13 @@ fn rate(measured: &Measured) -> f64 {
     if is_large { measured.figures.mb_per_s } else { measured.figures.ops_per_s }
 }
 
+/// How long a row took, from the finer one of its rates.
 fn wall_s(measured: &Measured) -> f64 {
-    measured.figures.count as f64 / measured.figures.ops_per_s.max(1e-9)
+    let row = &measured.figures;
+    match row.mb_per_s > 0.0 {
+        true => (row.count * row.size_bytes) as f64 / 1e6 / row.mb_per_s,
+        false => row.count as f64 / row.ops_per_s.max(1e-9),
+    }
 }
 
 /// One measurement in a line.

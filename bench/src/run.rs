@@ -91,6 +91,7 @@ struct Emptied(Dir);
 impl Drop for Emptied {
     fn drop(&mut self) {
         if std::env::var_os("TNV_TESTS_KEEP").is_none() {
+            eprintln!("removing {}", self.0.path().display());
             remove::empty(self.0.path());
         }
     }
