@@ -11,7 +11,7 @@ use tnv_common::wire::field::Reader;
 use tnv_common::wire::names::one_line;
 use tnv_common::wire::tnv::{
     Addresses, CheckedUpload, Download, NONCE_BYTES, Nonce, Proof, REPLY_STORAGE, REPLY_TRACKER,
-    ROUTE_BYTES_MAX, Read, Route, Stat, Triple, Upload, command, encode_challenge,
+    ROUTE_BYTES_MAX, Read, Route, STAT_BYTES, Stat, Triple, Upload, command, encode_challenge,
 };
 
 /// A storage acknowledges an upload only when it is on disk. Beyond the usual wait for a reply it is
@@ -99,14 +99,28 @@ pub(crate) fn read(conn: &mut Conn, request: &Read) -> Result<u64> {
     conn.reply(REPLY_STORAGE, i64::MAX.cast_unsigned())
 }
 
-/// Announces an upload; `request.size` bytes of content are to follow on the connection.
-pub(crate) fn upload(conn: &mut Conn, request: &Upload) -> Result<()> {
-    conn.send_head(command::UPLOAD, &request.encode(), request.size)
+/// Asks for everything about a file and for its content at once; returns how much content follows on the
+/// connection. Existing storages do not know this command.
+pub(crate) fn fetch(conn: &mut Conn, request: &Download) -> Result<(Stat, u64)> {
+    conn.set_reply_timeout(FIND_TIMEOUT);
+    conn.send(command::FETCH, &request.encode())?;
+    let bytes = conn.reply(REPLY_STORAGE, i64::MAX.cast_unsigned())?;
+    let Some(content_bytes) = bytes.checked_sub(STAT_BYTES as u64) else {
+        return fail!(Protocol, "{} sent a reply of {bytes} bytes, want at least {STAT_BYTES}", conn.peer());
+    };
+    let mut stat = [0; STAT_BYTES];
+    conn.read_body(&mut stat)?;
+    Ok((Stat::decode(&stat)?, content_bytes))
+}
+
+/// Begins an upload, with the first of its content; the rest of `request.size` bytes is to follow.
+pub(crate) fn upload(conn: &mut Conn, request: &Upload, first: &[u8]) -> Result<()> {
+    conn.send_start(command::UPLOAD, &request.encode(), request.size, first)
 }
 
 /// The same of content that must have a certain checksum; existing storages do not know this command.
-pub(crate) fn upload_checked(conn: &mut Conn, request: &CheckedUpload) -> Result<()> {
-    conn.send_head(command::UPLOAD_CHECKED, &request.encode(), request.upload.size)
+pub(crate) fn upload_checked(conn: &mut Conn, request: &CheckedUpload, first: &[u8]) -> Result<()> {
+    conn.send_start(command::UPLOAD_CHECKED, &request.encode(), request.upload.size, first)
 }
 
 /// Asks a storage whether it can hold an upload against its checksum. Existing ones refuse and close.

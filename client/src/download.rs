@@ -193,6 +193,16 @@ struct Part {
     crc32: Option<u32>,
 }
 
+/// Whether a storage may have failed because it lacks an added command: it refuses and closes, its refusal
+/// may be lost, and its words need not be known here.
+fn may_lack(failure: &Failure) -> bool {
+    match failure.error.kind() {
+        ErrorKind::Unsupported | ErrorKind::Internal => true,
+        ErrorKind::Unavailable => failure.at == At::Way,
+        _ => false,
+    }
+}
+
 /// A download under way.
 struct Transfer<'a> {
     asked: &'a Download,
@@ -208,8 +218,7 @@ struct Transfer<'a> {
 
 impl<'a> Transfer<'a> {
     fn new(asked: &'a Download, out: &'a mut dyn Write) -> Transfer<'a> {
-        let piece = vec![0; COPY_BYTES];
-        Transfer { asked, out, part: None, done: 0, hasher: Hasher::new(), piece, local: None }
+        Transfer { asked, out, part: None, done: 0, hasher: Hasher::new(), piece: Vec::new(), local: None }
     }
 
     /// Fetches what is missing from one storage.
@@ -217,14 +226,7 @@ impl<'a> Transfer<'a> {
         let before = self.done;
         let outcome = match self.part {
             Some(part) => self.read(client, address, turn, part),
-            None => match client.stat_at(address, turn, &self.asked.file)? {
-                Some(stat) => {
-                    let part = self.part_of(&stat).map_err(Failure::here)?;
-                    self.part = Some(part);
-                    self.read(client, address, turn, part)
-                }
-                None => self.download(client, address),
-            },
+            None => self.begin(client, address, turn),
         };
         outcome.map_err(|failure| match self.local.take() {
             Some(error) => Failure::here(error),
@@ -240,6 +242,39 @@ impl<'a> Transfer<'a> {
         let (offset, bytes) = self.asked.check(stat.size)?;
         let crc32 = stat.crc32.filter(|_| bytes == stat.size);
         Ok(Part { offset, bytes, unique: stat.unique, crc32 })
+    }
+
+    /// From the first storage that answers: everything in one request, where it knows that one.
+    fn begin(&mut self, client: &Client, address: SocketAddr, turn: Turn) -> Tried<()> {
+        if client.mngr().fetches(address) {
+            let asked = self.asked;
+            let fetched = client.mngr().exchange(address, turn.to_find(), |conn| {
+                let (stat, count) = conn::fetch(conn, asked)?;
+                let part = self.part_of(&stat)?;
+                if count != part.bytes {
+                    let (peer, want) = (conn.peer(), part.bytes);
+                    return fail!(Protocol, "{peer} sent {count} bytes of content, want {want}");
+                }
+                self.part = Some(part);
+                self.receive(conn)
+            });
+            match fetched {
+                Err(failure) if self.part.is_none() && may_lack(&failure) => {
+                    if failure.error.kind() == ErrorKind::Unsupported {
+                        client.mngr().note_no_fetch(address);
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+        match client.stat_at(address, turn, &self.asked.file)? {
+            Some(stat) => {
+                let part = self.part_of(&stat).map_err(Failure::here)?;
+                self.part = Some(part);
+                self.read(client, address, turn, part)
+            }
+            None => self.download(client, address),
+        }
     }
 
     /// From a storage that knows validators: from where we are on.
@@ -286,6 +321,10 @@ impl<'a> Transfer<'a> {
     /// Passes on what comes on the connection.
     fn receive(&mut self, conn: &mut Conn) -> Result<()> {
         loop {
+            let want = conn.unread().min(COPY_BYTES as u64) as usize;
+            if self.piece.len() < want {
+                self.piece.resize(want, 0);
+            }
             let count = conn.read_body_some(&mut self.piece)?;
             if count == 0 {
                 return Ok(());

@@ -57,6 +57,7 @@ struct State {
     suspects: Recent<SocketAddr, ()>,
     slow: Recent<SocketAddr, ()>,
     plain: Recent<SocketAddr, ()>,
+    no_fetch: Recent<SocketAddr, ()>,
     checks: Recent<SocketAddr, bool>,
     keyless: Recent<SocketAddr, ()>,
     routes: Recent<Owner, Route>,
@@ -85,6 +86,7 @@ impl Manager {
             suspects: Recent::new(SUSPECT_TIMEOUT, SERVERS_MAX),
             slow: Recent::new(SLOW_TIMEOUT, SERVERS_MAX),
             plain: Recent::new(PLAIN_TIMEOUT, SERVERS_MAX),
+            no_fetch: Recent::new(PLAIN_TIMEOUT, SERVERS_MAX),
             checks: Recent::new(PLAIN_TIMEOUT, SERVERS_MAX),
             keyless: Recent::new(PLAIN_TIMEOUT, SERVERS_MAX),
             routes: Recent::new(options.route_cache, options.routes_max),
@@ -250,6 +252,17 @@ impl Manager {
     pub(crate) fn note_plain(&self, address: SocketAddr) {
         log::debug!("{address} is an existing server, it lacks the added commands");
         self.state().plain.insert(address, ());
+    }
+
+    /// Whether a storage may know how to tell of a file and give its content in one answer.
+    pub(crate) fn fetches(&self, address: SocketAddr) -> bool {
+        let state = self.state();
+        state.plain.get(&address).is_none() && state.no_fetch.get(&address).is_none()
+    }
+
+    /// Notes that a storage does not.
+    pub(crate) fn note_no_fetch(&self, address: SocketAddr) {
+        self.state().no_fetch.insert(address, ());
     }
 
     /// Whether a storage can hold an upload against its checksum. It is asked without content, on a

@@ -402,15 +402,7 @@ impl Sending<'_> {
         let mut hasher = Hasher::new();
         let mut piece = vec![0; usize::try_from(size).unwrap_or(COPY_BYTES).min(COPY_BYTES)];
         let mut position = 0;
-        if size == 0 {
-            self.check_end(&hasher).map_err(SendError::Content)?;
-        }
-        match self.expected.filter(|_| checks) {
-            Some(crc32) => conn::upload_checked(conn, &CheckedUpload { upload: self.request.clone(), crc32 }),
-            None => conn::upload(conn, &self.request),
-        }
-        .map_err(SendError::Server)?;
-        while position < size {
+        loop {
             let count = piece.len().min(usize::try_from(size - position).unwrap_or(usize::MAX));
             let piece = &mut piece[..count];
             self.content.piece(position, piece).map_err(SendError::Content)?;
@@ -418,15 +410,31 @@ impl Sending<'_> {
             if position + count as u64 == size {
                 self.check_end(&hasher).map_err(SendError::Content)?;
             }
-            if conn.early_reply() {
-                return conn::early_upload_reply(conn).map_err(SendError::Server);
+            match position {
+                0 => self.begin(conn, checks, piece),
+                _ if conn.early_reply() => return conn::early_upload_reply(conn).map_err(SendError::Server),
+                _ => conn.send_content(piece),
             }
-            conn.send_content(piece).map_err(SendError::Server)?;
+            .map_err(SendError::Server)?;
             position += count as u64;
+            if position == size {
+                break;
+            }
         }
         self.crc32 = Some(hasher.finalize());
         *whole = true;
         conn::upload_reply(conn, size).map_err(SendError::Server)
+    }
+
+    /// Sends the request with its first piece of content.
+    fn begin(&self, conn: &mut Conn, checks: bool, first: &[u8]) -> Result<()> {
+        match self.expected.filter(|_| checks) {
+            Some(crc32) => {
+                let request = CheckedUpload { upload: self.request.clone(), crc32 };
+                conn::upload_checked(conn, &request, first)
+            }
+            None => conn::upload(conn, &self.request, first),
+        }
     }
 
     /// Fails where the content, all of which has been read, is not what it should be: before the last

@@ -79,6 +79,11 @@ impl Conn {
         self.replied
     }
 
+    /// Bytes of the present reply's body that are still to be read.
+    pub fn unread(&self) -> u64 {
+        self.unread
+    }
+
     /// Whether an idle connection has been closed by the server, or has bytes nobody asked for.
     pub fn is_stale(&self) -> bool {
         self.is_broken() || self.stream.readable_now()
@@ -113,9 +118,23 @@ impl Conn {
         self.check(sent, "send a request")
     }
 
+    /// The same together with the first of these bytes of content.
+    pub fn send_start(&mut self, command: u8, head: &[u8], content_bytes: u64, first: &[u8]) -> Result<()> {
+        assert!(!self.is_broken(), "a request on a broken connection");
+        self.replied = false;
+        let header = Header::new(command, head.len() as u64 + content_bytes).encode();
+        let sent = self.stream.write_two(&[&header, head].concat(), first, self.at_most(PROGRESS_TIMEOUT));
+        self.check_sent(sent)
+    }
+
     /// Sends content. Where the server has refused meanwhile, that refusal is the error.
     pub fn send_content(&mut self, bytes: &[u8]) -> Result<()> {
-        match self.stream.write_full(bytes, self.at_most(PROGRESS_TIMEOUT)) {
+        let sent = self.stream.write_full(bytes, self.at_most(PROGRESS_TIMEOUT));
+        self.check_sent(sent)
+    }
+
+    fn check_sent(&mut self, sent: std::io::Result<()>) -> Result<()> {
+        match sent {
             Ok(()) => Ok(()),
             Err(error) => {
                 let error = self.failed(error, "send content");

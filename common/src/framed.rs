@@ -2,15 +2,20 @@
 //! a [`Handler`], and sees to what is the same for all: deadlines, lengths, the failure reply, the
 //! draining of what a refused request still sends, and when a connection may be kept.
 //!
+//! A small message mostly comes with one system call and leaves with one: what is read at once may go
+//! over its end by a little, which then is the start of the next one.
+//!
 //! Only work holds a worker, and the content of an upload, which is read as it comes. A small message
 //! is collected between events and handed over whole; a reply that its reader does not take, and what
 //! is to be drained, wait in the connection's state. So neither who drips nor who pauses is in the way
 //! of others.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use crate::drain::{Drain, Drained};
@@ -21,6 +26,18 @@ use crate::net::Stream;
 use crate::server::{Next, Service, Until};
 use crate::wire::tnv::encode_failure;
 use crate::wire::{HEADER_BYTES, Header};
+
+/// What is read at once of a message: any of the small ones is whole then, and what comes with it of the
+/// next one is little.
+const READ_BYTES: usize = 512;
+
+/// Replies that are no longer leave as one piece: to copy so much costs less than a second system call.
+const SMALL_REPLY_BYTES_MAX: usize = 64 << 10;
+
+thread_local! {
+    /// What a worker puts small replies together in. Nothing stays in it.
+    static SMALL_REPLY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What a server does with its commands.
 pub trait Handler: Send + Sync + 'static {
@@ -59,6 +76,8 @@ pub struct Framed<H> {
 pub struct Conn<S> {
     state: S,
     phase: Phase,
+    /// What has come of the next message already.
+    next: Vec<u8>,
 }
 
 /// What a connection is at. It goes from one to the next and round again.
@@ -70,7 +89,7 @@ enum Phase {
 
 impl<S: Default> Default for Conn<S> {
     fn default() -> Conn<S> {
-        Conn { state: S::default(), phase: Phase::Collecting(Message::default()) }
+        Conn { state: S::default(), phase: Phase::Collecting(Message::default()), next: Vec::new() }
     }
 }
 
@@ -135,23 +154,30 @@ impl<H: Handler> Service for Framed<H> {
     type Conn = Conn<H::Conn>;
 
     fn serve(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Next {
-        if let Phase::Collecting(message) = &mut conn.phase {
-            let answer = match message.collect(stream, H::head_bytes) {
-                Collected::Whole(header) => {
-                    self.answer(stream, header, &message.bytes[HEADER_BYTES..], &mut conn.state)
-                }
-                Collected::Part => return Next::Wait,
-                Collected::Gone => return Next::Close,
-                Collected::Bad(error) => {
-                    // What follows a bad length cannot be told apart from the next message.
-                    log::warn!("{error}");
-                    Some((self.refusal(&error), Drain::close()))
-                }
-            };
-            let Some((reply, drain)) = answer else { return Next::Close };
-            conn.phase = Phase::Sending(reply, drain);
+        loop {
+            if let Phase::Collecting(message) = &mut conn.phase {
+                let answer = match message.collect(stream, H::head_bytes) {
+                    Collected::Whole(header) => {
+                        let (collected, next) = message.split(header);
+                        conn.next = next;
+                        self.answer(stream, header, &collected, &mut conn.state)
+                    }
+                    Collected::Part => return Next::Wait,
+                    Collected::Gone => return Next::Close,
+                    Collected::Bad(error) => {
+                        // What follows a bad length cannot be told apart from the next message.
+                        log::warn!("{error}");
+                        Some((self.refusal(&error), Drain::close()))
+                    }
+                };
+                let Some((reply, drain)) = answer else { return Next::Close };
+                conn.phase = Phase::Sending(reply, drain);
+            }
+            match conn.go_on(stream) {
+                Next::Wait if conn.has_begun() => {}
+                next => return next,
+            }
         }
-        conn.go_on(stream)
     }
 
     fn refuse(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Next {
@@ -189,6 +215,11 @@ impl<H: Handler> Service for Framed<H> {
 }
 
 impl<S> Conn<S> {
+    /// Whether some of the message that is awaited has come already.
+    fn has_begun(&self) -> bool {
+        matches!(&self.phase, Phase::Collecting(message) if !message.bytes.is_empty())
+    }
+
     /// Sends and drains as far as it goes without waiting.
     fn go_on(&mut self, stream: &Stream) -> Next {
         if let Phase::Sending(reply, drain) = &mut self.phase {
@@ -203,7 +234,9 @@ impl<S> Conn<S> {
         }
         if let Phase::Draining(drain) = &mut self.phase {
             match drain.drain(stream) {
-                Drained::All => self.phase = Phase::Collecting(Message::default()),
+                Drained::All => {
+                    self.phase = Phase::Collecting(Message::begun(std::mem::take(&mut self.next)))
+                }
                 Drained::Part => return Next::Resume(Until::Readable),
                 Drained::Closing => return Next::Close,
             }
@@ -215,6 +248,7 @@ impl<S> Conn<S> {
 /// A message as far as it has come: its header, and its body too where that is small.
 #[derive(Default)]
 struct Message {
+    /// Perhaps with a little of what follows.
     bytes: Vec<u8>,
     /// When the first byte came.
     since: Option<Instant>,
@@ -232,7 +266,13 @@ enum Collected {
 }
 
 impl Message {
-    /// Reads what has arrived of the message, and nothing of the one behind it.
+    /// One of which so much has come.
+    fn begun(bytes: Vec<u8>) -> Message {
+        let since = (!bytes.is_empty()).then(Instant::now);
+        Message { bytes, since }
+    }
+
+    /// Reads what has arrived of the message.
     fn collect(&mut self, stream: &Stream, head_bytes: fn(u8) -> usize) -> Collected {
         loop {
             let header = match self.bytes.first_chunk().map(Header::decode) {
@@ -242,10 +282,10 @@ impl Message {
             };
             let wanted = HEADER_BYTES + header.map_or(0, |header| collected_bytes(header, head_bytes));
             let filled = self.bytes.len();
-            if let Some(header) = header.filter(|_| filled == wanted) {
+            if let Some(header) = header.filter(|_| filled >= wanted) {
                 return Collected::Whole(header);
             }
-            self.bytes.resize(wanted, 0);
+            self.bytes.resize(wanted.max(READ_BYTES), 0);
             let read = stream.read_some(&mut self.bytes[filled..], Instant::now());
             self.bytes.truncate(filled + *read.as_ref().unwrap_or(&0));
             match read {
@@ -257,6 +297,15 @@ impl Message {
                 _ => return Collected::Gone,
             }
         }
+    }
+
+    /// Takes out what there is of the body, and of the message behind it.
+    fn split(&mut self, header: Header) -> (Vec<u8>, Vec<u8>) {
+        let mut body = std::mem::take(&mut self.bytes);
+        body.drain(..HEADER_BYTES);
+        let end = usize::try_from(header.body_bytes).unwrap_or(usize::MAX).min(body.len());
+        let next = body.split_off(end);
+        (body, next)
     }
 }
 
@@ -304,12 +353,40 @@ impl Reply {
     /// Sends what the socket takes now.
     fn send(&mut self, stream: &Stream) -> io::Result<()> {
         let before = self.unsent();
-        self.sent += stream.write_now(&self.bytes[self.sent..], self.file.is_some())?;
-        if let Some((file, part)) = self.file.as_mut().filter(|_| self.sent == self.bytes.len()) {
-            stream.send_file_now(file, part)?;
+        if self.sent == 0 && before <= SMALL_REPLY_BYTES_MAX as u64 {
+            self.send_small(stream)?;
+        } else {
+            self.send_large(stream)?;
         }
         if self.file.is_some() && self.unsent() < before {
             self.since = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// In one piece. What the socket does not take is not kept.
+    fn send_small(&mut self, stream: &Stream) -> io::Result<()> {
+        let Some((file, part)) = &mut self.file else {
+            self.sent = stream.write_now(&self.bytes, false)?;
+            return Ok(());
+        };
+        SMALL_REPLY.with_borrow_mut(|piece| {
+            piece.resize(SMALL_REPLY_BYTES_MAX, 0);
+            let head = self.bytes.len();
+            let piece = &mut piece[..head + (part.end - part.start) as usize];
+            piece[..head].copy_from_slice(&self.bytes);
+            file.read_exact_at(&mut piece[head..], part.start)?;
+            let taken = stream.write_now(piece, false)?;
+            self.sent = taken.min(head);
+            part.start += (taken - self.sent) as u64;
+            Ok(())
+        })
+    }
+
+    fn send_large(&mut self, stream: &Stream) -> io::Result<()> {
+        self.sent += stream.write_now(&self.bytes[self.sent..], self.file.is_some())?;
+        if let Some((file, part)) = self.file.as_mut().filter(|_| self.sent == self.bytes.len()) {
+            stream.send_file_now(file, part)?;
         }
         Ok(())
     }
@@ -442,10 +519,10 @@ impl<C> Request<'_, C> {
         self.state = State::Replied(Reply::new([&header, body].concat()));
     }
 
-    /// Replies with a part of a file, which the caller has held against the file's size.
-    pub fn reply_file(&mut self, file: File, part: Range<u64>) {
-        let header = Header::new(self.command, part.end - part.start).encode();
-        self.state = State::Replied(Reply::with_file(header.to_vec(), file, part));
+    /// Replies with `head` and a part of a file, which the caller has held against the file's size.
+    pub fn reply_file(&mut self, head: &[u8], file: File, part: Range<u64>) {
+        let header = Header::new(self.command, head.len() as u64 + part.end - part.start).encode();
+        self.state = State::Replied(Reply::with_file([&header, head].concat(), file, part));
     }
 
     /// After a failure of the connection nothing can be told on it, but to a peer that is too slow.

@@ -65,7 +65,7 @@ impl Handler for Sample {
             SILENT => Ok(()),
             LONG => {
                 let file = tempfile()?;
-                request.reply_file(file, 0..LONG_BYTES);
+                request.reply_file(&[], file, 0..LONG_BYTES);
                 Ok(())
             }
             _ => Err(request.unknown_command()),

@@ -17,7 +17,12 @@ use tnv_common::db::DbSettings;
 use tnv_common::error::{Error, Result};
 use tnv_common::fail;
 use tnv_common::wire::IdKey;
+use tnv_common::wire::tnv::Ids;
 use tnv_common::workers::Workers;
+
+/// Most numbers that one request gets: a storage that is killed loses no more of them for each of its
+/// workers.
+const IDS_MAX: u32 = 64;
 
 /// Keys in memory: a key is a store path, and a deployment has some dozens. The one that was not
 /// asked for the longest time gives way, and only numbers that nobody has are lost with it.
@@ -79,10 +84,12 @@ impl Segment {
         self.next..self.end
     }
 
-    fn take(&mut self) -> Option<i64> {
-        let value = (self.next < self.end).then_some(self.next)?;
-        self.next += 1;
-        Some(value)
+    /// So many of them, or as many as there are; none is `None`.
+    fn take(&mut self, count: u32) -> Option<Ids> {
+        let left = u32::try_from(self.end - self.next).unwrap_or(u32::MAX);
+        let ids = Ids { first: self.next, count: count.min(left) };
+        self.next += i64::from(ids.count);
+        (ids.count > 0).then_some(ids)
     }
 
     fn is_half_used(&self) -> bool {
@@ -140,12 +147,12 @@ struct CounterState {
 }
 
 impl CounterState {
-    fn take(&mut self) -> Option<i64> {
-        if let Some(value) = self.present.take() {
-            return Some(value);
+    fn take(&mut self, count: u32) -> Option<Ids> {
+        if let Some(ids) = self.present.take(count) {
+            return Some(ids);
         }
         self.present = self.spare.take()?;
-        self.present.take()
+        self.present.take(count)
     }
 
     fn wants_prefetch(&self, now: Instant) -> bool {
@@ -161,10 +168,10 @@ impl<S: Source> Numbers<S> {
         Numbers { shared: Arc::new(shared), prefetchers: Workers::new("prefetch", PREFETCHES_MAX) }
     }
 
-    /// The next number of a key.
-    pub fn next(&self, key: &IdKey) -> Result<i64> {
+    /// The next numbers of a key: at least one, and at most so many.
+    pub fn next(&self, key: &IdKey, count: u32) -> Result<Ids> {
         let counter = self.shared.counter(key);
-        let value = counter.next(&self.shared.source)?;
+        let ids = counter.next(&self.shared.source, count.clamp(1, IDS_MAX))?;
         let mut state = counter.lock();
         if state.wants_prefetch(Instant::now()) {
             state.fetching = true;
@@ -172,7 +179,7 @@ impl<S: Source> Numbers<S> {
             let shared = Arc::clone(&self.shared);
             self.prefetchers.run(move || counter.prefetch(&shared.source));
         }
-        Ok(value)
+        Ok(ids)
     }
 }
 
@@ -217,12 +224,12 @@ impl Counter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self, source: &impl Source) -> Result<i64> {
+    fn next(&self, source: &impl Source, count: u32) -> Result<Ids> {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         let mut state = self.lock();
         loop {
-            if let Some(value) = state.take() {
-                return Ok(value);
+            if let Some(ids) = state.take(count) {
+                return Ok(ids);
             }
             if state.fetching {
                 state = self.wait(state, deadline)?;
@@ -324,6 +331,10 @@ mod tests {
         }
     }
 
+    fn one<S: Source>(numbers: &Numbers<S>, name: &str) -> Result<i64> {
+        numbers.next(&key(name), 1).map(|ids| ids.first)
+    }
+
     fn key(key: &str) -> IdKey {
         IdKey::new(key).unwrap()
     }
@@ -339,12 +350,13 @@ mod tests {
     #[test]
     fn a_segment_is_the_numbers_before_its_end() {
         let mut segment = Segment::before(103, 3).unwrap();
+        let ids = |first, count| Some(Ids { first, count });
         assert!(!segment.is_half_used());
-        assert_eq!(segment.take(), Some(100));
+        assert_eq!(segment.take(1), ids(100, 1));
         assert!(!segment.is_half_used());
-        assert_eq!(segment.take(), Some(101));
+        assert_eq!(segment.take(1), ids(101, 1));
         assert!(segment.is_half_used());
-        assert_eq!((segment.take(), segment.take()), (Some(102), None));
+        assert_eq!((segment.take(9), segment.take(9)), (ids(102, 1), None));
         assert_eq!(Segment::before(2, 3), None);
         assert_eq!(Segment::before(i64::MIN, 3), None);
         assert!(Segment::EMPTY.is_half_used());
@@ -355,13 +367,13 @@ mod tests {
         let row = Arc::new(Row::default());
         let numbers = Numbers::new(Arc::clone(&row));
         for want in 0..49 {
-            assert_eq!(numbers.next(&key("a")), Ok(want));
+            assert_eq!(one(&numbers, "a"), Ok(want));
         }
         assert_eq!(row.value.load(Ordering::SeqCst), 100, "half of it is not used yet");
-        assert_eq!(numbers.next(&key("a")), Ok(49));
+        assert_eq!(one(&numbers, "a"), Ok(49));
         eventually("a prefetch", || row.value.load(Ordering::SeqCst) == 200);
         for want in 50..149 {
-            assert_eq!(numbers.next(&key("a")), Ok(want));
+            assert_eq!(one(&numbers, "a"), Ok(want));
         }
         assert_eq!(row.value.load(Ordering::SeqCst), 200);
     }
@@ -373,12 +385,18 @@ mod tests {
         let callers: Vec<_> = (0..16)
             .map(|_| {
                 let numbers = Arc::clone(&numbers);
-                thread::spawn(move || (0..1000).map(|_| numbers.next(&key("a")).unwrap()).collect::<Vec<_>>())
+                thread::spawn(move || {
+                    let some = |count| numbers.next(&key("a"), count).unwrap();
+                    (0..1000).map(|turn| some(1 + turn % 4)).collect::<Vec<_>>()
+                })
             })
             .collect();
-        let got: Vec<i64> = callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect();
-        assert_eq!(got.iter().collect::<HashSet<_>>().len(), 16_000);
-        assert!(row.fetches.load(Ordering::SeqCst) <= 162, "one fetches for all");
+        let got: Vec<Ids> = callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect();
+        let numbers = got.iter().flat_map(|ids| ids.first..ids.first + i64::from(ids.count));
+        let all: Vec<i64> = numbers.collect();
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+        assert!(all.len() > 38_000, "most got as many as they asked for");
+        assert!(row.fetches.load(Ordering::SeqCst) <= 402, "one fetches for all");
     }
 
     #[test]
@@ -392,7 +410,7 @@ mod tests {
         let callers: Vec<_> = (0..8)
             .map(|_| {
                 let numbers = Arc::clone(&numbers);
-                thread::spawn(move || numbers.next(&key("a")))
+                thread::spawn(move || one(&numbers, "a"))
             })
             .collect();
         for caller in callers {
@@ -401,23 +419,23 @@ mod tests {
         // Not all of them may have come in time to wait for the first one.
         assert!(row.fetches.load(Ordering::SeqCst) < 8, "they waited for one another");
         row.failing.store(false, Ordering::SeqCst);
-        assert_eq!(numbers.next(&key("a")), Ok(0));
+        assert_eq!(one(&numbers, "a"), Ok(0));
     }
 
     #[test]
     fn numbers_at_hand_outlast_an_absence_of_the_database() {
         let row = Arc::new(Row::default());
         let numbers = Numbers::new(Arc::clone(&row));
-        assert_eq!(numbers.next(&key("a")), Ok(0));
+        assert_eq!(one(&numbers, "a"), Ok(0));
         row.failing.store(true, Ordering::SeqCst);
         for want in 1..100 {
-            assert_eq!(numbers.next(&key("a")), Ok(want));
+            assert_eq!(one(&numbers, "a"), Ok(want));
         }
         eventually("the end of the prefetch", || !numbers.shared.counter(&key("a")).lock().fetching);
         assert!(row.fetches.load(Ordering::SeqCst) < 10, "it is not asked at every request");
-        assert!(numbers.next(&key("a")).is_err());
+        assert!(one(&numbers, "a").is_err());
         row.failing.store(false, Ordering::SeqCst);
-        assert_eq!(numbers.next(&key("a")), Ok(100));
+        assert_eq!(one(&numbers, "a"), Ok(100));
     }
 
     #[test]
@@ -425,12 +443,12 @@ mod tests {
         let row = Arc::new(Row::default());
         let mut numbers = Numbers::new(Arc::clone(&row));
         Arc::get_mut(&mut numbers.shared).unwrap().keys_max = 2;
-        assert_eq!(numbers.next(&key("a")), Ok(0));
-        assert_eq!(numbers.next(&key("b")), Ok(100));
-        assert_eq!(numbers.next(&key("a")), Ok(1));
-        assert_eq!(numbers.next(&key("c")), Ok(200), "b gave way");
-        assert_eq!(numbers.next(&key("a")), Ok(2));
-        assert_eq!(numbers.next(&key("b")), Ok(300));
+        assert_eq!(one(&numbers, "a"), Ok(0));
+        assert_eq!(one(&numbers, "b"), Ok(100));
+        assert_eq!(one(&numbers, "a"), Ok(1));
+        assert_eq!(one(&numbers, "c"), Ok(200), "b gave way");
+        assert_eq!(one(&numbers, "a"), Ok(2));
+        assert_eq!(one(&numbers, "b"), Ok(300));
         assert_eq!(numbers.shared.keys.lock().unwrap().by_name.len(), 2);
     }
 
@@ -444,7 +462,7 @@ mod tests {
         }
         let numbers = Arc::new(Numbers::new(Panics));
         let other = Arc::clone(&numbers);
-        assert!(thread::spawn(move || other.next(&key("a"))).join().is_err());
+        assert!(thread::spawn(move || one(&other, "a")).join().is_err());
         assert!(!numbers.shared.counter(&key("a")).lock().fetching);
     }
 }

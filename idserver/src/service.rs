@@ -1,8 +1,8 @@
-//! The ID server's one command: the next number of a key.
+//! The ID server's commands: the next number of a key, and several at once.
 
 use tnv_common::error::Result;
 use tnv_common::framed::{Handler, Request};
-use tnv_common::wire::tnv::{ID_KEY_BYTES_MAX, REPLY_ID, command, decode_id_key};
+use tnv_common::wire::tnv::{ID_KEY_BYTES_MAX, IdRange, REPLY_ID, command, decode_id_key};
 
 use crate::globals::{Numbers, Source};
 
@@ -20,8 +20,16 @@ impl<S: Source> Service<S> {
     /// Command 40.
     fn get_id(&self, request: &mut Request<'_, ()>) -> Result<()> {
         let key = decode_id_key(&request.small(ID_KEY_BYTES_MAX + 1)?)?;
-        let value = self.numbers.next(&key)?;
-        request.reply(&value.to_be_bytes());
+        let ids = self.numbers.next(&key, 1)?;
+        request.reply(&ids.first.to_be_bytes());
+        Ok(())
+    }
+
+    /// Command 127.
+    fn get_ids(&self, request: &mut Request<'_, ()>) -> Result<()> {
+        let range = IdRange::decode(&request.small(4 + ID_KEY_BYTES_MAX + 1)?)?;
+        let ids = self.numbers.next(&range.key, range.count)?;
+        request.reply(&ids.encode());
         Ok(())
     }
 }
@@ -34,6 +42,7 @@ impl<S: Source> Handler for Service<S> {
     fn handle(&self, request: &mut Request<'_, ()>) -> Result<()> {
         match request.command() {
             command::GET_ID => self.get_id(request),
+            command::GET_IDS => self.get_ids(request),
             _ => Err(request.unknown_command()),
         }
     }

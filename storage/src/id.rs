@@ -1,5 +1,10 @@
 //! The client of the ID servers, which give each new file of a store path its number.
+//!
+//! Numbers are fetched several at a time and used up one by one: nearly every upload finds one here. What is
+//! left when the process ends is never used, as with whatever else is lost on the way.
 
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,7 +13,7 @@ use tnv_common::conn::Conn;
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::wire::IdKey;
-use tnv_common::wire::tnv::{REPLY_ID, command, encode_id_key};
+use tnv_common::wire::tnv::{IdRange, Ids as Given, REPLY_ID, command, encode_id_key};
 
 use crate::call::connect;
 
@@ -23,9 +28,19 @@ const FAILED_TIMEOUT: Duration = Duration::from_secs(10);
 /// after one commit, and an uploader waits meanwhile.
 const EARLY_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Numbers fetched at once.
+const FETCH_COUNT: u32 = 64;
+
+/// For how long it is remembered that a server gives one number at a time: it may be replaced by one of ours
+/// at any time.
+const SINGLE_TIMEOUT: Duration = Duration::from_secs(180);
+
 /// All ID servers.
 pub struct Ids {
     servers: Vec<Server>,
+    /// Numbers that were fetched and not used yet, of each store path. A worker adds some only when there are
+    /// none, so there are no more than the workers fetch at once.
+    stock: Mutex<HashMap<IdKey, Vec<Range<u64>>>>,
 }
 
 struct Server {
@@ -37,24 +52,43 @@ struct Server {
 struct State {
     idle: Vec<Conn>,
     failed_at: Option<Instant>,
+    /// When it was found that it gives one number at a time.
+    single_at: Option<Instant>,
 }
 
 impl Ids {
     /// The servers at these addresses. None is called before it is needed.
     pub fn new(addresses: &[String]) -> Ids {
         let server = |address: &String| Server { address: address.clone(), state: Mutex::default() };
-        Ids { servers: addresses.iter().map(server).collect() }
+        Ids { servers: addresses.iter().map(server).collect(), stock: Mutex::default() }
     }
 
-    /// The next number of this store path: from one server at random, or from the next one when it
-    /// fails. Each is tried once.
+    /// The next number of this store path.
     pub fn next(&self, key: &IdKey) -> Result<u64> {
+        if let Some(number) = self.stock().get_mut(key).and_then(take) {
+            return Ok(number);
+        }
+        let mut fetched = self.fetch(key)?;
+        let number = fetched.start;
+        fetched.start += 1;
+        if !fetched.is_empty() {
+            self.stock().entry(key.clone()).or_default().push(fetched);
+        }
+        Ok(number)
+    }
+
+    fn stock(&self) -> MutexGuard<'_, HashMap<IdKey, Vec<Range<u64>>>> {
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// At least one number: from one server at random, or from the next one when it fails. Each is tried once.
+    fn fetch(&self, key: &IdKey) -> Result<Range<u64>> {
         let mut failure = Error::new(ErrorKind::Unavailable, "there are none");
         let order = self.order();
         for (index, server) in order.iter().enumerate() {
             let wait_max = (index + 1 < order.len()).then_some(EARLY_TIMEOUT);
             match server.next(key, wait_max) {
-                Ok(number) => return Ok(number),
+                Ok(numbers) => return Ok(numbers),
                 Err(error) => {
                     log::warn!("ID server {}: {error}", server.address);
                     failure = error;
@@ -78,35 +112,82 @@ impl Ids {
     }
 }
 
+/// The next number of those in stock.
+fn take(ranges: &mut Vec<Range<u64>>) -> Option<u64> {
+    let range = ranges.last_mut()?;
+    let number = range.start;
+    range.start += 1;
+    if range.is_empty() {
+        ranges.pop();
+    }
+    Some(number)
+}
+
 impl Server {
-    fn next(&self, key: &IdKey, wait_max: Option<Duration>) -> Result<u64> {
-        let asked = match self.take_idle().map(|conn| self.ask(conn, wait_max, key)) {
+    /// Several numbers, or one where the server knows no better.
+    fn next(&self, key: &IdKey, wait_max: Option<Duration>) -> Result<Range<u64>> {
+        if self.is_single() {
+            return self.try_next(key, wait_max, 1);
+        }
+        let failure = match self.try_next(key, wait_max, FETCH_COUNT) {
+            Ok(numbers) => return Ok(numbers),
+            Err(error) => error,
+        };
+        // An existing server refuses and closes; its refusal may be lost, and its words mean anything.
+        match failure.kind() {
+            ErrorKind::Unsupported | ErrorKind::Unavailable | ErrorKind::Internal => {
+                let number = self.try_next(key, wait_max, 1)?;
+                self.state().single_at = Some(Instant::now());
+                Ok(number)
+            }
+            _ => Err(failure),
+        }
+    }
+
+    fn is_single(&self) -> bool {
+        self.state().single_at.is_some_and(|at| at.elapsed() < SINGLE_TIMEOUT)
+    }
+
+    fn try_next(&self, key: &IdKey, wait_max: Option<Duration>, count: u32) -> Result<Range<u64>> {
+        let asked = match self.take_idle().map(|conn| self.ask(conn, wait_max, key, count)) {
             // The server may have closed an idle connection just now; a fresh one tells. One that was
             // silent has had its time.
-            Some(Err(error)) if error.kind() != ErrorKind::Timeout => self.ask_anew(wait_max, key),
+            Some(Err(error)) if error.kind() != ErrorKind::Timeout => self.ask_anew(wait_max, key, count),
             Some(asked) => asked,
-            None => self.ask_anew(wait_max, key),
+            None => self.ask_anew(wait_max, key, count),
         };
         self.state().failed_at = asked.is_err().then(Instant::now);
         asked
     }
 
-    fn ask_anew(&self, wait_max: Option<Duration>, key: &IdKey) -> Result<u64> {
+    fn ask_anew(&self, wait_max: Option<Duration>, key: &IdKey, count: u32) -> Result<Range<u64>> {
         let conn = connect(&self.address, Part::IdServer.default_port())?;
-        self.ask(conn, wait_max, key)
+        self.ask(conn, wait_max, key, count)
     }
 
-    fn ask(&self, mut conn: Conn, wait_max: Option<Duration>, key: &IdKey) -> Result<u64> {
+    fn ask(&self, mut conn: Conn, wait_max: Option<Duration>, key: &IdKey, count: u32) -> Result<Range<u64>> {
         conn.set_wait_max(wait_max);
-        let value = i64::from_be_bytes(conn.call_fixed(command::GET_ID, &encode_id_key(key), REPLY_ID)?);
-        let Ok(number) = u64::try_from(value) else {
-            return fail!(Protocol, "it gave the number {value}, want 0 or more");
+        let given = match count {
+            1 => {
+                let first = conn.call_fixed(command::GET_ID, &encode_id_key(key), REPLY_ID)?;
+                Given { first: i64::from_be_bytes(first), count: 1 }
+            }
+            _ => {
+                let body = IdRange { count, key: key.clone() }.encode();
+                Given::decode(&conn.call_fixed(command::GET_IDS, &body, REPLY_ID)?)?
+            }
         };
+        let Ok(first) = u64::try_from(given.first) else {
+            return fail!(Protocol, "it gave the number {}, want 0 or more", given.first);
+        };
+        if given.count > count {
+            return fail!(Protocol, "it gave {} numbers, want at most {count}", given.count);
+        }
         let mut state = self.state();
         if state.idle.len() < IDLE_MAX {
             state.idle.push(conn);
         }
-        Ok(number)
+        Ok(first..first + u64::from(given.count))
     }
 
     /// The connection used last; those that the server has closed meanwhile are dropped.
@@ -135,9 +216,10 @@ mod tests {
     use std::net::{SocketAddr, TcpListener};
     use std::thread;
 
+    use tnv_common::wire::tnv::encode_failure;
     use tnv_common::wire::{HEADER_BYTES, Header};
 
-    /// An ID server that answers so many requests with these values, one connection after another.
+    /// An existing ID server that answers so many requests with these values, one connection after another.
     fn server(values: &'static [i64], requests_of_a_connection: usize) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -148,6 +230,12 @@ mod tests {
                 for _ in 0..requests_of_a_connection {
                     let mut request = [0; HEADER_BYTES + 8];
                     if stream.read_exact(&mut request).is_err() {
+                        break;
+                    }
+                    if request[HEADER_BYTES - 2] == command::GET_IDS {
+                        // As captured: the rest of the request is left unread.
+                        let unknown = Error::new(ErrorKind::Internal, "unknown command: 127");
+                        stream.write_all(&encode_failure(REPLY_ID, "vm", &unknown)).unwrap();
                         break;
                     }
                     assert_eq!(&request[HEADER_BYTES - 2..], b"\x28\0../data\0");
@@ -163,6 +251,39 @@ mod tests {
 
     fn key() -> IdKey {
         IdKey::new("../data").unwrap()
+    }
+
+    /// One of ours, on one connection: each request gets the next of these.
+    fn our_server(given: &'static [Given]) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            for given in given {
+                let mut request = [0; HEADER_BYTES + 12];
+                stream.read_exact(&mut request).unwrap();
+                assert_eq!(&request[HEADER_BYTES - 2..], b"\x7f\0\0\0\0\x40../data\0");
+                let reply = [&Header::new(REPLY_ID, 12).encode()[..], &given.encode()].concat();
+                stream.write_all(&reply).unwrap();
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn several_numbers_come_at_once_and_each_is_used_once() {
+        let given =
+            &[Given { first: 7, count: 3 }, Given { first: 100, count: 1 }, Given { first: 5, count: 2 }];
+        let ids = Ids::new(&[our_server(given).to_string()]);
+        let numbers: Vec<_> = (0..6).map(|_| ids.next(&key()).unwrap()).collect();
+        assert_eq!(numbers, [7, 8, 9, 100, 5, 6]);
+        assert!(ids.next(&key()).is_err());
+    }
+
+    #[test]
+    fn more_numbers_than_were_asked_for_are_no_answer() {
+        let ids = Ids::new(&[our_server(&[Given { first: 0, count: 65 }]).to_string()]);
+        assert!(ids.next(&key()).unwrap_err().message().contains("65 numbers"));
     }
 
     #[test]

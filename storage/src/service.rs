@@ -64,7 +64,16 @@ impl Service {
         let download = Download::decode(&request.fixed()?)?;
         let found = self.files.open(&download.file)?;
         let (offset, bytes) = download.check(found.size())?;
-        request.reply_file(found.what, offset..offset + bytes);
+        request.reply_file(&[], found.what, offset..offset + bytes);
+        Ok(())
+    }
+
+    fn fetch(&self, request: &mut Request<'_, Session>) -> Result<()> {
+        let download = Download::decode(&request.fixed()?)?;
+        let found = self.files.open(&download.file)?;
+        let (offset, bytes) = download.check(found.size())?;
+        let stat = found.stat().encode();
+        request.reply_file(&stat, found.what, offset..offset + bytes);
         Ok(())
     }
 
@@ -75,7 +84,7 @@ impl Service {
             return fail!(NotFound, "the file was uploaded anew, fileid: {}", download.file.fileid);
         }
         let (offset, bytes) = download.check(found.size())?;
-        request.reply_file(found.what, offset..offset + bytes);
+        request.reply_file(&[], found.what, offset..offset + bytes);
         Ok(())
     }
 
@@ -125,6 +134,7 @@ impl Handler for Service {
             command::DELETE => self.delete(request),
             command::STAT => self.stat(request),
             command::READ => self.read(request),
+            command::FETCH => self.fetch(request),
             command::UPLOAD_CHECKED => self.upload_checked(request),
             command::CHALLENGE => self.challenge(request),
             command::PROVE => self.prove(request),

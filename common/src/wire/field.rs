@@ -65,6 +65,11 @@ impl<'a> Reader<'a> {
         self.array(what).map(i16::from_be_bytes)
     }
 
+    /// An unsigned 32-bit number.
+    pub fn u32(&mut self, what: &str) -> Result<u32> {
+        self.array(what).map(u32::from_be_bytes)
+    }
+
     /// A signed 64-bit number.
     pub fn i64(&mut self, what: &str) -> Result<i64> {
         self.array(what).map(i64::from_be_bytes)

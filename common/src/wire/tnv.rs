@@ -17,6 +17,8 @@
 //! | 123 | client → storage | upload with its checksum (added) | [`CheckedUpload`], 416, then the content; or empty | 102 | empty |
 //! | 124 | client → storage | challenge (added) | appid, 16 | 102 | nonce, 32; empty where no key is needed |
 //! | 125 | client → storage | proof (added) | [`Proof`], 80 | 102 | empty |
+//! | 126 | client → storage | fetch (added) | [`Download`], 416 | 102 | [`Stat`], 41, then the content |
+//! | 127 | storage → ID server | get IDs (added) | [`IdRange`], ≤ 69 | 101 | first value, 8, and how many, 4 |
 //!
 //! The added commands take numbers from 120 to 139, free in TNV and in FastDFS's client protocol.
 //! An existing server answers them with a failure and closes.
@@ -63,6 +65,10 @@ pub mod command {
     pub const CHALLENGE: u8 = 124;
     /// Added: proves an application's key; uploads and deletes of it are then open to this connection.
     pub const PROVE: u8 = 125;
+    /// Added: what [`STAT`] says and then what [`DOWNLOAD`] gives, of one and the same upload.
+    pub const FETCH: u8 = 126;
+    /// Added: several numbers of a key, one after another.
+    pub const GET_IDS: u8 = 127;
 }
 
 /// The reply command of trackers.
@@ -106,6 +112,8 @@ pub const STAT_BYTES: usize = 8 + 8 + 1 + 8 + UNIQUE_BYTES;
 pub const NONCE_BYTES: usize = 32;
 /// Bytes of a proof's body.
 pub const PROOF_BYTES: usize = APPID_BYTES + NONCE_BYTES + MAC_BYTES;
+/// Bytes of command 127's reply.
+pub const IDS_BYTES: usize = 8 + 4;
 /// Longest ID key, without its NUL.
 pub const ID_KEY_BYTES_MAX: usize = 64;
 /// Most addresses in a route.
@@ -331,6 +339,64 @@ pub fn decode_id_key(body: &[u8]) -> Result<IdKey> {
     match body.iter().position(|&byte| byte == 0) {
         Some(end) => IdKey::new(&body[..end]),
         None => fail!(Invalid, "invalid ID key, '{}' has no NUL", shown(body)),
+    }
+}
+
+/// Command 127's body: how many numbers of a key are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    /// Most that are wanted, at least 1.
+    pub count: u32,
+    /// Of this key.
+    pub key: IdKey,
+}
+
+impl IdRange {
+    /// Decodes the body.
+    pub fn decode(body: &[u8]) -> Result<IdRange> {
+        let Some((count, key)) = body.split_first_chunk() else {
+            return fail!(Protocol, "invalid body length, got {}, want at least 4", body.len());
+        };
+        match u32::from_be_bytes(*count) {
+            0 => fail!(Invalid, "invalid count, got 0, want at least 1"),
+            count => Ok(IdRange { count, key: decode_id_key(key)? }),
+        }
+    }
+
+    /// The body's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        [&self.count.to_be_bytes()[..], &encode_id_key(&self.key)].concat()
+    }
+}
+
+/// Command 127's reply: as many numbers, one after another, as the server gives at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    /// The first of them.
+    pub first: i64,
+    /// How many, at least 1.
+    pub count: u32,
+}
+
+impl Ids {
+    /// Decodes the reply's body.
+    pub fn decode(body: &[u8; IDS_BYTES]) -> Result<Ids> {
+        let mut reader = Reader::new(body);
+        let (first, count) = (reader.i64("first number")?, reader.u32("count")?);
+        match first >= 0 && count > 0 && first.checked_add(i64::from(count)).is_some() {
+            true => Ok(Ids { first, count }),
+            false => {
+                fail!(Protocol, "invalid numbers, got {count} from {first} on, want 1 or more from 0 on")
+            }
+        }
+    }
+
+    /// The reply's body.
+    pub fn encode(&self) -> [u8; IDS_BYTES] {
+        let mut body = [0; IDS_BYTES];
+        body[..8].copy_from_slice(&self.first.to_be_bytes());
+        body[8..].copy_from_slice(&self.count.to_be_bytes());
+        body
     }
 }
 

@@ -8,7 +8,7 @@ use std::thread;
 
 use tnv_common::config::kinds::Space;
 use tnv_common::db::{Database, DbSettings, Password};
-use tnv_common::wire::tnv::REPLY_ID;
+use tnv_common::wire::tnv::{REPLY_ID, command, encode_failure};
 use tnv_common::wire::{AppId, FileId, GroupName, HEADER_BYTES, Header, HostName, IdKey, UserId};
 
 use super::*;
@@ -42,8 +42,13 @@ impl Group {
                 thread::spawn(move || {
                     let mut header = [0; HEADER_BYTES];
                     while stream.read_exact(&mut header).is_ok() {
-                        let bytes = Header::decode(&header).unwrap().body_bytes;
-                        stream.read_exact(&mut vec![0; bytes as usize]).unwrap();
+                        let header = Header::decode(&header).unwrap();
+                        stream.read_exact(&mut vec![0; header.body_bytes as usize]).unwrap();
+                        if header.command != command::GET_ID {
+                            let unknown = Error::new(ErrorKind::Unsupported, "one at a time");
+                            stream.write_all(&encode_failure(REPLY_ID, "vm", &unknown)).unwrap();
+                            return;
+                        }
                         let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed) / repeats;
                         let reply = [&Header::new(REPLY_ID, 8).encode()[..], &number.to_be_bytes()].concat();
                         stream.write_all(&reply).unwrap();
@@ -188,12 +193,14 @@ fn a_sync_that_fails_for_one_upload_fails_all_that_were_under_way_there() {
 }
 
 #[test]
-fn a_duplicate_is_refused_before_its_content_is_read_and_the_first_one_stays() {
+fn a_large_duplicate_is_refused_before_its_content_is_read_and_the_first_one_stays() {
     let group = Group::new(1);
     let files = group.member(1);
     upload(&files, "a", b"first").unwrap();
-    let error = files.upload(&triple("a"), 5, None, &mut |_| panic!("it was read")).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Exists);
+    let large = files.upload(&triple("a"), 1 << 20, None, &mut |_| panic!("it was read")).unwrap_err();
+    let small = upload(&files, "a", b"other").unwrap_err();
+    assert_eq!((large.kind(), small.kind()), (ErrorKind::Exists, ErrorKind::Exists));
+    assert_eq!(group.files().len(), 1);
     assert_eq!(content(&files, "a").unwrap(), b"first");
 }
 

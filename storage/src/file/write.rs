@@ -4,8 +4,8 @@
 //!
 //! An upload, step by step, and why each stands where it does:
 //!
-//! 1. **The ID is looked up**, so that a duplicate is refused before its content is read. It decides
-//!    nothing: two uploads of one ID may both get past it.
+//! 1. **The ID of a large file is looked up**, so that a duplicate is refused before its content is read. It
+//!    decides nothing: two uploads of one ID may both get past it. For a small one it costs more than it saves.
 //! 2. **A store path is chosen** by its free space, and its next number asked of an ID server. The
 //!    number makes the name unique among all members and for ever.
 //! 3. **A journal slot is taken**, which names the file to be. It comes before the file: were it the
@@ -72,6 +72,9 @@ const SMALL_BUFFER_BYTES: usize = 64 << 10;
 /// another store path can take the file.
 const ALLOCATE_BYTES_MIN: u64 = 1 << 20;
 
+/// From this size on, the ID is looked up before content is read.
+const LOOK_UP_BYTES_MIN: u64 = 1 << 20;
+
 /// Where content comes from: fills the buffer with the next bytes and says how many, 0 at the end.
 pub type Content<'a> = &'a mut dyn FnMut(&mut [u8]) -> Result<usize>;
 
@@ -85,7 +88,9 @@ impl Files {
         expected: Option<u32>,
         content: Content<'_>,
     ) -> Result<()> {
-        self.db.check_free(file)?;
+        if size >= LOOK_UP_BYTES_MIN {
+            self.db.check_free(file)?;
+        }
         let mut draft = self.begin(file, size)?;
         let crc32 = draft.receive(size, content)?;
         if let Some(expected) = expected.filter(|expected| *expected != crc32) {
