@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tnv_common::appkey::AppKeys;
 
-/// The bounds of a client. The defaults suit a command that runs once and a busy server alike, but
-/// for the route cache, which a server wants.
+/// The bounds of a client. The defaults suit a command that runs once and a busy server alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Most storages asked for one request, those that failed included. A route has three addresses:
@@ -37,7 +36,7 @@ impl Default for Options {
         Options {
             attempts: 6,
             deadline: Duration::from_secs(60),
-            route_cache: Duration::ZERO,
+            route_cache: Duration::from_secs(5),
             routes_max: 4096,
             idle_per_server_max: 32,
             idle_max: 256,

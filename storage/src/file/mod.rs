@@ -4,12 +4,13 @@
 //! - [`paths`]: where a file lies.
 //! - [`space`] and [`trust`]: the store paths, which of them work, and which of them is next.
 //! - [`journal`] and [`settle`]: nothing half done stays, whatever happens.
-//! - [`disk`] and [`flush`]: directories, syncing.
+//! - [`disk`], [`flush`] and [`dirsync`]: directories, syncing.
 //! - [`mod@write`]: uploads and deletes, and the order that durability depends on.
 //! - [`send`]: finding and opening a file; [`verify`]: holding one against its row;
 //!   [`damaged`]: those that are out of service.
 
 pub mod damaged;
+pub mod dirsync;
 pub mod disk;
 pub mod flush;
 pub mod journal;
@@ -35,6 +36,7 @@ use crate::db::Db;
 use crate::globals::Globals;
 use crate::id::Ids;
 use damaged::Damaged;
+use dirsync::DirectorySyncs;
 use disk::{Directories, DiskError, Fsync};
 use flush::FLUSHERS_MAX;
 use send::Lookers;
@@ -57,6 +59,7 @@ pub struct Files {
     damaged: Arc<Damaged>,
     fsync: Fsync,
     directories: Directories,
+    directory_syncs: DirectorySyncs,
     settler: Arc<Settler>,
     flushers: Workers,
     lookers: Lookers,
@@ -94,6 +97,7 @@ impl Files {
             damaged,
             fsync,
             directories: Directories::new(fsync),
+            directory_syncs: DirectorySyncs::new(fsync),
             settler,
             flushers: Workers::new("flusher", FLUSHERS_MAX),
             lookers: Lookers::default(),

@@ -38,9 +38,8 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
@@ -67,6 +66,12 @@ const LARGE_BUFFERS_MAX: usize = 64;
 
 /// The buffer of each where there are more: a thousand that stall then hold 64 MiB and not 256.
 const SMALL_BUFFER_BYTES: usize = 64 << 10;
+
+/// Buffers that are kept for the next uploads: 4 MiB in all.
+const IDLE_BUFFERS_MAX: usize = 16;
+
+/// A buffer of no more than this is made anew.
+const KEPT_BYTES_MIN: usize = 16 << 10;
 
 /// From this size on, space is allocated before content is read: then it either suffices, or
 /// another store path can take the file.
@@ -249,27 +254,43 @@ impl Files {
     }
 }
 
-/// How many uploads are being received.
+/// The uploads that are being received, and buffers for the next ones: to make and clear one anew costs as
+/// much as what it is filled with.
 #[derive(Default)]
-pub struct Receivers(AtomicUsize);
+pub struct Receivers {
+    count: AtomicUsize,
+    idle: Mutex<Vec<Vec<u8>>>,
+}
 
 /// One of them, until this is dropped.
 struct Receiving<'a> {
-    count: &'a AtomicUsize,
-    buffer_bytes: usize,
+    receivers: &'a Receivers,
+    buffer: Vec<u8>,
 }
 
 impl Receivers {
-    fn join(&self) -> Receiving<'_> {
-        let others = self.0.fetch_add(1, Ordering::Relaxed);
-        let buffer_bytes = if others < LARGE_BUFFERS_MAX { COPY_BYTES } else { SMALL_BUFFER_BYTES };
-        Receiving { count: &self.0, buffer_bytes }
+    /// With a buffer that suits so many bytes of content; it has room for one byte at least.
+    fn join(&self, size: u64) -> Receiving<'_> {
+        let others = self.count.fetch_add(1, Ordering::Relaxed);
+        let most = if others < LARGE_BUFFERS_MAX { COPY_BYTES } else { SMALL_BUFFER_BYTES };
+        let bytes = usize::try_from(size).unwrap_or(most).clamp(1, most);
+        let idle = if bytes > KEPT_BYTES_MIN { self.idle().pop() } else { None };
+        let buffer = idle.unwrap_or_else(|| vec![0; if bytes > KEPT_BYTES_MIN { most } else { bytes }]);
+        Receiving { receivers: self, buffer }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Receiving<'_> {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.receivers.count.fetch_sub(1, Ordering::Relaxed);
+        let mut idle = self.receivers.idle();
+        if self.buffer.len() == COPY_BYTES && idle.len() < IDLE_BUFFERS_MAX {
+            idle.push(std::mem::take(&mut self.buffer));
+        }
     }
 }
 
@@ -318,13 +339,12 @@ impl Draft<'_> {
 
     /// Step 5; returns the CRC-32.
     fn receive(&mut self, size: u64, content: Content<'_>) -> Result<u32> {
-        let receiving = self.files.receivers.join();
-        let buffer_bytes = receiving.buffer_bytes;
-        let mut buffer = vec![0; buffer_bytes.min(usize::try_from(size).unwrap_or(buffer_bytes)).max(1)];
+        let mut receiving = self.files.receivers.join(size);
+        let buffer = &mut receiving.buffer;
         let mut crc = crc32fast::Hasher::new();
         let mut received = 0;
         loop {
-            let count = content(&mut buffer)?;
+            let count = content(buffer)?;
             if count == 0 {
                 break;
             }
@@ -351,8 +371,7 @@ impl Draft<'_> {
         if let Some(flush) = self.flush.take() {
             flush.finish().map_err(|error| self.failed(&DiskError::of_sync("sync", error)))?;
         }
-        let directory = Path::new(self.place.directory());
-        let synced = self.files.fsync.directory("sync the directory of the", directory);
+        let synced = self.files.directory_syncs.sync(self.place.directory());
         synced.map_err(|fault| self.failed(&fault))?;
         // The directory is shared: its sync may have failed for somebody else, and then succeeds for us.
         if self.store.losses() != self.losses {
