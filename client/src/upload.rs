@@ -50,9 +50,12 @@ pub(crate) trait Content {
     /// How many bytes it has.
     fn size(&self) -> u64;
 
-    /// Fills `piece` with what is at `position`. Positions only go on, or back to 0 where this
+    /// Reads the piece of so many bytes that is at `position`. Positions only go on, or back to 0 where this
     /// [is possible](Content::is_repeatable).
-    fn piece(&mut self, position: u64, piece: &mut [u8]) -> Result<()>;
+    fn read(&mut self, position: u64, bytes: usize) -> Result<()>;
+
+    /// The piece that was read last.
+    fn piece(&self) -> &[u8];
 
     /// Fails where there is more than `size` bytes. Asked before the last piece is sent, so that the
     /// storage never has what would be half a file.
@@ -70,6 +73,7 @@ pub(crate) struct FileContent {
     file: File,
     path: PathBuf,
     size: u64,
+    piece: Vec<u8>,
 }
 
 impl FileContent {
@@ -90,7 +94,7 @@ impl FileContent {
                 "cannot upload '{shown}', it is a pipe, socket or device, want a regular file"
             );
         }
-        Ok(FileContent { file, path: path.to_owned(), size: found.len() })
+        Ok(FileContent { file, path: path.to_owned(), size: found.len(), piece: Vec::new() })
     }
 }
 
@@ -99,8 +103,9 @@ impl Content for FileContent {
         self.size
     }
 
-    fn piece(&mut self, position: u64, piece: &mut [u8]) -> Result<()> {
-        match self.file.read_exact_at(piece, position) {
+    fn read(&mut self, position: u64, bytes: usize) -> Result<()> {
+        self.piece.resize(bytes, 0);
+        match self.file.read_exact_at(&mut self.piece, position) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 let now = self.file.metadata().map_or(0, |found| found.len());
                 let (path, size) = (self.path.display(), self.size);
@@ -108,6 +113,10 @@ impl Content for FileContent {
             }
             outcome => outcome.context(|| format!("read {}", self.path.display())),
         }
+    }
+
+    fn piece(&self) -> &[u8] {
+        &self.piece
     }
 
     fn check_end(&mut self) -> Result<()> {
@@ -135,6 +144,8 @@ impl Content for FileContent {
 pub(crate) struct ReaderContent<'a> {
     reader: &'a mut dyn Read,
     first: Vec<u8>,
+    /// The piece that was read last, unless that is the first.
+    later: Vec<u8>,
     size: u64,
     /// How much the reader has yielded.
     position: u64,
@@ -147,7 +158,8 @@ impl<'a> ReaderContent<'a> {
             return fail!(Invalid, "invalid size, got {size}, want at most {}", i64::MAX);
         }
         let first = vec![0; usize::try_from(size).unwrap_or(COPY_BYTES).min(COPY_BYTES)];
-        let mut content = ReaderContent { reader, first, size, position: 0, ended: false };
+        let later = Vec::new();
+        let mut content = ReaderContent { reader, first, later, size, position: 0, ended: false };
         let mut first = std::mem::take(&mut content.first);
         content.take(&mut first)?;
         content.first = first;
@@ -178,14 +190,20 @@ impl Content for ReaderContent<'_> {
         self.size
     }
 
-    fn piece(&mut self, position: u64, piece: &mut [u8]) -> Result<()> {
+    fn read(&mut self, position: u64, bytes: usize) -> Result<()> {
+        let mut later = std::mem::take(&mut self.later);
         // Pieces are of one size, so one that begins in the first is the first.
-        if position == 0 {
-            piece.copy_from_slice(&self.first);
-            return Ok(());
+        if position > 0 {
+            assert_eq!(position, self.position, "a reader does not go back");
+            later.resize(bytes, 0);
+            self.take(&mut later)?;
+            self.later = later;
         }
-        assert_eq!(position, self.position, "a reader does not go back");
-        self.take(piece)
+        Ok(())
+    }
+
+    fn piece(&self) -> &[u8] {
+        if self.later.is_empty() { &self.first } else { &self.later }
     }
 
     fn check_end(&mut self) -> Result<()> {
@@ -400,16 +418,15 @@ impl Sending<'_> {
     ) -> std::result::Result<(), SendError> {
         let size = self.request.size;
         let mut hasher = Hasher::new();
-        let mut piece = vec![0; usize::try_from(size).unwrap_or(COPY_BYTES).min(COPY_BYTES)];
         let mut position = 0;
         loop {
-            let count = piece.len().min(usize::try_from(size - position).unwrap_or(usize::MAX));
-            let piece = &mut piece[..count];
-            self.content.piece(position, piece).map_err(SendError::Content)?;
-            hasher.update(piece);
+            let count = usize::try_from(size - position).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+            self.content.read(position, count).map_err(SendError::Content)?;
+            hasher.update(self.content.piece());
             if position + count as u64 == size {
                 self.check_end(&hasher).map_err(SendError::Content)?;
             }
+            let piece = self.content.piece();
             match position {
                 0 => self.begin(conn, checks, piece),
                 _ if conn.early_reply() => return conn::early_upload_reply(conn).map_err(SendError::Server),

@@ -14,13 +14,19 @@ use crate::wire::{FAILURE, HEADER_BYTES, Header};
 /// How long a refusal may take to arrive after a write has failed.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What is read at once of a reply: a small one is whole then, be it with a file of one page.
+const AHEAD_BYTES: usize = 8 << 10;
+
 /// A connection to one server. After any failure it is broken and must be dropped: existing
 /// servers close theirs after a failure reply.
 pub struct Conn {
     stream: Stream,
     peer: SocketAddr,
-    /// Bytes of the present reply that are still to be read.
+    /// Bytes of the present reply that are still to be taken.
     unread: u64,
+    /// What was read of it and not taken yet, from `taken` on.
+    ahead: Vec<u8>,
+    taken: usize,
     reply_timeout: Duration,
     wait_max: Option<Duration>,
     broken: bool,
@@ -40,6 +46,8 @@ impl Conn {
             stream,
             peer,
             unread: 0,
+            ahead: Vec::new(),
+            taken: 0,
             reply_timeout: REPLY_TIMEOUT,
             wait_max: None,
             broken: false,
@@ -70,7 +78,7 @@ impl Conn {
 
     /// Whether it must not be used again.
     pub fn is_broken(&self) -> bool {
-        self.broken || self.unread > 0
+        self.broken || self.unread > 0 || self.taken < self.ahead.len()
     }
 
     /// Whether the server has answered the present request, be it with a failure. What the server
@@ -167,9 +175,14 @@ impl Conn {
 
     /// `command` 0 stands for any.
     fn reply_within(&mut self, command: u8, timeout: Duration) -> Result<u64> {
+        let deadline = Instant::now() + timeout;
         let mut header = [0; HEADER_BYTES];
-        let read = self.stream.read_full(&mut header, Instant::now() + timeout);
-        self.check(read, "read the reply")?;
+        let mut filled = 0;
+        while filled < HEADER_BYTES {
+            let read = self.read_ahead(deadline);
+            self.check(read, "read the reply")?;
+            filled += self.take_ahead(&mut header[filled..]);
+        }
         let header = Header::decode(&header).inspect_err(|_| self.broken = true)?;
         self.unread = header.body_bytes;
         if header.status != 0 {
@@ -192,7 +205,8 @@ impl Conn {
             return Error::new(ErrorKind::Protocol, text);
         }
         let mut body = vec![0; bytes];
-        match self.stream.read_full(&mut body, Instant::now() + MESSAGE_TIMEOUT) {
+        let ahead = self.take_ahead(&mut body);
+        match self.stream.read_full(&mut body[ahead..], Instant::now() + MESSAGE_TIMEOUT) {
             Ok(()) => {
                 self.unread = 0;
                 self.replied = true;
@@ -223,6 +237,11 @@ impl Conn {
         if want == 0 {
             return Ok(0);
         }
+        let ahead = self.take_ahead(&mut buffer[..want]);
+        if ahead > 0 {
+            self.unread -= ahead as u64;
+            return Ok(ahead);
+        }
         let deadline = Instant::now() + self.at_most(PROGRESS_TIMEOUT);
         let read = self.stream.read_some(&mut buffer[..want], deadline);
         let read = read.and_then(|count| match count {
@@ -241,6 +260,28 @@ impl Conn {
         let mut body = vec![0; usize::try_from(bytes).unwrap_or(body_bytes_max)];
         self.read_body(&mut body)?;
         Ok(body)
+    }
+
+    /// Waits for bytes of a reply, of which there are none here, and reads what has come.
+    fn read_ahead(&mut self, deadline: Instant) -> std::io::Result<()> {
+        // It has hardly ever come yet, so that reading first would be in vain.
+        if !self.stream.wait_readable(deadline.saturating_duration_since(Instant::now()))? {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        self.taken = 0;
+        self.ahead.resize(AHEAD_BYTES, 0);
+        let read = self.stream.read_some(&mut self.ahead, deadline);
+        self.ahead.truncate(*read.as_ref().unwrap_or(&0));
+        if read? == 0 { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+
+    /// Takes from what was read already; returns how much that was.
+    fn take_ahead(&mut self, buffer: &mut [u8]) -> usize {
+        let ahead = &self.ahead[self.taken..];
+        let count = buffer.len().min(ahead.len());
+        buffer[..count].copy_from_slice(&ahead[..count]);
+        self.taken += count;
+        count
     }
 
     fn check<T>(&mut self, result: std::io::Result<T>, what: &str) -> Result<T> {

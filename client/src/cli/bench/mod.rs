@@ -68,8 +68,7 @@ table in the end. What it uploads it removes again, also when it is interrupted.
 
 Figures: ops/s are the operations that succeeded, through the time from the first thread's beginning to the
 last one's end. MB/s are their content, 1 MB = 1,000,000 bytes. Latencies are exact, of the operations that
-succeeded. The client's own work for an upload or download (the tracker asked before each operation, the
-checksum, one copy of the content) is in all of them, since every application has it. Making and comparing
+succeeded. The client's own work for an upload or download (the tracker asked every 5 s, the checksum, one copy of the content) is in all of them, since every application has it. Making and comparing
 contents is not: files are cut from random bytes made before; while the clock runs their length and the ends
 of each piece are compared; and after the rows, or before a delete, each file is fetched once more and compared
 byte by byte.
