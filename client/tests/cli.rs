@@ -39,6 +39,7 @@ fn storage(film: Vec<u8>) -> Peer {
             let (offset, count) = (usize::try_from(offset).unwrap(), usize::try_from(count).unwrap());
             request.reply(REPLY_STORAGE, &film[offset..offset + count])
         }
+        command::FETCH => request.unknown_command(),
         other => {
             let body = request.body();
             match other {

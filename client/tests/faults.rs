@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use peer::{Peer, Request, Then, appid, client, content, file, nobody, stat, tracker, tracker_of, userid};
 use tnv_client::{Client, ErrorKind, FileId, Options, Result, Triple};
 use tnv_common::wire::Header;
-use tnv_common::wire::tnv::{REPLY_STORAGE, Read as ReadRequest, Stat, Upload, command};
+use tnv_common::wire::tnv::{Download, REPLY_STORAGE, Read as ReadRequest, Stat, Upload, command};
 
 fn upload(client: &Client, bytes: &[u8]) -> Result<FileId> {
     client.upload(&appid(), &userid(), &mut &*bytes, bytes.len() as u64)
@@ -43,6 +43,13 @@ fn holding(content: Vec<u8>, unique: u8) -> Peer {
             let (offset, count) = read.download.check(content.len() as u64).unwrap();
             let (offset, count) = (usize::try_from(offset).unwrap(), usize::try_from(count).unwrap());
             request.reply(REPLY_STORAGE, &content[offset..offset + count])
+        }
+        command::FETCH => {
+            let download = Download::decode(request.body().as_slice().try_into().unwrap()).unwrap();
+            let (offset, count) = download.check(content.len() as u64).unwrap();
+            let (offset, count) = (usize::try_from(offset).unwrap(), usize::try_from(count).unwrap());
+            let stat = stat(&content, unique).encode();
+            request.reply(REPLY_STORAGE, &[&stat, &content[offset..offset + count]].concat())
         }
         other => panic!("command {other}"),
     })
@@ -481,8 +488,10 @@ fn damaged_content_is_told() {
     let storage = Peer::new(move |request| {
         request.body();
         match request.header.command {
-            command::STAT => request.reply(REPLY_STORAGE, &stat(&bytes, 1).encode()),
-            _ => request.reply(REPLY_STORAGE, &[0; 1000]),
+            command::FETCH => {
+                request.reply(REPLY_STORAGE, &[&stat(&bytes, 1).encode()[..], &[0; 1000]].concat())
+            }
+            other => panic!("command {other}"),
         }
     });
     let error = client(&tracker(&[&storage])).download(&file("f"), 0, 0, &mut Vec::new()).unwrap_err();
@@ -504,14 +513,14 @@ fn a_writer_that_fails_is_not_the_storages_fault() {
     let error = client(&tracker(&[&storage])).download(&file("f"), 0, 0, &mut Full).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace);
     assert!(!error.message().contains(&storage.address.to_string()), "{error}");
-    assert_eq!(storage.commands(), [command::STAT, command::READ]);
+    assert_eq!(storage.commands(), [command::FETCH]);
 }
 
 #[test]
-fn an_empty_file_is_downloaded_without_asking_for_content() {
+fn an_empty_file_is_downloaded_with_one_request() {
     let storage = holding(Vec::new(), 1);
     assert_eq!(client(&tracker(&[&storage])).download(&file("f"), 0, 0, &mut Vec::new()), Ok(0));
-    assert_eq!(storage.commands(), [command::STAT]);
+    assert_eq!(storage.commands(), [command::FETCH]);
 }
 
 // Slices.

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use tnv_client::{
     AppId, Client, Error, ErrorKind, FileId, GroupName, Options, Route, Stat, Triple, Unique, UserId,
@@ -147,7 +148,8 @@ pub fn nobody() -> SocketAddr {
 }
 
 pub fn client(tracker: &Peer) -> Client {
-    Client::new(&[tracker.address.to_string()], Options::default()).unwrap()
+    let options = Options { route_cache: Duration::ZERO, ..Options::default() };
+    Client::new(&[tracker.address.to_string()], options).unwrap()
 }
 
 pub fn appid() -> AppId {
