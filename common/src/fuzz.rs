@@ -13,7 +13,7 @@ use crate::secret::Secret;
 use crate::wire::names::is_harmful;
 use crate::wire::tnv::{
     Addresses, Beat, CheckedUpload, Download, ERROR_TEXT_BYTES_MAX, FAILURE_BYTES_MAX, ID_KEY_BYTES_MAX,
-    Join, Proof, REPLY_TRACKER, ROUTE_ADDRESSES_MAX, Read, Route, Stat, Triple, UPLOAD_BYTES,
+    IdRange, Join, Proof, REPLY_TRACKER, ROUTE_ADDRESSES_MAX, Read, Route, Stat, Triple, UPLOAD_BYTES,
     UPLOAD_CHECKED_BYTES, Upload, VERSION_BYTES, command, decode_challenge, decode_failure, decode_id_key,
     encode_challenge, encode_failure, encode_id_key, file_table,
 };
@@ -101,6 +101,11 @@ pub fn wire_id(data: &[u8]) {
         assert!(body.starts_with(key.as_str().as_bytes()), "it is what came before the NUL");
     }
     check_again(key, |key| decode_id_key(&encode_id_key(key)));
+    let range = IdRange::decode(body);
+    if let Ok(range) = &range {
+        assert!(range.count > 0 && body.len() <= 4 + ID_KEY_BYTES_MAX + 1);
+    }
+    check_again(range, |range| IdRange::decode(&range.encode()));
 }
 
 /// Requests to a storage.
@@ -124,7 +129,7 @@ pub fn wire_storage(data: &[u8]) {
             };
             check_again(checked, again);
         }
-        command::DOWNLOAD => {
+        command::DOWNLOAD | command::FETCH => {
             let download = Download::decode(&fit(body));
             if let Ok(download) = &download {
                 check_part(download, header.body_bytes);

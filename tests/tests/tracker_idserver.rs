@@ -29,6 +29,30 @@ fn group_of(tracker: SocketAddr, appid: &str, userid: &str) -> String {
     body[..17].iter().take_while(|byte| **byte != 0).map(|byte| char::from(*byte)).collect()
 }
 
+/// Command 127: the first number and how many there are.
+fn next_ids(raw: &mut Raw, key: &str, count: u32) -> (i64, u32) {
+    let body = [&count.to_be_bytes()[..], key.as_bytes(), b"\0"].concat();
+    let reply: [u8; 12] = raw.ask(&message(127, &body)).success(101).try_into().expect("12 bytes");
+    let (first, count) = reply.split_at(8);
+    (i64::from_be_bytes(first.try_into().unwrap()), u32::from_be_bytes(count.try_into().unwrap()))
+}
+
+#[test]
+fn several_numbers_at_once_are_nobody_elses() {
+    let cluster = servers("several").set(Part::Id, "idinc_max_step", 100).start();
+    let mut raw = Raw::connect(cluster.id());
+    assert_eq!(next_ids(&mut raw, "../data", 10), (0, 10));
+    assert_eq!(next_id(&mut raw, "../data"), 10);
+    assert_eq!(next_ids(&mut raw, "../data", u32::MAX), (11, 64), "no more than this at once");
+    // What is left of a piece of numbers comes first, be it less than was asked for.
+    assert_eq!(next_ids(&mut raw, "../data", 64), (75, 25));
+    assert_eq!(next_ids(&mut raw, "../data", 1), (100, 1));
+    for body in [&b"\0\0\0\0k\0"[..], b"\0\0\0\x01k", b"\0\0\0\x01\0", b"\0\0"] {
+        raw::ask(cluster.id(), &message(127, body)).failure(101);
+    }
+    assert_eq!(next_id(&mut raw, "../data"), 101);
+}
+
 fn next_id(raw: &mut Raw, key: &str) -> i64 {
     i64::from_be_bytes(raw.ask(&raw::get_id(key)).success(101).try_into().expect("8 bytes"))
 }

@@ -636,8 +636,9 @@ fn a_connection_to_each_server_may_idle_and_then_ask() {
     conns[2].ask(&raw::filesize("tnvideo", "tnv001", "none")).failure(102);
 }
 
-/// The two commands that ours add to the storage: 120 tells size (8), time (8), kind of checksum (1),
-/// checksum (8) and the upload's unique value (16); 121 is a download that names that value.
+/// The commands that ours add to the storage: 120 tells size (8), time (8), kind of checksum (1),
+/// checksum (8) and the upload's unique value (16); 121 is a download that names that value. 126 is both in
+/// one: what 120 tells, and then what was asked for of the content.
 #[test]
 fn the_added_commands_tell_one_upload_from_another() {
     let cluster = Builder::new("added").groups(&["group001"], 2).start();
@@ -650,7 +651,12 @@ fn the_added_commands_tell_one_upload_from_another() {
         body.extend(unique);
         raw::ask(cluster.storages[member].address(), &message(121, &body))
     };
+    let fetch = |member: usize, offset: i64, size: i64| {
+        let body = [&triple[..], &offset.to_be_bytes(), &size.to_be_bytes()].concat();
+        raw::ask(cluster.storages[member].address(), &message(126, &body))
+    };
     stat(0).failure(102);
+    fetch(0, 0, 0).failure(102);
     let before = now();
     cluster.put("tnv001", "f", b"123456789");
     let first = stat(0).success(102);
@@ -666,6 +672,11 @@ fn the_added_commands_tell_one_upload_from_another() {
         assert_eq!(read(member, 2, 3, &first[25..]).success(102), b"345");
         read(member, 10, 0, &first[25..]).failure(102);
         read(member, 0, 0, &[7; 16]).failure(102);
+        assert_eq!(fetch(member, 0, 0).success(102), [&first[..], b"123456789"].concat());
+        assert_eq!(fetch(member, 2, 3).success(102), [&first[..], b"345"].concat());
+        assert_eq!(fetch(member, 9, 0).success(102), first);
+        fetch(member, 10, 0).failure(102);
+        fetch(member, -1, 0).failure(102);
     }
     raw::ask(cluster.storage(), &raw::delete("tnvideo", "tnv001", "f")).success(102);
     for member in 0..2 {
@@ -679,10 +690,29 @@ fn the_added_commands_tell_one_upload_from_another() {
         read(member, 0, 0, &first[25..]).failure(102);
         assert_eq!(read(member, 0, 0, &second[25..]).success(102), b"123456789");
     }
-    for (command, bytes) in [(120, 399), (120, 401), (121, 431), (121, 433), (121, 400)] {
+    for (command, bytes) in
+        [(120, 399), (120, 401), (121, 431), (121, 433), (121, 400), (126, 415), (126, 417)]
+    {
         let mut raw = Raw::connect(cluster.storage());
         raw.ask(&message(command, &vec![b'a'; bytes])).failure(102);
         assert!(raw.closes_within(CLOSE_BOUND), "{command} with {bytes} bytes");
+    }
+}
+
+/// Large and small parts leave a storage in different ways: with the head in one piece, or as a file.
+#[test]
+fn files_of_every_size_come_back_whole_over_one_connection() {
+    let cluster = Builder::new("sizes").start();
+    let mut conn = Raw::connect(cluster.storage());
+    for (number, size) in [0, 1, 4096, 65_400, 65_500, 65_536, 65_537, 300_000].into_iter().enumerate() {
+        let content: Vec<u8> = (0..size).map(|at: usize| (at * 7 + at / 251) as u8).collect();
+        let name = format!("f{number}");
+        cluster.put("tnv001", &name, &content);
+        let whole = conn.ask(&raw::download("tnvideo", "tnv001", &name, 0, 0)).success(102);
+        assert!(whole == content, "{size} bytes");
+        let rest = size / 3;
+        let part = conn.ask(&raw::download("tnvideo", "tnv001", &name, rest as i64, 0)).success(102);
+        assert!(part == content[rest..], "{size} bytes");
     }
 }
 
