@@ -3,13 +3,15 @@
 //!
 //! - `schema`: how a server declares its tables and statements.
 //! - `value`: parameters and rows.
-//! - `writer`: the one thread that commits, in groups.
+//! - `writer`, `queue`: the one thread that commits, in groups, and how statements and answers pass between
+//!   it and its callers.
 //! - `pool`, `mysql`, `sqlite`: connections, and the two databases.
 //!
 //! All statements are prepared; values reach the database as parameters and never as SQL.
 
 mod mysql;
 mod pool;
+mod queue;
 mod schema;
 mod settings;
 mod sqlite;

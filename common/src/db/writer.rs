@@ -17,13 +17,11 @@
 //! is sent is rolled back for certain, by the server or by the next opening of the file.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender, bounded};
-
+use super::queue::{Job, Queue, Slot};
 use super::schema::Sql;
 use super::value::Value;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -31,9 +29,6 @@ use crate::fail;
 
 /// Statements in one transaction: enough to make the flush cheap, few enough to redo one by one.
 const GROUP_JOBS_MAX: usize = 256;
-
-/// Statements waiting for the writer: more than there are workers by default.
-const QUEUE_JOBS_MAX: usize = 4096;
 
 /// How long a caller waits for the writer to begin with its statement. Shorter than the minute that
 /// clients wait for a reply.
@@ -110,76 +105,44 @@ pub enum CommitFault {
 
 /// A handle on the writer thread of one database.
 pub struct Writer {
-    /// `None` only while being dropped.
-    queue: Option<Sender<Job>>,
-    ended: Receiver<()>,
+    queue: Arc<Queue>,
     turns: Arc<Turns>,
-}
-
-struct Job {
-    sql: &'static Sql,
-    params: Vec<Value>,
-    claim: Arc<Claim>,
-    answer: Sender<Result<Written>>,
 }
 
 impl Writer {
     /// Starts the thread.
     pub fn start(engine: impl Engine) -> Result<Writer> {
-        let (queue, jobs) = bounded(QUEUE_JOBS_MAX);
-        let (end, ended) = bounded(0);
-        let turns = Arc::new(Turns::default());
-        let shared = Arc::clone(&turns);
+        let writer = Writer { queue: Arc::default(), turns: Arc::default() };
+        let (queue, turns) = (Arc::clone(&writer.queue), Arc::clone(&writer.turns));
         thread::Builder::new()
             .name("db-writer".into())
             .spawn(move || {
-                run(engine, &jobs, &shared);
                 // Dropped last, which tells `Writer::drop` that the connection is closed.
-                drop(end);
+                let _ended = queue.ends_with_this();
+                run(engine, &queue, &turns);
             })
             .context(|| "start the database's writer thread")?;
-        Ok(Writer { queue: Some(queue), ended, turns })
+        Ok(writer)
     }
 
     /// Queues one statement and waits until it is committed or has failed.
     pub fn write(&self, sql: &'static Sql, params: Vec<Value>) -> Result<Written> {
-        let Some(queue) = &self.queue else {
-            return fail!(Unavailable, "the database is being closed");
-        };
-        let (sender, answer) = bounded(1);
-        let claim = Arc::new(Claim::default());
-        let job = Job { sql, params, claim: Arc::clone(&claim), answer: sender };
+        let slot = Slot::of_this_thread();
         let deadline = Instant::now() + QUEUE_TIMEOUT;
-        match queue.send_deadline(job, deadline) {
-            Ok(()) => {}
-            Err(SendTimeoutError::Timeout(_)) => {
-                return fail!(Busy, "{QUEUE_JOBS_MAX} writes wait for the database; try again later");
-            }
-            Err(SendTimeoutError::Disconnected(_)) => {
-                return fail!(Unavailable, "the database's writer has ended; restart this server");
-            }
-        }
-        match answer.recv_deadline(deadline) {
-            Ok(result) => return result,
-            Err(RecvTimeoutError::Timeout) if claim.take(ABANDONED) => {
+        self.queue.push(Job::new(sql, params, &slot), deadline)?;
+        match slot.wait(deadline) {
+            Some(result) => return result,
+            None if slot.abandon() => {
                 return fail!(
                     Busy,
                     "the database has not taken the write for {QUEUE_TIMEOUT:?}; try again later"
                 );
             }
-            Err(RecvTimeoutError::Disconnected) if claim.take(ABANDONED) => {
-                return fail!(Unavailable, "the database's writer failed before the write was begun");
-            }
-            Err(_) => {}
+            None => {}
         }
-        match answer.recv_timeout(ANSWER_TIMEOUT) {
-            Ok(result) => result,
-            Err(RecvTimeoutError::Timeout) => {
-                fail!(OutcomeUnknown, "the database has not finished the write for {ANSWER_TIMEOUT:?}")
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                fail!(OutcomeUnknown, "the database's writer failed during the write")
-            }
+        match slot.wait(Instant::now() + ANSWER_TIMEOUT) {
+            Some(result) => result,
+            None => fail!(OutcomeUnknown, "the database has not finished the write for {ANSWER_TIMEOUT:?}"),
         }
     }
 
@@ -192,28 +155,9 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.queue = None;
         // Nobody waits for an answer any more: callers borrow the database. This only lets the
         // connection say goodbye.
-        let _ = self.ended.recv_timeout(CLOSE_TIMEOUT);
-    }
-}
-
-/// Whose a job is. It leaves `QUEUED` once.
-#[derive(Default)]
-struct Claim(AtomicU8);
-
-const QUEUED: u8 = 0;
-const BEGUN: u8 = 1;
-const ABANDONED: u8 = 2;
-
-impl Claim {
-    /// Whether the job is now, or was already, in this state.
-    fn take(&self, to: u8) -> bool {
-        match self.0.compare_exchange(QUEUED, to, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => true,
-            Err(now) => now == to,
-        }
+        self.queue.close(CLOSE_TIMEOUT);
     }
 }
 
@@ -228,6 +172,8 @@ struct Turns {
 struct Counts {
     begun: u64,
     finished: u64,
+    /// Who waits for a group to finish: waking nobody costs a system call too.
+    waiting: usize,
 }
 
 impl Turns {
@@ -236,8 +182,11 @@ impl Turns {
     }
 
     fn finish(&self) {
-        self.counts().finished += 1;
-        self.finished.notify_all();
+        let mut counts = self.counts();
+        counts.finished += 1;
+        if counts.waiting > 0 {
+            self.finished.notify_all();
+        }
     }
 
     fn wait_for_begun(&self, timeout: Duration) -> Result<()> {
@@ -249,7 +198,9 @@ impl Turns {
             if left.is_zero() {
                 return fail!(Busy, "a write that was begun has not finished for {timeout:?}");
             }
+            counts.waiting += 1;
             counts = self.finished.wait_timeout(counts, left).unwrap_or_else(PoisonError::into_inner).0;
+            counts.waiting -= 1;
         }
         Ok(())
     }
@@ -260,10 +211,9 @@ impl Turns {
 }
 
 /// The thread: until the queue is closed and empty.
-fn run(mut engine: impl Engine, jobs: &Receiver<Job>, turns: &Turns) {
-    while let Ok(first) = jobs.recv() {
-        let mut group = vec![first];
-        group.extend(jobs.try_iter().take(GROUP_JOBS_MAX - 1));
+fn run(mut engine: impl Engine, queue: &Queue, turns: &Turns) {
+    let mut group = Vec::with_capacity(GROUP_JOBS_MAX);
+    while queue.take(&mut group, GROUP_JOBS_MAX) {
         turns.begin();
         let done = catch_unwind(AssertUnwindSafe(|| write_group(&mut engine, &group)));
         if done.is_err() {
@@ -272,13 +222,11 @@ fn run(mut engine: impl Engine, jobs: &Receiver<Job>, turns: &Turns) {
             engine.leave();
         }
         turns.finish();
-        if let Ok(results) = done {
-            for (job, result) in group.iter().zip(results) {
-                // Nobody listens to what was abandoned.
-                let _ = job.answer.try_send(result);
-            }
+        // After a panic there are no results: the jobs are dropped unanswered, which their callers see.
+        for (job, result) in group.iter().zip(done.into_iter().flatten()) {
+            job.answer(result);
         }
-        // After a panic the jobs are dropped unanswered, which their callers see.
+        group.clear();
     }
 }
 
@@ -356,11 +304,11 @@ fn transact_once(
             let slow = format!("the database has not got to the write within {GROUP_TIMEOUT:?}");
             return Err(Fault::Down(Error::new(ErrorKind::Busy, slow)));
         }
-        if !job.claim.take(BEGUN) {
+        if !job.begin() {
             results.push(abandoned());
             continue;
         }
-        match engine.execute(job.sql, &job.params) {
+        match engine.execute(job.sql(), job.params()) {
             Ok(written) => results.push(Ok(written)),
             Err(Fault::Refused(error)) => results.push(Err(error)),
             Err(fault) => return Err(fault),
@@ -421,14 +369,14 @@ mod tests {
 
         fn write(&self, values: &[i64]) -> Vec<Result<Written>> {
             let mut engine = self.clone();
-            let jobs: Vec<Job> = values.iter().map(|value| job(*value)).collect();
+            let jobs: Vec<Job> = values.iter().map(|value| job(*value).0).collect();
             write_group(&mut engine, &jobs)
         }
     }
 
-    fn job(value: i64) -> Job {
-        let (answer, _) = bounded(1);
-        Job { sql: &SQL, params: vec![value.into()], claim: Arc::default(), answer }
+    fn job(value: i64) -> (Job, Arc<Slot>) {
+        let slot = Slot::of_this_thread();
+        (Job::new(&SQL, vec![value.into()], &slot), slot)
     }
 
     impl Engine for Script {
@@ -545,12 +493,12 @@ mod tests {
     #[test]
     fn what_its_caller_abandoned_is_never_run() {
         let script = Script::default();
-        let jobs = [job(1), job(2)];
-        assert!(jobs[0].claim.take(ABANDONED));
-        let results = write_group(&mut script.clone(), &jobs);
+        let [(one, its_slot), (other, other_slot)] = [job(1), job(2)];
+        assert!(its_slot.abandon());
+        let results = write_group(&mut script.clone(), &[one, other]);
         assert!(results[0].is_err() && results[1].is_ok());
         assert_eq!(script.steps().committed, [2]);
-        assert!(!jobs[1].claim.take(ABANDONED), "it was begun");
+        assert!(!other_slot.abandon(), "it was begun");
     }
 
     #[test]
