@@ -251,6 +251,7 @@ mod tests {
             password: Password::default(),
             rw_timeout: Duration::from_secs(30),
             directory: directory.to_owned(),
+            durable: true,
         };
         // Servers of one database, each with marks of its own.
         static PORT: AtomicU16 = AtomicU16::new(1);

@@ -323,6 +323,7 @@ mod tests {
             password: Password::default(),
             rw_timeout: Duration::from_secs(5),
             directory: scratch.path().join("db"),
+            durable: true,
         };
         let database = Database::open(&settings, &SCHEMA, &Stop::new().unwrap()).unwrap();
         Db::new(database, &GroupName::new("group001").unwrap(), 8)

@@ -50,20 +50,21 @@ impl Settings {
             Some(file) => AppKeys::read(file)
                 .map_err(|got| config.fault(&keys::TNV_APP_KEYS_FILE, got, AppKeys::form()))?,
         };
+        let fsync = config.get(&keys::TNV_FSYNC)?;
         Ok(Settings {
             app_keys,
             app_keys_file,
             group: config.get(&keys::TNV_GROUP_NAME)?,
             store_paths: config.get(&keys::TNV_STORE_PATHS)?,
             reserve: config.get(&keys::TNV_RESERVED_SPACE)?,
-            fsync: config.get(&keys::TNV_FSYNC)?,
+            fsync,
             scrub_bytes_a_second: config.get(&keys::TNV_SCRUB_RATE)?,
             scrub_interval: config.get(&keys::TNV_SCRUB_INTERVAL)?,
             trackers: config.get(&keys::TNV_TRACKER_ADDRS)?,
             id_servers: config.get(&keys::TNV_IDS_ADDRS)?,
             beat_interval: config.get(&keys::TNV_HEART_BEAT_INTERVAL)?,
             cache_lifetime: config.get(&keys::REDIS_KEY_TIMEOUT)?,
-            database: config.database()?,
+            database: DbSettings { durable: fsync, ..config.database()? },
         })
     }
 }

@@ -223,6 +223,7 @@ mod tests {
             password: Password::default(),
             rw_timeout: Duration::from_secs(30),
             directory: directory.to_owned(),
+            durable: true,
         }
     }
 

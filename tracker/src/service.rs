@@ -248,6 +248,7 @@ mod tests {
             password: Password::default(),
             rw_timeout: Duration::from_secs(30),
             directory: directory.to_owned(),
+            durable: true,
         };
         let stop = Stop::new().unwrap();
         let db = Arc::new(TrackerDb::open(&database, &stop).unwrap());

@@ -155,10 +155,12 @@ keys! {
     /// percentage of its size. A store path with less than this is passed over.
     TNV_RESERVED_SPACE: Size = Size, "tnv_reserved_space", STORAGE, "5%", None;
 
-    /// Whether an upload is acknowledged only when its content and its name are on stable storage.
-    /// With `no` the kernel writes them when it sees fit: faster on slow disks, but a power cut or a
-    /// crash of the host can take files that were acknowledged, and leave rows without a file. A
-    /// crash of the storage alone takes nothing either way.
+    /// Whether an upload is acknowledged only when its content, its name and, in an embedded database, its
+    /// row are on stable storage. With `no` the kernel writes them when it sees fit: faster on slow disks,
+    /// but a power cut or a crash of the host can take files that were acknowledged, bring back ones that
+    /// were deleted, and leave rows without a file and files without a row, which `--fsck` finds. The
+    /// database itself stays whole, only its last commits may be gone. A crash of the storage alone takes
+    /// nothing either way. What a MySQL server does is set there.
     TNV_FSYNC: YesNo = YesNo, "tnv_fsync", STORAGE, "yes", None;
 
     /// How many bytes a second the storage reads again of what it has, to find content that its disk has

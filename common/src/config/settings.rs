@@ -72,6 +72,7 @@ impl Config {
             password: self.password()?,
             rw_timeout: self.get(&keys::MYSQL_RW_TIMEOUT)?,
             directory: self.get(&keys::TNV_DB_PATH)?,
+            durable: true,
         })
     }
 

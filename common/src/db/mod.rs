@@ -63,7 +63,7 @@ impl Database {
     /// set; one that refuses is an error at once.
     pub fn open(settings: &DbSettings, schema: &'static Schema, stop: &Stop) -> Result<Database> {
         let (writer, reader) = if settings.is_embedded() {
-            let (sqlite, engine) = Sqlite::open(&settings.directory, schema)?;
+            let (sqlite, engine) = Sqlite::open(&settings.directory, schema, settings.durable)?;
             (Writer::start(engine)?, Reader::Sqlite(sqlite))
         } else {
             let (mysql, engine) = Mysql::open(settings, schema, stop)?;
@@ -103,7 +103,8 @@ impl Database {
         }
     }
 
-    /// Runs one INSERT, UPDATE or DELETE and returns when it is durable.
+    /// Runs one INSERT, UPDATE or DELETE and returns when it is committed, and durable as far as
+    /// [`DbSettings::durable`] says.
     ///
     /// Errors: `Exists`, a unique key is taken; `Invalid`, the database refused the statement;
     /// `OutcomeUnknown`, it may or may not be committed (ask [`Database::is_absent`]). Those and

@@ -18,6 +18,10 @@ pub struct DbSettings {
     pub rw_timeout: Duration,
     /// The directory of the embedded databases.
     pub directory: PathBuf,
+    /// Whether a commit to the embedded database is on stable storage before it is answered. Without that
+    /// a power cut may take the last commits, and nothing else; the end of the process takes none. It says
+    /// nothing to MySQL, whose own settings decide.
+    pub durable: bool,
 }
 
 impl DbSettings {
@@ -61,6 +65,7 @@ mod tests {
             password: Password::new("s3cret"),
             rw_timeout: Duration::from_secs(30),
             directory: PathBuf::from("../db"),
+            durable: true,
         };
         assert!(!format!("{settings:?}").contains("s3cret"));
     }

@@ -1,4 +1,5 @@
-//! The embedded database: SQLite in WAL mode, one file a database, every commit flushed.
+//! The embedded database: SQLite in WAL mode, one file a database, every commit flushed unless the
+//! settings say that none need be.
 //!
 //! Several server processes may use one file. Each has its one writer, and a writer holds an
 //! exclusive `flock` on `NAME.lock` around each group: SQLite's own waiting is a poll under which
@@ -40,6 +41,10 @@ const READERS_MAX: usize = 8;
 /// Prepared statements kept by each connection: more than a server has.
 const STATEMENTS_MAX: usize = 64;
 
+/// Pages in the log of commits at which the writer works it into the file: with SQLite's own 1000 it did
+/// so, with its flushes, every few hundred rows. More gave nothing.
+const CHECKPOINT_PAGES: i64 = 4096;
+
 /// The log of commits is cut back to this size when it has been worked in.
 const WAL_BYTES_MAX: i64 = 64 << 20;
 
@@ -55,7 +60,7 @@ pub struct Sqlite {
 
 impl Sqlite {
     /// Makes the directory, the file and the tables as far as they are missing.
-    pub fn open(directory: &Path, schema: &Schema) -> Result<(Sqlite, SqliteEngine)> {
+    pub fn open(directory: &Path, schema: &Schema, durable: bool) -> Result<(Sqlite, SqliteEngine)> {
         create_directory(directory).context(|| format!("make the directory {}", directory.display()))?;
         let path = file_of(directory, schema, "db");
         let lock_path = file_of(directory, schema, "lock");
@@ -65,7 +70,8 @@ impl Sqlite {
         // Losing the file's name in a crash would lose every row with it.
         sync_directory(directory).context(|| format!("sync the directory {}", directory.display()))?;
         turn.end();
-        let engine = SqliteEngine { path: path.clone(), turn, connection: Some(connection) };
+        set_durable(&connection, durable).map_err(|error| told(&path, &error))?;
+        let engine = SqliteEngine { path: path.clone(), turn, durable, connection: Some(connection) };
         Ok((Sqlite { path, lock_path, readers: Pool::new(READERS_MAX) }, engine))
     }
 
@@ -124,6 +130,7 @@ impl Sqlite {
 pub struct SqliteEngine {
     path: PathBuf,
     turn: Turn,
+    durable: bool,
     connection: Option<Connection>,
 }
 
@@ -140,7 +147,9 @@ impl Engine for SqliteEngine {
         let connection = match &self.connection {
             Some(connection) => connection,
             None => {
-                let fresh = open(&self.path).map_err(|error| Fault::Down(told(&self.path, &error)))?;
+                let fresh = open(&self.path)
+                    .and_then(|fresh| set_durable(&fresh, self.durable).map(|()| fresh))
+                    .map_err(|error| Fault::Down(told(&self.path, &error)))?;
                 self.connection.insert(fresh)
             }
         };
@@ -277,10 +286,17 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    // FULL: a commit is flushed before it is answered. NORMAL may lose the last ones with the power.
-    connection.pragma_update(None, "synchronous", "FULL")?;
+    set_durable(&connection, true)?;
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", CHECKPOINT_PAGES, |_| Ok(()))?;
     connection.pragma_update_and_check(None, "journal_size_limit", WAL_BYTES_MAX, |_| Ok(()))?;
     Ok(connection)
+}
+
+/// FULL: a commit is flushed before it is answered. NORMAL may lose the last ones with the power, but
+/// flushes the log before it is worked into the file and the file before the log is begun again, so that
+/// both stay whole, and so does what another process had flushed. OFF would give up both.
+fn set_durable(connection: &Connection, durable: bool) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" })
 }
 
 /// Opens the file, made where missing, and brings its tables up to the schema.

@@ -2,7 +2,8 @@
 //!
 //! A commit costs a flush of a disk, whether it holds one row or two hundred. So whoever wants to
 //! write queues its statement and waits; the writer takes whatever is queued now, runs it in one
-//! transaction, commits, and only then answers each. No answer is `Ok` before its commit is durable.
+//! transaction, commits, and only then answers each. No answer is `Ok` before its commit is durable (or
+//! as good as [`DbSettings::durable`](super::settings::DbSettings::durable) asks for).
 //!
 //! What an answer means, always:
 //! - `Ok`: committed.

@@ -67,6 +67,7 @@ impl Group {
             password: Password::default(),
             rw_timeout: Duration::from_secs(5),
             directory: self.scratch.path().join("db"),
+            durable: true,
         };
         let id_servers = vec![self.id_server.to_string()];
         let globals = Globals {
