@@ -49,6 +49,12 @@ pub struct FileInfo {
 }
 
 impl FileInfo {
+    /// What the storage at `address`, one of these, has told.
+    pub(crate) fn new(size: u64, stat: Option<Stat>, address: SocketAddr, route: &[SocketAddr]) -> FileInfo {
+        let others = route.iter().copied().filter(|&other| other != address);
+        FileInfo { size, stat, members: std::iter::once(address).chain(others).collect() }
+    }
+
     /// The storages of its group, in the order in which they are asked for content.
     pub(crate) fn members(&self) -> &[SocketAddr] {
         &self.members
@@ -144,9 +150,14 @@ impl Client {
                 Some(stat) => (stat.size, Some(stat)),
                 None => (self.size_at(address, turn, file)?, None),
             };
-            let others = route.iter().copied().filter(|&other| other != address);
-            Ok(FileInfo { size, stat, members: std::iter::once(address).chain(others).collect() })
+            Ok(FileInfo::new(size, stat, address, &route))
         })
+    }
+
+    /// The same together with the content from `offset` on, as much as there is and fits into `buffer`: tells
+    /// how much that is. It is one request where the storage knows it.
+    pub fn open(&self, file: &Triple, offset: u64, buffer: &mut [u8]) -> Result<(FileInfo, usize)> {
+        download::open(self, file, offset, buffer)
     }
 
     /// Fills `buffer` with the content at `offset` of the very upload that `info` tells of, from any

@@ -21,6 +21,67 @@ use crate::trail::{At, Failure, Progress, Trail, Tried, Turn};
 /// a group has.
 const DAMAGED_MAX: usize = 16;
 
+/// See [`Client::open`].
+pub(crate) fn open(
+    client: &Client,
+    file: &Triple,
+    offset: u64,
+    buffer: &mut [u8],
+) -> Result<(FileInfo, usize)> {
+    // On the wire a size of 0 would be all of the rest.
+    let asked = (!buffer.is_empty()).then(|| request(file, offset, buffer.len() as u64)).transpose()?;
+    let owner = owner(file);
+    let route = client.mngr().route(&owner)?.addresses;
+    let what = format!("open {}", file.fileid);
+    let (info, count) = client.try_each(&what, &owner, route.clone(), |address, turn| {
+        let fetched = match &asked {
+            Some(asked) if client.mngr().fetches(address) => open_at(client, address, turn, asked, buffer)?,
+            _ => None,
+        };
+        if let Some((stat, count)) = fetched {
+            return Ok((FileInfo::new(stat.size, Some(stat), address, &route), Some(count)));
+        }
+        let (size, stat) = match client.stat_at(address, turn, file)? {
+            Some(stat) => (stat.size, Some(stat)),
+            None => (client.size_at(address, turn, file)?, None),
+        };
+        Ok((FileInfo::new(size, stat, address, &route), None))
+    })?;
+    if let Some(count) = count {
+        return Ok((info, count));
+    }
+    let (_, count) = request(file, offset, buffer.len() as u64)?.clip(info.size)?;
+    let count = usize::try_from(count).unwrap_or(buffer.len()).min(buffer.len());
+    read_slice(client, file, &info, offset, &mut buffer[..count])?;
+    Ok((info, count))
+}
+
+/// One `FETCH`; `None` where the storage may lack it.
+fn open_at(
+    client: &Client,
+    address: SocketAddr,
+    turn: Turn,
+    asked: &Download,
+    buffer: &mut [u8],
+) -> Tried<Option<(Stat, usize)>> {
+    let fetched = client.mngr().exchange(address, turn.to_find(), |conn| {
+        let (stat, count) = conn::fetch(conn, asked)?;
+        let (_, want) = asked.clip(stat.size)?;
+        let content = &mut buffer[..usize::try_from(want).unwrap_or(usize::MAX)];
+        fill(conn, count, content)?;
+        Ok((stat, content.len()))
+    });
+    match fetched {
+        Err(failure) if may_lack(&failure) => {
+            if failure.error.kind() == ErrorKind::Unsupported {
+                client.mngr().note_no_fetch(address);
+            }
+            Ok(None)
+        }
+        outcome => outcome.map(Some),
+    }
+}
+
 /// See [`Client::read_slice`].
 pub(crate) fn read_slice(
     client: &Client,
@@ -250,6 +311,7 @@ impl<'a> Transfer<'a> {
             let asked = self.asked;
             let fetched = client.mngr().exchange(address, turn.to_find(), |conn| {
                 let (stat, count) = conn::fetch(conn, asked)?;
+                // A size beyond the end, which the storage would clip, is a mistake here.
                 let part = self.part_of(&stat)?;
                 if count != part.bytes {
                     let (peer, want) = (conn.peer(), part.bytes);

@@ -92,6 +92,10 @@ fn an_existing_storage_is_asked_for_its_size_where_it_lacks_validators_and_this_
     client.read_slice(&file("f"), &info, 6, &mut slice).unwrap();
     assert_eq!(&slice, b"net-video");
     client.read_slice(&file("f"), &info, 6, &mut []).unwrap();
+    let (info, count) = client.open(&file("f"), 6, &mut slice).unwrap();
+    assert_eq!((info.size, info.stat, count), (27, None, 9));
+    assert_eq!(&slice, b"net-video");
+    assert_eq!(client.open(&file("f"), 28, &mut slice).unwrap_err().kind(), ErrorKind::Invalid);
 }
 
 #[test]

@@ -46,7 +46,9 @@ fn holding(content: Vec<u8>, unique: u8) -> Peer {
         }
         command::FETCH => {
             let download = Download::decode(request.body().as_slice().try_into().unwrap()).unwrap();
-            let (offset, count) = download.check(content.len() as u64).unwrap();
+            let Ok((offset, count)) = download.clip(content.len() as u64) else {
+                return request.refuse(ErrorKind::Invalid, "invalid offset");
+            };
             let (offset, count) = (usize::try_from(offset).unwrap(), usize::try_from(count).unwrap());
             let stat = stat(&content, unique).encode();
             request.reply(REPLY_STORAGE, &[&stat, &content[offset..offset + count]].concat())
@@ -521,6 +523,27 @@ fn an_empty_file_is_downloaded_with_one_request() {
     let storage = holding(Vec::new(), 1);
     assert_eq!(client(&tracker(&[&storage])).download(&file("f"), 0, 0, &mut Vec::new()), Ok(0));
     assert_eq!(storage.commands(), [command::FETCH]);
+}
+
+#[test]
+fn a_file_is_opened_with_one_request_and_as_much_of_it_read_as_fits() {
+    let bytes = content(1000);
+    let storage = holding(bytes.clone(), 1);
+    let client = client(&tracker(&[&storage]));
+    for (offset, room) in [(0, 2000), (0, 1000), (0, 10), (990, 100), (1000, 5)] {
+        let mut buffer = vec![0; room];
+        let (info, count) = client.open(&file("f"), offset, &mut buffer).unwrap();
+        let left = &bytes[usize::try_from(offset).unwrap()..];
+        assert_eq!((info.size, count), (1000, room.min(left.len())));
+        assert_eq!(info.stat, Some(stat(&bytes, 1)));
+        assert_eq!(buffer[..count], left[..count]);
+    }
+    assert_eq!(storage.commands(), [command::FETCH; 5]);
+    let error = client.open(&file("f"), 1001, &mut [0; 5]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(client.open(&file("f"), 0, &mut []).unwrap().1, 0);
+    let error = client.download(&file("f"), 0, 1001, &mut Vec::new()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "a download of more than there is stays a mistake");
 }
 
 // Slices.

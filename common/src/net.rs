@@ -133,6 +133,21 @@ impl Stream {
         Ok(written)
     }
 
+    /// The same of two pieces as if they were one, in one system call where the socket takes them.
+    pub fn write_two_now(&self, head: &[u8], body: &[u8]) -> io::Result<usize> {
+        let mut written = 0;
+        while written < head.len() + body.len() {
+            let head_left = &head[written.min(head.len())..];
+            let body_left = &body[written.saturating_sub(head.len())..];
+            match rustix::io::writev(&self.fd, &[IoSlice::new(head_left), IoSlice::new(body_left)]) {
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                result => written += result?,
+            }
+        }
+        Ok(written)
+    }
+
     /// Sends what the socket takes of a part of a file without waiting, and without copying it
     /// through this process; the part then begins where it stopped.
     pub fn send_file_now(&self, file: &File, part: &mut Range<u64>) -> io::Result<()> {

@@ -9,10 +9,13 @@ use tnv_common::wire::tnv::{Stat, Triple};
 /// Where files come from.
 pub trait Files: Send + Sync + 'static {
     /// A file that was looked up.
-    type Info: Send;
+    type Info: Send + 'static;
 
     /// Looks a file up.
     fn look_up(&self, file: &Triple) -> Result<Self::Info>;
+
+    /// Looks a file up and reads its first bytes, as many as there are and fit into `buffer`: tells how many.
+    fn open(&self, file: &Triple, buffer: &mut [u8]) -> Result<(Self::Info, usize)>;
 
     /// How long it is.
     fn size(info: &Self::Info) -> u64;
@@ -30,6 +33,10 @@ impl Files for Client {
 
     fn look_up(&self, file: &Triple) -> Result<FileInfo> {
         Client::stat(self, file)
+    }
+
+    fn open(&self, file: &Triple, buffer: &mut [u8]) -> Result<(FileInfo, usize)> {
+        Client::open(self, file, 0, buffer)
     }
 
     fn size(info: &FileInfo) -> u64 {

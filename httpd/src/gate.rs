@@ -1,62 +1,67 @@
 //! The gate: it alone faces the network. It reads one request head at a time, within limits and a
-//! deadline, refuses what is not proper HTTP, passes on what the service uses, and relays the answer
+//! deadline, refuses what is not proper HTTP, asks the service with what that uses, and relays the answer
 //! in bounded pieces. Only work holds a worker: heads that drip, viewers that pause and clients that
 //! send what nobody wants wait in the server loop, and what is known of them waits in their state.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime};
 
 use tnv_common::drain::{Drain, Drained};
-use tnv_common::error::ErrorKind;
 use tnv_common::limits::{DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_TIMEOUT};
 use tnv_common::link::without_signature;
 use tnv_common::net::Stream;
 use tnv_common::server::{Next, Service, Until};
 use tnv_common::stop::Stop;
 
+use crate::content::Content;
+use crate::files::Files;
 use crate::head::{self, HEAD_BYTES_MAX, Head};
-use crate::private::{Asking, Private};
-use crate::relay::{Relay, Relays};
+use crate::relay::Relay;
 use crate::room::{Held, Room};
+use crate::service::FileService;
 use crate::status::{ALLOW, Headers, Refusal, Status, head as response_head};
 
 /// How long a refused connection is read on, so that its client gets to read the refusal.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The gate.
-pub struct Gate {
-    relays: Relays,
+pub struct Gate<F> {
+    service: FileService<F>,
     room: Room,
     stop: Stop,
 }
 
 /// What is remembered of a connection.
-#[derive(Default)]
-pub struct Conn {
+pub struct Conn<I> {
     /// What has come and was not used yet: at most a head's length.
     unused: Vec<u8>,
     /// Since when a head has been coming.
     since: Option<Instant>,
-    phase: Phase,
+    phase: Phase<I>,
     /// What it takes of the room for all while it waits.
     held: Held,
 }
 
+impl<I> Default for Conn<I> {
+    fn default() -> Conn<I> {
+        Conn { unused: Vec::new(), since: None, phase: Phase::Asking, held: Held::default() }
+    }
+}
+
 /// What a connection is at. It goes from one to the next and round again.
-#[derive(Default)]
-enum Phase {
+enum Phase<I> {
     /// A head is awaited, or coming.
-    #[default]
     Asking,
-    Answering(Box<Answering>),
+    Answering(Box<Answering<I>>),
     /// It is to be closed, but its client is still sending: closing at once would take the answer
     /// with it.
     Closing(Drain),
 }
 
 /// An answer on its way.
-struct Answering {
-    relay: Relay,
+struct Answering<I> {
+    relay: Relay<I>,
     after: After,
     /// What the log is to say of it. Refusals of what is no request are logged before.
     entry: Option<Entry>,
@@ -90,23 +95,23 @@ enum Incoming {
     Refused(Refusal),
 }
 
-impl Service for Gate {
-    type Conn = Conn;
+impl<F: Files> Service for Gate<F> {
+    type Conn = Conn<F::Info>;
 
-    fn serve(&self, stream: &Stream, conn: &mut Conn) -> Next {
+    fn serve(&self, stream: &Stream, conn: &mut Conn<F::Info>) -> Next {
         match self.go_on(stream, conn) {
             Next::Close => Next::Close,
             next => self.let_wait(conn, next),
         }
     }
 
-    fn refuse(&self, stream: &Stream, conn: &mut Conn) -> Next {
+    fn refuse(&self, stream: &Stream, conn: &mut Conn<F::Info>) -> Next {
         let refusal = Refusal::new(Status::UNAVAILABLE, "too many connections; try again in a few seconds");
         conn.phase = Phase::Answering(Box::new(Answering::refusal(&refusal, false)));
         self.serve(stream, conn)
     }
 
-    fn idle_timeout(&self, conn: &Conn) -> Option<Duration> {
+    fn idle_timeout(&self, conn: &Conn<F::Info>) -> Option<Duration> {
         let deadline = match (&conn.phase, conn.since) {
             (Phase::Asking, None) => return Some(IDLE_TIMEOUT),
             (Phase::Asking, Some(since)) => since + MESSAGE_TIMEOUT,
@@ -116,7 +121,7 @@ impl Service for Gate {
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    fn closed(&self, conn: Conn) {
+    fn closed(&self, conn: Conn<F::Info>) {
         match (&conn.phase, conn.since) {
             (Phase::Asking, Some(since)) => {
                 log::info!("closed: the request's head was not whole after {:?}", since.elapsed());
@@ -129,14 +134,15 @@ impl Service for Gate {
     }
 }
 
-impl Gate {
+impl<F: Files> Gate<F> {
     /// Goes on with a connection until it has to wait.
-    fn go_on(&self, stream: &Stream, conn: &mut Conn) -> Next {
+    fn go_on(&self, stream: &Stream, conn: &mut Conn<F::Info>) -> Next {
+        let _counted = self.service.enter();
         loop {
             match &mut conn.phase {
                 Phase::Asking => match conn.next_head(stream) {
                     Incoming::Head(head) => {
-                        conn.phase = Phase::Answering(Box::new(self.answer(stream, head)));
+                        conn.phase = Phase::Answering(Box::new(self.answer(head)));
                     }
                     Incoming::Part => return Next::Wait,
                     Incoming::Late => return Next::Close,
@@ -148,7 +154,7 @@ impl Gate {
                         conn.phase = Phase::Answering(Box::new(Answering::refusal(&refusal, is_head)));
                     }
                 },
-                Phase::Answering(answering) => match answering.relay.go_on(stream, &self.relays) {
+                Phase::Answering(answering) => match answering.relay.go_on(stream, &self.service) {
                     Ok(false) => return Next::Resume(Until::Writable),
                     Ok(true) => {
                         answering.log(None);
@@ -179,7 +185,7 @@ impl Gate {
     }
 
     /// Lets a connection wait, as long as there is room for what it holds meanwhile.
-    fn let_wait(&self, conn: &mut Conn, next: Next) -> Next {
+    fn let_wait(&self, conn: &mut Conn<F::Info>, next: Next) -> Next {
         let bytes = conn.held_bytes();
         if self.room.hold(&mut conn.held, bytes) {
             return next;
@@ -192,18 +198,13 @@ impl Gate {
         conn.close()
     }
 
-    /// A gate to this private side, with so many workers.
-    pub fn new(private: Private, threads: usize, stop: Stop) -> Gate {
-        Gate { relays: Relays::new(private, threads), room: Room::default(), stop }
-    }
-
-    /// Ends the private side, when the last request has been answered.
-    pub fn close(&self, timeout: Duration) {
-        self.relays.private().close(timeout);
+    /// A gate to this service.
+    pub fn new(service: FileService<F>, stop: Stop) -> Gate<F> {
+        Gate { service, room: Room::default(), stop }
     }
 
     /// Begins the answer to a request.
-    fn answer(&self, stream: &Stream, head: Head) -> Answering {
+    fn answer(&self, head: Head) -> Answering<F::Info> {
         let began = Instant::now();
         let keep_alive = head.keep_alive && !self.stop.is_set();
         let after = match (keep_alive, head.has_body) {
@@ -213,11 +214,11 @@ impl Gate {
         };
         let ending = Ending::new(&head, keep_alive);
         let (status, relay) = match head.method.as_str() {
-            "GET" | "HEAD" => self.ask(stream, &head, &ending),
+            "GET" | "HEAD" => self.ask(&head, &ending),
             "OPTIONS" if head.target == "*" => {
                 let headers: Headers = vec![(ALLOW.0, ALLOW.1.to_owned())];
                 let text = response_head(Status::NO_CONTENT, &headers);
-                (Status::NO_CONTENT.0, Relay::whole(ending.end(&text), &[]))
+                (Status::NO_CONTENT.0, Relay::new(ending.end(&text), Content::none()))
             }
             method => {
                 let text = format!("files are read with GET and HEAD, not with {method:.32}");
@@ -229,28 +230,22 @@ impl Gate {
         Answering { relay, after, entry: Some(entry) }
     }
 
-    /// Has the service answer: the status, and what is to be relayed.
-    fn ask(&self, stream: &Stream, head: &Head, ending: &Ending) -> (u16, Relay) {
-        let peer = stream.peer().map(|peer| peer.to_string()).unwrap_or_default();
-        let asking = Asking { method: &head.method, target: &head.target, peer: &peer, passed: &head.passed };
-        match self.relays.private().ask(&asking) {
-            Ok(answered) => {
-                let text = ending.end(answered.head());
-                (answered.status(), Relay::begun(answered, &asking, text, &self.relays))
+    /// Has the service answer: the status, and what is to be relayed. Should it panic, its viewer is told.
+    fn ask(&self, head: &Head, ending: &Ending) -> (u16, Relay<F::Info>) {
+        match catch_unwind(AssertUnwindSafe(|| self.service.answer(head))) {
+            Ok(Ok(plan)) => {
+                let text = response_head(plan.status, &plan.headers);
+                (plan.status.0, Relay::new(ending.end(&text), plan.content))
             }
-            Err(error) => {
-                log::error!("the service does not answer: {error}");
-                let status = match error.kind() {
-                    ErrorKind::Internal => Status::BAD_GATEWAY,
-                    _ => Status::UNAVAILABLE,
-                };
-                ending.refusal(&Refusal::new(status, "the server cannot answer now"), head)
+            Ok(Err(refusal)) => ending.refusal(&refusal, head),
+            Err(_) => {
+                ending.refusal(&Refusal::new(Status::UNAVAILABLE, "the server cannot answer now"), head)
             }
         }
     }
 }
 
-impl Conn {
+impl<I: Send> Conn<I> {
     /// What it holds in memory while it waits.
     fn held_bytes(&self) -> usize {
         let answer = match &self.phase {
@@ -312,12 +307,12 @@ impl Conn {
     }
 }
 
-impl Answering {
+impl<I: Send> Answering<I> {
     /// A refusal that ends the connection.
-    fn refusal(refusal: &Refusal, is_head: bool) -> Answering {
+    fn refusal(refusal: &Refusal, is_head: bool) -> Answering<I> {
         let (text, body) = refusal.response();
-        let body = if is_head { vec![] } else { body };
-        let relay = Relay::whole(Ending { connection: "Connection: close\r\n" }.end(&text), &body);
+        let content = if is_head { Content::none() } else { Content::text(body) };
+        let relay = Relay::new(Ending { connection: "Connection: close\r\n" }.end(&text), content);
         Answering { relay, after: After::CloseGently(FAREWELL_TIMEOUT), entry: None }
     }
 
@@ -358,10 +353,10 @@ impl Ending {
         text
     }
 
-    /// A refusal of the gate's own to a request that was well-formed.
-    fn refusal(&self, refusal: &Refusal, head: &Head) -> (u16, Relay) {
+    /// A refusal of a request that was well-formed.
+    fn refusal<I: Send>(&self, refusal: &Refusal, head: &Head) -> (u16, Relay<I>) {
         let (text, body) = refusal.response();
-        let body = if head.method == "HEAD" { vec![] } else { body };
-        (refusal.status.0, Relay::whole(self.end(&text), &body))
+        let content = if head.method == "HEAD" { Content::none() } else { Content::text(body) };
+        (refusal.status.0, Relay::new(self.end(&text), content))
     }
 }

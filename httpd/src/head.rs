@@ -35,8 +35,15 @@ pub struct Head {
     pub keep_alive: bool,
     /// Whether a body follows.
     pub has_body: bool,
-    /// The header lines for the service, each ended by CRLF.
-    pub passed: String,
+    /// The header lines for the service: name, and value in ASCII without control characters.
+    pub passed: Vec<(&'static str, String)>,
+}
+
+impl Head {
+    /// The value of a header line for the service.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.passed.iter().find(|(found, _)| *found == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// Reads a head off the front of `bytes`: the head and its length, or nothing when more must come.
@@ -116,8 +123,7 @@ fn check(request: &httparse::Request<'_, '_>) -> Result<Head, Refusal> {
     check_host(request, is_http_10)?;
     let has_body = has_body(request, is_http_10)?;
     let target = target(method, request.path.unwrap_or_default())?;
-    let passed =
-        PASSED.into_iter().filter_map(|name| Some(format!("{name}: {}\r\n", joined(request, name)?)));
+    let passed = PASSED.into_iter().filter_map(|name| Some((name, joined(request, name)?)));
     Ok(Head {
         method: method.to_owned(),
         target,
@@ -254,7 +260,9 @@ mod tests {
              If-None-Match: \"a\"\r\nif-none-match: \"bü\"\r\nX-Tnv-Link: 7\r\n\r\n",
         );
         assert_eq!((head.method.as_str(), head.target.as_str()), ("GET", "/files/x?download"));
-        assert_eq!(head.passed, "Range: bytes=0-1\r\nIf-None-Match: \"a\", \"b??\"\r\n");
+        let passed = [("Range", "bytes=0-1"), ("If-None-Match", "\"a\", \"b??\"")];
+        assert_eq!(head.passed, passed.map(|(name, value)| (name, value.to_owned())));
+        assert_eq!((head.value("Range"), head.value("If-Match")), (Some("bytes=0-1"), None));
         assert!(head.keep_alive && !head.has_body && !head.is_http_10);
     }
 

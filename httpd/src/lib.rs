@@ -1,13 +1,13 @@
 //! The HTTP server, the client's download wrapped for browsers and players, as a library: the binary
 //! `tnv-httpd` is one call of it, and what strangers' bytes go through can be fuzzed.
 //!
-//! The way of a request: `gate` admits it from the network, reads its head (`head`) and passes it on
-//! over the `private` side to tiny_http; `service` finds the file (`target`, `files`), judges
-//! conditions and ranges (`conditional`, `range`), says what it is (`media`), and answers (`status`);
-//! the gate relays the answer (`relay`).
+//! The way of a request: `gate` admits it from the network and reads its head (`head`); `service` finds the
+//! file (`target`, `files`), judges conditions and ranges (`conditional`, `range`), says what it is (`media`),
+//! and answers (`status`); the gate relays the answer (`relay`) and its `content`, within the `room` that
+//! there is for all.
 
 mod conditional;
-mod directory;
+mod content;
 mod files;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
@@ -15,7 +15,6 @@ mod gate;
 mod globals;
 mod head;
 mod media;
-mod private;
 mod range;
 mod relay;
 mod room;

@@ -1,4 +1,4 @@
-//! The HTTP server's beginning and end: gate, private side, service and client, put together.
+//! The HTTP server's beginning and end: gate, service and client, put together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +11,13 @@ use tnv_common::net::{listen, resolve};
 use tnv_common::server;
 use tnv_common::stop::Stop;
 
-use crate::directory::PrivateDirectory;
 use crate::gate::Gate;
 use crate::globals::Settings;
-use crate::private::Private;
 use crate::service::FileService;
 
 /// How long it is remembered where a user's files are: within this a file is found on a storage
 /// that has just joined, and a tracker that is away is not missed.
 const ROUTE_CACHE: Duration = Duration::from_secs(5);
-
-/// How long the private side may take to end, when the last viewer has been served.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The HTTP server.
 pub struct HttpServer;
@@ -37,13 +32,9 @@ impl daemon::Server for HttpServer {
 
     fn check(config: &Config, settings: &Settings) -> Vec<Fault> {
         let unresolved = settings.trackers.iter().filter_map(|tracker| resolve(tracker, TRACKER_PORT).err());
-        let mut faults: Vec<Fault> = unresolved
+        unresolved
             .map(|error| config.fault(&keys::TNV_TRACKER_ADDRS, error, "hosts that can be resolved"))
-            .collect();
-        if let Err(error) = PrivateDirectory::make() {
-            faults.push(config.fault(&keys::TNV_BIND, error, "a directory for temporary files"));
-        }
-        faults
+            .collect()
     }
 
     fn run(settings: Settings, common: CommonSettings, stop: &Stop) -> Result<()> {
@@ -52,12 +43,9 @@ impl daemon::Server for HttpServer {
         let options =
             Options { route_cache: ROUTE_CACHE, idle_per_server_max: common.threads, ..Options::default() };
         let client = Client::new(&settings.trackers, options)?;
-        let service = Arc::new(FileService::new(client, settings.owner).with_links(settings.links));
-        let gate = Gate::new(Private::start(service, common.threads)?, common.threads, stop.clone());
-        let gate = Arc::new(gate);
+        let service = FileService::new(client, settings.owner).with_links(settings.links);
+        let gate = Arc::new(Gate::new(service, stop.clone()));
         daemon::ready(Part::Httpd, address);
-        let served = server::run(listener, &common.server(Part::Httpd), Arc::clone(&gate), stop);
-        gate.close(CLOSE_TIMEOUT);
-        served
+        server::run(listener, &common.server(Part::Httpd), gate, stop)
     }
 }

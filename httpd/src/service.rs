@@ -1,29 +1,24 @@
-//! From a request to its answer: finds the file, judges the conditions and the ranges, and sends
-//! head and content in pieces. Each piece is whole in this process before any of it goes to the
-//! viewer, so that one who pauses keeps no storage waiting.
+//! From a request to its answer: finds the file, judges the conditions and the ranges, and plans the content,
+//! of which the first piece is read at once: should that fail, there is still another answer.
 
-use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tiny_http::{Method, Request};
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::limits::COPY_BYTES;
 use tnv_common::link::{LinkFault, LinkSecrets};
 use tnv_common::wire::tnv::{Stat, Triple};
 
 use crate::conditional::{Conditions, Validator, Verdict};
+use crate::content::{Content, Piece, Source};
 use crate::files::Files;
 use crate::globals::Owner;
+use crate::head::Head;
 use crate::media::{self, Kind, Remembered, SNIFF_BYTES};
-use crate::private::{Answer, REST_HEADER};
 use crate::range::{self, Part, Selection};
-use crate::room;
-use crate::status::{Headers, Refusal, Status, head};
+use crate::room::{self, Buffer, Buffers};
+use crate::status::{Headers, Refusal, Status};
 use crate::target::{self, Target};
-
-/// What is gathered before it is written, beside a piece of content: the heads around it.
-const HEADS_BYTES_MAX: usize = 4 << 10;
 
 /// The service, on files from wherever.
 pub struct FileService<F> {
@@ -32,7 +27,8 @@ pub struct FileService<F> {
     /// What links must be signed with, where they must be.
     links: Option<LinkSecrets>,
     kinds: Remembered,
-    /// How many answers are under way.
+    buffers: Buffers,
+    /// How many answers are worked on.
     under_way: AtomicUsize,
 }
 
@@ -42,102 +38,52 @@ struct Asked<'a> {
     is_head: bool,
     target: &'a str,
     range: Option<&'a str>,
-    /// The rest of an answer that was begun is asked for.
-    is_rest: bool,
     conditions: Conditions<'a>,
+    /// All of the file, whatever it is.
+    is_plain: bool,
 }
 
 impl<'a> Asked<'a> {
-    fn new(request: &'a Request) -> Asked<'a> {
-        let value = |name: &'static str| {
-            let header = request.headers().iter().find(|header| header.field.equiv(name));
-            header.map(|header| header.value.as_str())
-        };
+    fn new(head: &'a Head) -> Asked<'a> {
+        let is_head = head.method == "HEAD";
         Asked {
-            is_head: *request.method() == Method::Head,
-            target: request.url(),
-            range: value("Range"),
-            is_rest: value(REST_HEADER).is_some(),
+            is_head,
+            target: &head.target,
+            range: head.value("Range"),
             conditions: Conditions {
-                if_match: value("If-Match"),
-                if_none_match: value("If-None-Match"),
-                if_modified_since: value("If-Modified-Since"),
-                if_unmodified_since: value("If-Unmodified-Since"),
-                if_range: value("If-Range"),
+                if_match: head.value("If-Match"),
+                if_none_match: head.value("If-None-Match"),
+                if_modified_since: head.value("If-Modified-Since"),
+                if_unmodified_since: head.value("If-Unmodified-Since"),
+                if_range: head.value("If-Range"),
             },
+            is_plain: head.passed.is_empty() && !is_head,
         }
     }
 }
 
-/// A piece of an answer's content.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// These bytes.
-    Text(String),
-    /// These bytes of the file.
-    File(Part),
+/// An answer that has been planned.
+pub struct Plan<I> {
+    /// The status.
+    pub status: Status,
+    /// The header lines that are the service's to say.
+    pub headers: Headers,
+    /// The content, the first of which is here.
+    pub content: Content<I>,
 }
 
-impl Piece {
-    /// How many they are.
-    pub fn bytes(&self) -> u64 {
-        match self {
-            Piece::Text(text) => text.len() as u64,
-            Piece::File(part) => part.bytes(),
-        }
-    }
-}
-
-/// An answer, before any content is read.
-#[derive(Debug)]
-struct Plan<I> {
-    status: Status,
-    headers: Headers,
-    content: Vec<Piece>,
-    file: Triple,
+/// A file that was looked up, and its first bytes where they were read together with that.
+struct Found<I> {
     info: I,
+    first: Option<(Buffer, usize)>,
 }
 
-impl<F: Files> Answer for FileService<F> {
-    fn answer(&self, request: Request) -> io::Result<()> {
-        let asked = Asked::new(&request);
-        let is_head = asked.is_head;
-        let planned = self.plan(&asked);
-        let others = self.under_way.fetch_add(1, Ordering::Relaxed);
-        let _counted = Counted(&self.under_way);
-        let mut out = Out::new(request.into_writer(), room::piece_bytes(COPY_BYTES, others));
-        let sent = match planned {
-            Ok(plan) => self.send(&plan, is_head, &mut out),
-            Err(refusal) => Err(Ended::Refused(refusal)),
-        };
-        match sent {
-            Ok(()) => out.finish(),
-            Err(Ended::Refused(refusal)) => out.refuse(&refusal, is_head),
-            Err(Ended::Cut(error)) => Err(error),
-        }
-    }
-}
-
-/// An answer that is under way, until this is dropped.
-struct Counted<'a>(&'a AtomicUsize);
+/// An answer that is worked on, until this is dropped.
+pub struct Counted<'a>(&'a AtomicUsize);
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Why an answer is not the one that was planned.
-enum Ended {
-    /// Nothing had been said yet, so another answer takes its place.
-    Refused(Refusal),
-    /// It can only be cut short.
-    Cut(io::Error),
-}
-
-impl From<io::Error> for Ended {
-    fn from(error: io::Error) -> Ended {
-        Ended::Cut(error)
     }
 }
 
@@ -149,6 +95,7 @@ impl<F: Files> FileService<F> {
             owner,
             links: None,
             kinds: Remembered::default(),
+            buffers: Buffers::default(),
             under_way: AtomicUsize::new(0),
         }
     }
@@ -160,7 +107,7 @@ impl<F: Files> FileService<F> {
 
     /// Whether the link counts. Asked before the file is: whoever has none learns nothing of it.
     fn check_link(&self, asked: &Asked<'_>, file: &Triple) -> std::result::Result<(), Refusal> {
-        let Some(links) = self.links.as_ref().filter(|_| !asked.is_rest) else { return Ok(()) };
+        let Some(links) = self.links.as_ref() else { return Ok(()) };
         let query = asked.target.split_once('?').map_or("", |(_, query)| query);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         links.check(file, query, now).map_err(|fault| match fault {
@@ -169,15 +116,23 @@ impl<F: Files> FileService<F> {
         })
     }
 
-    /// Decides on the answer.
-    fn plan(&self, asked: &Asked<'_>) -> std::result::Result<Plan<F::Info>, Refusal> {
+    /// Counts an answer as worked on: many at once get smaller pieces.
+    pub fn enter(&self) -> Counted<'_> {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        Counted(&self.under_way)
+    }
+
+    /// Answers a GET or HEAD.
+    pub fn answer(&self, head: &Head) -> std::result::Result<Plan<F::Info>, Refusal> {
+        let asked = Asked::new(head);
         let target = target::parse(asked.target, &self.owner)?;
-        self.check_link(asked, &target.file)?;
-        let info = self.files.look_up(&target.file).map_err(|error| refusal(&target.file, &error))?;
+        self.check_link(&asked, &target.file)?;
+        let failed = |error| refusal(&target.file, &error);
+        let Found { info, first } = self.find(&asked, &target.file).map_err(failed)?;
         let (size, now) = (F::size(&info), SystemTime::now());
         let validator = F::stat(&info).map(|stat| Validator::new(&stat, now));
         let mut headers = validator_headers(validator.as_ref());
-        let (status, content) = match asked.conditions.judge(validator.as_ref()) {
+        let (status, pieces) = match asked.conditions.judge(validator.as_ref()) {
             Verdict::NotModified => (Status::NOT_MODIFIED, vec![]),
             Verdict::Failed => {
                 return Err(Refusal::new(
@@ -186,7 +141,7 @@ impl<F: Files> FileService<F> {
                 ));
             }
             Verdict::Proceed => {
-                let kind = self.kind(&target, &info).map_err(|error| refusal(&target.file, &error))?;
+                let kind = self.kind(&target, &info, first.as_ref()).map_err(failed)?;
                 headers.extend(kind_headers(&target, kind));
                 // Ranges are defined for GET alone.
                 let range = asked.range.filter(|_| !asked.is_head);
@@ -194,11 +149,41 @@ impl<F: Files> FileService<F> {
                 content(range, size, kind, &mut headers)?
             }
         };
-        Ok(Plan { status, headers, content, file: target.file, info })
+        if asked.is_head || pieces.is_empty() {
+            return Ok(Plan { status, headers, content: Content::none() });
+        }
+        let file = target.file.clone();
+        let mut content = Content::of(pieces, Source { file, info });
+        match first {
+            Some((buffer, bytes)) => content = content.with_first(buffer, bytes),
+            None => self.load(&mut content, COPY_BYTES).map_err(failed)?,
+        }
+        Ok(Plan { status, headers, content })
+    }
+
+    /// Looks the file up; where all of it is asked for, its first piece comes with that.
+    fn find(&self, asked: &Asked<'_>, file: &Triple) -> Result<Found<F::Info>> {
+        if !asked.is_plain {
+            return Ok(Found { info: self.files.look_up(file)?, first: None });
+        }
+        let mut buffer = self.buffers.take(self.piece_bytes(COPY_BYTES));
+        let (info, bytes) = self.files.open(file, &mut buffer)?;
+        Ok(Found { info, first: Some((buffer, bytes)) })
+    }
+
+    /// Loads the next bytes of an answer's content, at most so many at once.
+    pub fn load(&self, content: &mut Content<F::Info>, bytes: usize) -> Result<()> {
+        let left = usize::try_from(content.left()).unwrap_or(usize::MAX);
+        content.load(&self.files, self.buffers.take(self.piece_bytes(bytes).min(left)))
+    }
+
+    fn piece_bytes(&self, bytes: usize) -> usize {
+        let others = self.under_way.load(Ordering::Relaxed).saturating_sub(1);
+        room::piece_bytes(bytes, others)
     }
 
     /// What the file is: by the name it is asked for, else by its first bytes.
-    fn kind(&self, target: &Target, info: &F::Info) -> Result<Kind> {
+    fn kind(&self, target: &Target, info: &F::Info, first: Option<&(Buffer, usize)>) -> Result<Kind> {
         if let Some(kind) = target.name.as_deref().and_then(Kind::of_name) {
             return Ok(kind);
         }
@@ -206,45 +191,21 @@ impl<F: Files> FileService<F> {
         if let Some(kind) = stat.and_then(|stat| self.kinds.get(&stat.unique)) {
             return Ok(kind);
         }
-        let mut first = vec![0; SNIFF_BYTES.min(usize::try_from(F::size(info)).unwrap_or(SNIFF_BYTES))];
-        if !first.is_empty() {
-            self.files.read(&target.file, info, 0, &mut first)?;
-        }
-        let kind = Kind::of_content(&first);
+        let kind = match first {
+            Some((buffer, bytes)) => Kind::of_content(&buffer[..SNIFF_BYTES.min(*bytes)]),
+            None => {
+                let bytes = SNIFF_BYTES.min(usize::try_from(F::size(info)).unwrap_or(SNIFF_BYTES));
+                let mut first = vec![0; bytes];
+                if !first.is_empty() {
+                    self.files.read(&target.file, info, 0, &mut first)?;
+                }
+                Kind::of_content(&first)
+            }
+        };
         if let Some(Stat { unique, .. }) = stat {
             self.kinds.put(unique, kind);
         }
         Ok(kind)
-    }
-
-    /// Sends an answer.
-    fn send(&self, plan: &Plan<F::Info>, is_head: bool, out: &mut Out) -> std::result::Result<(), Ended> {
-        out.text(&head(plan.status, &plan.headers))?;
-        out.text(b"\r\n")?;
-        for piece in plan.content.iter().filter(|_| !is_head) {
-            match piece {
-                Piece::Text(text) => out.text(text.as_bytes())?,
-                Piece::File(part) => self.send_part(plan, *part, out)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn send_part(&self, plan: &Plan<F::Info>, part: Part, out: &mut Out) -> std::result::Result<(), Ended> {
-        let mut offset = part.first;
-        while offset <= part.last {
-            let bytes = usize::try_from(part.last - offset + 1).unwrap_or(usize::MAX).min(out.piece_bytes);
-            let buffer = out.room(bytes)?;
-            if let Err(error) = self.files.read(&plan.file, &plan.info, offset, buffer) {
-                let refusal = refusal(&plan.file, &error);
-                return Err(match out.has_begun {
-                    false => Ended::Refused(refusal),
-                    true => Ended::Cut(io::Error::other(error)),
-                });
-            }
-            offset += bytes as u64;
-        }
-        Ok(())
     }
 }
 
@@ -349,60 +310,4 @@ fn multipart(parts: &[Part], size: u64, kind: Kind, boundary: &str) -> Vec<Piece
     }
     pieces.push(Piece::Text(format!("\r\n--{boundary}--\r\n")));
     pieces
-}
-
-/// The way out. What is small is gathered, so that an answer leaves in few large writes, and so
-/// that one whose first piece fails can still be another answer.
-struct Out {
-    writer: Box<dyn Write + Send>,
-    gathered: Vec<u8>,
-    /// As much of a file is read at once.
-    piece_bytes: usize,
-    has_begun: bool,
-}
-
-impl Out {
-    fn new(writer: Box<dyn Write + Send>, piece_bytes: usize) -> Out {
-        Out { writer, gathered: Vec::new(), piece_bytes, has_begun: false }
-    }
-
-    fn text(&mut self, text: &[u8]) -> io::Result<()> {
-        self.room(text.len())?.copy_from_slice(text);
-        Ok(())
-    }
-
-    /// Room for the next bytes, to be filled at once.
-    fn room(&mut self, bytes: usize) -> io::Result<&mut [u8]> {
-        if self.gathered.len() + bytes > self.piece_bytes + HEADS_BYTES_MAX && !self.gathered.is_empty() {
-            self.flush()?;
-        }
-        let start = self.gathered.len();
-        // Exactly: an answer of a few bytes needs no more.
-        self.gathered.reserve_exact(bytes);
-        self.gathered.resize(start + bytes, 0);
-        Ok(&mut self.gathered[start..])
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.has_begun = true;
-        self.writer.write_all(&self.gathered)?;
-        self.gathered.clear();
-        Ok(())
-    }
-
-    fn finish(mut self) -> io::Result<()> {
-        self.flush()?;
-        self.writer.flush()
-    }
-
-    /// Says something else than what has been gathered.
-    fn refuse(mut self, refusal: &Refusal, is_head: bool) -> io::Result<()> {
-        let (mut answer, body) = refusal.response();
-        answer.extend_from_slice(b"\r\n");
-        if !is_head {
-            answer.extend_from_slice(&body);
-        }
-        self.gathered = answer;
-        self.finish()
-    }
 }

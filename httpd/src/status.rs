@@ -71,8 +71,8 @@ impl Refusal {
     }
 
     /// The head, without its empty line, and the body.
-    pub fn response(&self) -> (Vec<u8>, Vec<u8>) {
-        let body = format!("{} {}: {}\n", self.status.0, self.status.1, self.text).into_bytes();
+    pub fn response(&self) -> (Vec<u8>, String) {
+        let body = format!("{} {}: {}\n", self.status.0, self.status.1, self.text);
         let mut headers: Headers = vec![
             ("Content-Type", "text/plain; charset=utf-8".to_owned()),
             ("Content-Length", body.len().to_string()),

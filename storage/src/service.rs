@@ -71,7 +71,7 @@ impl Service {
     fn fetch(&self, request: &mut Request<'_, Session>) -> Result<()> {
         let download = Download::decode(&request.fixed()?)?;
         let found = self.files.open(&download.file)?;
-        let (offset, bytes) = download.check(found.size())?;
+        let (offset, bytes) = download.clip(found.size())?;
         let stat = found.stat().encode();
         request.reply_file(&stat, found.what, offset..offset + bytes);
         Ok(())

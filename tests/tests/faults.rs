@@ -711,9 +711,7 @@ fn a_server_that_runs_out_of_descriptors_neither_ends_nor_spins_and_recovers() {
         assert!(used * 20 < took, "{} spins: {used:?} of {took:?}", part.binary());
         assert!(part.runs() && part.pid() == pid);
         drop(held);
-        // The limit stays: that the connections went must suffice. Asked before they are gone, tiny_http's
-        // accepting thread may panic for want of a descriptor; the HTTP server makes a new one then (see
-        // `httpd/src/private.rs`), but a panic in a log fails a test here.
+        // The limit stays: that the connections went must suffice.
         let mut calm = 0;
         patient("the connections are gone, those too that waited to be accepted", PATIENCE, || {
             let open = cluster.parts().nth(kind).expect("one of each kind").open_files();

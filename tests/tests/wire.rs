@@ -675,7 +675,10 @@ fn the_added_commands_tell_one_upload_from_another() {
         assert_eq!(fetch(member, 0, 0).success(102), [&first[..], b"123456789"].concat());
         assert_eq!(fetch(member, 2, 3).success(102), [&first[..], b"345"].concat());
         assert_eq!(fetch(member, 9, 0).success(102), first);
+        assert_eq!(fetch(member, 9, 1).success(102), first);
+        assert_eq!(fetch(member, 7, 1000).success(102), [&first[..], b"89"].concat(), "what is left");
         fetch(member, 10, 0).failure(102);
+        fetch(member, 0, -1).failure(102);
         fetch(member, -1, 0).failure(102);
     }
     raw::ask(cluster.storage(), &raw::delete("tnvideo", "tnv001", "f")).success(102);

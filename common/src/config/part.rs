@@ -70,13 +70,11 @@ impl Part {
     }
 
     /// The descriptors that one request may need beside its connection: a storage's file and the
-    /// directory that it is made in; an HTTP request's private connection, one end of which
-    /// tiny_http holds twice, and its connection to a storage.
+    /// directory that it is made in; an HTTP request's connections to a storage and a tracker.
     pub(super) fn descriptors_per_request(self) -> u64 {
         match self {
             Part::Tracker | Part::IdServer => 0,
-            Part::Storage => 2,
-            Part::Httpd => 4,
+            Part::Storage | Part::Httpd => 2,
         }
     }
 }

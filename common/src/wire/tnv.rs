@@ -21,7 +21,8 @@
 //! | 127 | storage → ID server | get IDs (added) | [`IdRange`], ≤ 69 | 101 | first value, 8, and how many, 4 |
 //!
 //! The added commands take numbers from 120 to 139, free in TNV and in FastDFS's client protocol.
-//! An existing server answers them with a failure and closes.
+//! An existing server answers them with a failure and closes. A fetch whose size is more than what is left
+//! gives what is left: who asks does not know the size of the file yet.
 
 use std::net::SocketAddr;
 
@@ -65,7 +66,8 @@ pub mod command {
     pub const CHALLENGE: u8 = 124;
     /// Added: proves an application's key; uploads and deletes of it are then open to this connection.
     pub const PROVE: u8 = 125;
-    /// Added: what [`STAT`] says and then what [`DOWNLOAD`] gives, of one and the same upload.
+    /// Added: what [`STAT`] says and then what [`DOWNLOAD`] gives, of one and the same upload; where less is
+    /// left than was asked for, what is left.
     pub const FETCH: u8 = 126;
     /// Added: several numbers of a key, one after another.
     pub const GET_IDS: u8 = 127;
@@ -513,6 +515,17 @@ impl Download {
             Some(0) => Ok((offset, rest)),
             Some(size) => Ok((offset, size)),
             None => fail!(Invalid, "invalid size, {} is not between 0 and {rest}", self.size),
+        }
+    }
+
+    /// The same where a size beyond what is left means what is left, as [`FETCH`](command::FETCH) has it: who
+    /// asks does not know the file's size yet.
+    pub fn clip(&self, file_size: u64) -> Result<(u64, u64)> {
+        let (offset, rest) = Download { file: self.file.clone(), size: 0, ..*self }.check(file_size)?;
+        match u64::try_from(self.size) {
+            Ok(0) => Ok((offset, rest)),
+            Ok(size) => Ok((offset, rest.min(size))),
+            Err(_) => fail!(Invalid, "invalid size, {} is negative", self.size),
         }
     }
 }
