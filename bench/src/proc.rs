@@ -17,3 +17,10 @@ pub(crate) fn cpu_time(pid: u32) -> Duration {
 pub(crate) fn memory_kib(pid: u32, field: &str) -> u64 {
     tnv_tests::process::status_kib(pid, field).unwrap_or(0)
 }
+
+/// Bytes that it has had written to disks.
+pub(crate) fn written_bytes(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    line.and_then(|bytes| bytes.trim().parse().ok()).unwrap_or(0)
+}

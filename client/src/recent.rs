@@ -5,17 +5,19 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// A bounded map of what was learnt lately.
+/// A bounded map of what was learnt lately. It has two generations: when the younger one is full the older one
+/// is dropped whole, so that a crowd of new keys costs each no more than its own place.
 pub(crate) struct Recent<K, V> {
-    entries: HashMap<K, (V, Instant)>,
+    young: HashMap<K, (V, Instant)>,
+    old: HashMap<K, (V, Instant)>,
     lifetime: Duration,
     max: usize,
 }
 
-impl<K: Hash + Eq + Clone, V> Recent<K, V> {
-    /// Remembers at most `max` entries, each for `lifetime`.
+impl<K: Hash + Eq, V> Recent<K, V> {
+    /// Remembers at most `max` entries, the latest half of them for sure, each for `lifetime`.
     pub(crate) fn new(lifetime: Duration, max: usize) -> Recent<K, V> {
-        Recent { entries: HashMap::new(), lifetime, max }
+        Recent { young: HashMap::new(), old: HashMap::new(), lifetime, max }
     }
 
     /// What is remembered of `key`.
@@ -23,26 +25,19 @@ impl<K: Hash + Eq + Clone, V> Recent<K, V> {
     where
         K: Borrow<Q>,
     {
-        let (value, since) = self.entries.get(key)?;
+        let (value, since) = self.young.get(key).or_else(|| self.old.get(key))?;
         (since.elapsed() < self.lifetime).then_some(value)
     }
 
-    /// Remembers; what is oldest gives way where there is no room.
+    /// Remembers; where there is no room, what is oldest gives way.
     pub(crate) fn insert(&mut self, key: K, value: V) {
         if self.lifetime.is_zero() || self.max == 0 {
             return;
         }
-        if self.entries.len() >= self.max && !self.entries.contains_key(&key) {
-            let lifetime = self.lifetime;
-            self.entries.retain(|_, (_, since)| since.elapsed() < lifetime);
-            while self.entries.len() >= self.max
-                && let Some(oldest) = self.entries.iter().min_by_key(|(_, (_, since))| *since)
-            {
-                let oldest = oldest.0.clone();
-                self.entries.remove(&oldest);
-            }
+        if self.young.len() >= (self.max / 2).max(1) && !self.young.contains_key(&key) {
+            self.old = std::mem::take(&mut self.young);
         }
-        self.entries.insert(key, (value, Instant::now()));
+        self.young.insert(key, (value, Instant::now()));
     }
 
     /// Forgets.
@@ -50,7 +45,8 @@ impl<K: Hash + Eq + Clone, V> Recent<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.entries.remove(key);
+        self.young.remove(key);
+        self.old.remove(key);
     }
 }
 

@@ -53,6 +53,9 @@ pub trait Handler: Send + Sync + 'static {
         0
     }
 
+    /// Commands that are done at once, without a wait for anything: less work than to wake a worker for them.
+    const PROMPT: &'static [u8] = &[];
+
     /// Serves one request: replies once, or returns what is to be told as the failure.
     fn handle(&self, request: &mut Request<'_, Self::Conn>) -> Result<()>;
 
@@ -145,6 +148,29 @@ impl<H: Handler> Framed<H> {
         (self.refusal(error), Drain::rest(unread, keep))
     }
 
+    /// Goes on with one message, from whatever it is at.
+    fn serve_one(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Next {
+        if let Phase::Collecting(message) = &mut conn.phase {
+            let answer = match message.collect(stream, H::head_bytes) {
+                Collected::Whole(header) => {
+                    let (collected, next) = message.split(header);
+                    conn.next = next;
+                    self.answer(stream, header, &collected, &mut conn.state)
+                }
+                Collected::Part => return Next::Wait,
+                Collected::Gone => return Next::Close,
+                Collected::Bad(error) => {
+                    // What follows a bad length cannot be told apart from the next message.
+                    log::warn!("{error}");
+                    Some((self.refusal(&error), Drain::close()))
+                }
+            };
+            let Some((reply, drain)) = answer else { return Next::Close };
+            conn.phase = Phase::Sending(reply, drain);
+        }
+        conn.go_on(stream)
+    }
+
     fn refusal(&self, error: &Error) -> Reply {
         Reply::new(encode_failure(H::REPLY, &self.host, error))
     }
@@ -155,28 +181,28 @@ impl<H: Handler> Service for Framed<H> {
 
     fn serve(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Next {
         loop {
-            if let Phase::Collecting(message) = &mut conn.phase {
-                let answer = match message.collect(stream, H::head_bytes) {
-                    Collected::Whole(header) => {
-                        let (collected, next) = message.split(header);
-                        conn.next = next;
-                        self.answer(stream, header, &collected, &mut conn.state)
-                    }
-                    Collected::Part => return Next::Wait,
-                    Collected::Gone => return Next::Close,
-                    Collected::Bad(error) => {
-                        // What follows a bad length cannot be told apart from the next message.
-                        log::warn!("{error}");
-                        Some((self.refusal(&error), Drain::close()))
-                    }
-                };
-                let Some((reply, drain)) = answer else { return Next::Close };
-                conn.phase = Phase::Sending(reply, drain);
-            }
-            match conn.go_on(stream) {
+            match self.serve_one(stream, conn) {
                 Next::Wait if conn.has_begun() => {}
                 next => return next,
             }
+        }
+    }
+
+    fn serve_promptly(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Option<Next> {
+        let Phase::Collecting(message) = &mut conn.phase else { return None };
+        if H::PROMPT.is_empty() {
+            return None;
+        }
+        match message.collect(stream, H::head_bytes) {
+            Collected::Part => Some(Next::Wait),
+            Collected::Gone => Some(Next::Close),
+            Collected::Whole(header) if H::PROMPT.contains(&header.command) => {
+                let next = self.serve_one(stream, conn);
+                // What has come behind it may be anything.
+                (next != Next::Wait || !conn.has_begun()).then_some(next)
+            }
+            // It stays collected.
+            Collected::Whole(_) | Collected::Bad(_) => None,
         }
     }
 

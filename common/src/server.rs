@@ -1,6 +1,7 @@
 //! The server loop that every part runs on: one thread waits in epoll for new connections, for
 //! requests on idle ones, and for room on those whose reader is slow; workers do the work, blocking.
-//! A connection that waits holds no worker. It knows no protocol: a [`Service`] does.
+//! A connection that waits holds no worker, and what is less work than to wake one the thread itself does.
+//! It knows no protocol: a [`Service`] does.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -66,6 +67,12 @@ pub trait Service: Send + Sync + 'static {
     /// connection and no other.
     fn serve(&self, stream: &Stream, conn: &mut Self::Conn) -> Next;
 
+    /// The same on the loop's own thread, for what is done at once and never waits; all others wait meanwhile.
+    /// `None` leaves the connection, whatever has been read of it, to [`Service::serve`] on a worker.
+    fn serve_promptly(&self, _stream: &Stream, _conn: &mut Self::Conn) -> Option<Next> {
+        None
+    }
+
     /// Tells a new connection over the limit that it is.
     fn refuse(&self, stream: &Stream, conn: &mut Self::Conn) -> Next;
 
@@ -89,7 +96,8 @@ const ACCEPT_BATCH: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A worker that is not needed elsewhere waits this long itself for what its connection waits for:
-/// two context switches fewer for a client that asks or reads without pause.
+/// two context switches fewer for a client that asks or reads without pause. For one that pauses, as a
+/// storage does between its beats, it would be two more: there it is not done.
 const LINGER: Duration = Duration::from_millis(1);
 
 /// The loop looks at deadlines this often, whatever else happens.
@@ -141,6 +149,8 @@ struct Parked<C> {
     deadline: Option<Instant>,
     /// In the middle of a request.
     under_way: bool,
+    /// When it began to wait.
+    since: Instant,
 }
 
 /// Every connection is in exactly one of the two maps.
@@ -249,21 +259,33 @@ impl<S: Service> Shared<S> {
             log::warn!("refusing {:?}: {max_conns} connections are open already", stream.peer());
             table.busy.insert(id, Arc::clone(&stream));
             drop(table);
-            self.work(id, stream, conn, S::refuse);
+            self.work(id, stream, conn, S::refuse, true);
             return Ok(());
         }
-        let deadline = self.service.idle_timeout(&conn).map(|timeout| Instant::now() + timeout);
-        table.park(id, Parked { stream, conn, deadline, under_way: false });
+        let since = Instant::now();
+        let deadline = self.service.idle_timeout(&conn).map(|timeout| since + timeout);
+        table.park(id, Parked { stream, conn, deadline, under_way: false, since });
         Ok(())
     }
 
-    /// Hands a connection on which what it waited for has come to a worker.
+    /// Goes on with a connection on which what it waited for has come: at once, or on a worker.
     fn dispatch(self: &Arc<Self>, id: u64) {
         let mut table = self.table();
-        let Some(parked) = table.take_parked(id) else { return };
-        table.busy.insert(id, Arc::clone(&parked.stream));
+        let Some(Parked { stream, mut conn, under_way, since, .. }) = table.take_parked(id) else { return };
+        table.busy.insert(id, Arc::clone(&stream));
         drop(table);
-        self.work(id, parked.stream, parked.conn, S::serve);
+        peer::set(stream.peer());
+        let served = catch_unwind(AssertUnwindSafe(|| self.service.serve_promptly(&stream, &mut conn)));
+        match served.unwrap_or(Some(Next::Close)) {
+            Some(Next::Wait) => self.park(id, stream, conn, Until::Readable, false),
+            Some(Next::Resume(until)) => self.park(id, stream, conn, until, true),
+            Some(Next::Close) => self.close(id, stream, conn),
+            None => {
+                let is_quick = under_way || since.elapsed() < LINGER;
+                self.work(id, stream, conn, S::serve, is_quick);
+            }
+        }
+        peer::set(None);
     }
 
     fn work(
@@ -272,18 +294,21 @@ impl<S: Service> Shared<S> {
         stream: Arc<Stream>,
         conn: S::Conn,
         first: fn(&S, &Stream, &mut S::Conn) -> Next,
+        is_quick: bool,
     ) {
         let shared = Arc::clone(self);
-        self.workers.run(move || shared.serve(id, stream, conn, first));
+        self.workers.run(move || shared.serve(id, stream, conn, first, is_quick));
     }
 
-    /// On a worker: goes on with the connection as long as there is something to do at once.
+    /// On a worker: goes on with the connection as long as there is something to do at once. `is_quick` is
+    /// whether its peer did not let it wait for long.
     fn serve(
         &self,
         id: u64,
         stream: Arc<Stream>,
         mut conn: S::Conn,
         first: fn(&S, &Stream, &mut S::Conn) -> Next,
+        is_quick: bool,
     ) {
         peer::set(stream.peer());
         let mut call = first;
@@ -295,7 +320,7 @@ impl<S: Service> Shared<S> {
                 Next::Resume(until) => (until, true),
                 Next::Close => return self.close(id, stream, conn),
             };
-            if !self.lingers(&stream, until, under_way) {
+            if !(is_quick || under_way) || !self.lingers(&stream, until, under_way) {
                 return self.park(id, stream, conn, until, under_way);
             }
             call = S::serve;
@@ -322,10 +347,11 @@ impl<S: Service> Shared<S> {
             return self.close(id, stream, conn);
         }
         table.busy.remove(&id);
-        let deadline = self.service.idle_timeout(&conn).map(|timeout| Instant::now() + timeout);
+        let since = Instant::now();
+        let deadline = self.service.idle_timeout(&conn).map(|timeout| since + timeout);
         // Under the lock: the event may come before the connection is in the table again.
         match epoll::modify(&self.epoll, &stream, epoll::EventData::new_u64(id), flags(until)) {
-            Ok(()) => table.park(id, Parked { stream, conn, deadline, under_way }),
+            Ok(()) => table.park(id, Parked { stream, conn, deadline, under_way, since }),
             Err(error) => {
                 drop(table);
                 log::error!("watch a connection: {error}");

@@ -45,6 +45,8 @@ impl Workers {
         let mut state = self.shared.lock();
         state.jobs.push_back(Box::new(job));
         if state.jobs.len() <= state.idle {
+            // Who is woken wants the lock at once.
+            drop(state);
             self.shared.queued.notify_one();
         } else if state.workers < self.shared.max {
             self.spawn(&mut state);

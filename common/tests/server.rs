@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,12 @@ const PANIC: u8 = 3;
 const REFUSE: u8 = 4;
 const SILENT: u8 = 5;
 const LONG: u8 = 6;
+const PROMPT: u8 = 7;
+const PROMPT_PANIC: u8 = 8;
+const HOLD: u8 = 9;
+
+/// How many prompt requests were answered.
+static PROMPTS: AtomicU32 = AtomicU32::new(0);
 const REPLY: u8 = 200;
 
 /// More than the socket buffers of a paused reader take.
@@ -46,6 +53,7 @@ struct Sample;
 impl Handler for Sample {
     type Conn = u32;
     const REPLY: u8 = REPLY;
+    const PROMPT: &'static [u8] = &[PROMPT, PROMPT_PANIC];
 
     fn handle(&self, request: &mut Request<'_, u32>) -> Result<()> {
         *request.conn += 1;
@@ -60,7 +68,23 @@ impl Handler for Sample {
                 request.reply(b"slow");
                 Ok(())
             }
-            PANIC => panic!("as asked"),
+            PROMPT => {
+                PROMPTS.fetch_add(1, Ordering::Relaxed);
+                request.reply(b"prompt");
+                Ok(())
+            }
+            HOLD => {
+                let (begun, prompts) = (Instant::now(), PROMPTS.load(Ordering::Relaxed));
+                while PROMPTS.load(Ordering::Relaxed) == prompts {
+                    if begun.elapsed() > Duration::from_secs(60) {
+                        return fail!(Timeout, "no prompt request came");
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                request.reply(b"released");
+                Ok(())
+            }
+            PANIC | PROMPT_PANIC => panic!("as asked"),
             REFUSE => fail!(Exists, "refused unread"),
             SILENT => Ok(()),
             LONG => {
@@ -127,6 +151,52 @@ fn more_connections_than_workers_do_not_stall_the_busy_one() {
     let mut busy = server.connect();
     (0..100).for_each(|_| echo(&mut busy));
     idle.iter_mut().for_each(echo);
+}
+
+#[test]
+fn what_is_done_at_once_waits_for_no_worker() {
+    let server = Running::start(1, 10);
+    let (mut held, mut prompt) = (server.connect(), server.connect());
+    held.send(HOLD, &[]).unwrap();
+    // It has the only worker until one of these is answered.
+    while !held.early_reply() {
+        assert_eq!(prompt.call(PROMPT, &[], REPLY, 100).unwrap(), b"prompt");
+    }
+    assert_eq!(held.reply(REPLY, 100).unwrap(), 8);
+    echo(&mut prompt);
+}
+
+#[test]
+fn prompt_and_other_requests_in_one_piece_are_answered_in_their_order() {
+    let server = Running::start(2, 10);
+    let mut stream = server.raw();
+    let request = |command: u8| [&[0; 8][..], &[command, 0]].concat();
+    let commands = [PROMPT, PROMPT, SLOW, PROMPT, ECHO, PROMPT];
+    stream.write_all(&commands.map(request).concat()).unwrap();
+    let mut replies = vec![0; 6 * 10 + 4 * 6 + 4];
+    stream.read_exact(&mut replies).unwrap();
+    let mut rest = replies.as_slice();
+    for text in ["prompt", "prompt", "slow", "prompt", "", "prompt"] {
+        let (reply, after) = rest.split_at(10 + text.len());
+        assert_eq!((reply[7], reply[8], &reply[10..]), (text.len() as u8, REPLY, text.as_bytes()));
+        rest = after;
+    }
+    // The rest of a message comes later.
+    stream.write_all(&request(PROMPT)[..4]).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    stream.write_all(&request(PROMPT)[4..]).unwrap();
+    let mut reply = [0; 16];
+    stream.read_exact(&mut reply).unwrap();
+    assert!(reply.ends_with(b"prompt"));
+}
+
+#[test]
+fn a_panic_in_what_is_done_at_once_costs_its_connection() {
+    let server = Running::start(1, 10);
+    let mut other = server.connect();
+    assert!(server.connect().call(PROMPT_PANIC, &[], REPLY, 100).is_err());
+    echo(&mut other);
+    assert_eq!(other.call(PROMPT, &[], REPLY, 100).unwrap(), b"prompt");
 }
 
 #[test]

@@ -3,15 +3,15 @@
 //! file since, so whoever uses one holds it against the file first (see `file::send`).
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tnv_common::wire::tnv::Triple;
 
 use crate::db::FileRow;
 
-/// At most this many entries of about half a KiB each. The oldest makes room.
-const ENTRIES_MAX: usize = 50_000;
+/// At most this many entries, of 400 bytes or so each: 12 MiB. The oldest makes room.
+const ENTRIES_MAX: usize = 32_768;
 
 /// Rows by the triple that was asked for. Misses are not kept: an upload elsewhere would stay hidden.
 pub struct Cache {
@@ -24,9 +24,9 @@ pub struct Cache {
 /// numbers of entries that were removed or replaced, and is cut down as they come up.
 #[derive(Default)]
 struct State {
-    rows: HashMap<Triple, Entry>,
+    rows: HashMap<Arc<Triple>, Entry>,
     /// All entries live equally long, so the oldest is also the first to end.
-    order: VecDeque<(u64, Triple)>,
+    order: VecDeque<(u64, Arc<Triple>)>,
     next: u64,
 }
 
@@ -56,13 +56,15 @@ impl Cache {
         if self.lifetime.is_zero() {
             return;
         }
-        let now = Instant::now();
+        let (now, file) = (Instant::now(), Arc::new(file.clone()));
         let mut state = self.state();
         let number = state.next;
         state.next += 1;
         let entry = Entry { number, until: now + self.lifetime, row: row.clone() };
-        state.rows.insert(file.clone(), entry);
-        state.order.push_back((number, file.clone()));
+        // Not over the old key: one triple serves both.
+        state.rows.remove(&file);
+        state.rows.insert(Arc::clone(&file), entry);
+        state.order.push_back((number, file));
         state.shrink(now, self.entries_max);
     }
 

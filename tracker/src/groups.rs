@@ -7,7 +7,7 @@
 //! - A group has at most [`MEMBERS_MAX`] storages, and there are at most [`GROUPS_MAX`] groups that
 //!   are listed in the database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,6 +25,9 @@ pub const MEMBERS_MAX: usize = 64;
 
 /// Groups: as many as a FastDFS cluster may have, and 64 storages each still fit one group list.
 pub const GROUPS_MAX: usize = 512;
+
+/// Groups that one line of the log names.
+const GROUPS_LOGGED_MAX: usize = 16;
 
 /// A storage is dead when so many of its intervals passed without a beat: one beat may be lost and
 /// one late.
@@ -100,7 +103,7 @@ pub struct Membership {
 }
 
 /// A storage.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Member {
     /// Its version.
     pub version: String,
@@ -165,7 +168,7 @@ impl Member {
 }
 
 /// The intervals that a storage has shown since its latest join.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Gaps {
     last_beat: Option<Instant>,
     /// The latest ones, oldest overwritten first.
@@ -195,7 +198,7 @@ impl Gaps {
 }
 
 /// A group.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Group {
     /// Whether the database has it. One that was taken out there lives on until its last storage is
     /// OFFLINE, since users have files in it; nobody can join it.
@@ -217,6 +220,11 @@ impl Group {
     /// How many of them are ACTIVE.
     pub fn active_count(&self) -> usize {
         self.active().count()
+    }
+
+    /// Whether one of them is.
+    fn is_active(&self) -> bool {
+        self.active().next().is_some()
     }
 
     fn active(&self) -> impl Iterator<Item = SocketAddr> {
@@ -245,9 +253,6 @@ impl Group {
     }
 }
 
-/// The groups by name.
-pub type ByName = BTreeMap<GroupName, Group>;
-
 /// The table.
 #[derive(Default)]
 pub struct Groups {
@@ -256,7 +261,7 @@ pub struct Groups {
 
 #[derive(Default)]
 struct Table {
-    groups: ByName,
+    groups: BTreeMap<GroupName, Group>,
     joins: u64,
 }
 
@@ -268,22 +273,27 @@ impl Groups {
     /// Takes over which groups the database has; more than [`GROUPS_MAX`] are left out.
     pub fn set_listed(&self, names: &[GroupName]) {
         let names = &names[..names.len().min(GROUPS_MAX)];
+        let known: HashSet<&GroupName> = names.iter().collect();
         let mut table = self.lock();
+        let (mut gone, mut new) = (Vec::new(), Vec::new());
         for (name, group) in &mut table.groups {
-            let listed = names.contains(name);
+            let listed = known.contains(name);
             if group.listed && !listed {
-                info!("group {name} is no longer in t_groups_info");
+                gone.push(name.clone());
             }
             group.listed = listed;
         }
         for name in names {
             let group = table.groups.entry(name.clone()).or_default();
             if !group.listed {
-                info!("group {name} is in t_groups_info");
+                new.push(name.clone());
             }
             group.listed = true;
         }
         table.drop_unlisted();
+        drop(table);
+        log_listed("no longer in", &gone);
+        log_listed("in", &new);
     }
 
     /// Whether the database has this group, as far as is known here.
@@ -392,11 +402,13 @@ impl Groups {
         }
     }
 
-    /// The groups that a new user may be given.
-    pub fn usable(&self) -> Vec<GroupName> {
+    /// A group for a new user: at random one of those that the database has and that serve.
+    pub fn choose(&self) -> Option<GroupName> {
         let table = self.lock();
-        let usable = table.groups.iter().filter(|(_, group)| group.listed && group.active_count() > 0);
-        usable.map(|(name, _)| name.clone()).collect()
+        let usable = || table.groups.iter().filter(|(_, group)| group.listed && group.is_active());
+        let count = usable().count();
+        let chosen = if count > 0 { rand::random_range(0..count) } else { 0 };
+        usable().nth(chosen).map(|(name, _)| name.clone())
     }
 
     /// The group's ACTIVE storages, at most three of them, from a random position on.
@@ -413,9 +425,15 @@ impl Groups {
         active
     }
 
-    /// Shows the whole table; nothing changes meanwhile.
-    pub fn show<T>(&self, show: impl FnOnce(&ByName) -> T) -> T {
-        show(&self.lock().groups)
+    /// The names of all groups.
+    pub fn names(&self) -> Vec<GroupName> {
+        self.lock().groups.keys().cloned().collect()
+    }
+
+    /// One group as it is now, where it is still there. What is done with it keeps nobody waiting, as it would
+    /// under the table's lock.
+    pub fn get(&self, name: &GroupName) -> Option<Group> {
+        self.lock().groups.get(name).cloned()
     }
 }
 
@@ -424,6 +442,18 @@ impl Table {
     fn drop_unlisted(&mut self) {
         let alive = |group: &Group| group.members.values().any(|member| member.state != State::Offline);
         self.groups.retain(|_, group| group.listed || alive(group));
+    }
+}
+
+/// One line, however many there are: hundreds at the start would crowd out of the log what else is told then.
+fn log_listed(what: &str, names: &[GroupName]) {
+    let shown: Vec<&str> = names.iter().take(GROUPS_LOGGED_MAX).map(GroupName::as_str).collect();
+    let shown = shown.join(", ");
+    match (names, names.len().saturating_sub(GROUPS_LOGGED_MAX)) {
+        ([], _) => {}
+        ([name], _) => info!("group {name} is {what} t_groups_info"),
+        (names, 0) => info!("{} groups are {what} t_groups_info: {shown}", names.len()),
+        (names, more) => info!("{} groups are {what} t_groups_info: {shown} and {more} more", names.len()),
     }
 }
 
@@ -436,7 +466,6 @@ fn log_woken(woken: bool, id: &MemberId, group: &GroupName) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
     use tnv_common::error::ErrorKind;
 
     const CHECK: Duration = Duration::from_secs(120);
@@ -471,7 +500,7 @@ mod tests {
         }
 
         fn state(&self, member: &Membership) -> Option<State> {
-            self.groups.show(|groups| Some(groups.get(&member.group)?.members.get(&member.id)?.state))
+            Some(self.groups.get(&member.group)?.members.get(&member.id)?.state)
         }
     }
 
@@ -498,7 +527,7 @@ mod tests {
         assert_eq!(bench.state(&member), Some(State::Active));
         let again = bench.join("g1", "vm", 1);
         assert_eq!(bench.state(&again), Some(State::Online));
-        assert_eq!(bench.groups.show(|groups| groups[&name("g1")].count()), 1);
+        assert_eq!(bench.groups.get(&name("g1")).unwrap().count(), 1);
     }
 
     #[test]
@@ -671,7 +700,9 @@ mod tests {
         assert_eq!(first, HashSet::from([1, 3, 4, 5]));
         assert_eq!(bench.groups.route(&name("g2")), []);
         assert_eq!(bench.groups.route(&name("none")), []);
-        assert_eq!(bench.groups.usable(), [name("g1")]);
+        for _ in 0..100 {
+            assert_eq!(bench.groups.choose(), Some(name("g1")), "the other one has no active storage");
+        }
     }
 
     #[test]
@@ -682,10 +713,10 @@ mod tests {
         bench.groups.set_listed(&[name("g2")]);
         assert!(!bench.groups.is_listed(&name("g1")));
         assert!(bench.groups.join(&join("g1", "vm", 1), IP, bench.now).is_err());
-        assert_eq!(bench.groups.usable(), []);
+        assert_eq!(bench.groups.choose(), None);
         bench.beat(&member).unwrap();
         assert_eq!(bench.groups.route(&name("g1")).len(), 1);
         bench.groups.leave(&member, bench.now);
-        assert_eq!(bench.groups.show(|groups| groups.len()), 1);
+        assert_eq!(bench.groups.names(), [name("g2")]);
     }
 }

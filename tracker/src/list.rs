@@ -1,43 +1,58 @@
 //! The group list, command 13's reply: a text that people read and scripts parse, as existing
 //! trackers write it.
 
+use std::collections::HashMap;
 use std::fmt::{Display, Write};
 
 use chrono::{DateTime, TimeZone};
 
-use crate::groups::{ByName, Member, MemberId};
+use crate::groups::{Group, Groups, Member, MemberId};
 
-/// The text, with times in `zone`; a block for each group and in it one for each storage.
-pub fn text<Z: TimeZone>(groups: &ByName, zone: &Z) -> String
+/// Times that were written lately and are kept: a thousand storages beat in the same ten seconds.
+const TIMES_MAX: usize = 1024;
+
+/// The text, with times in `zone`; a block for each group and in it one for each storage. Each block shows one
+/// moment; of thousands of storages the last blocks are some milliseconds younger than the first.
+pub fn text<Z: TimeZone>(groups: &Groups, zone: &Z) -> String
 where
     Z::Offset: Display,
 {
     let mut text = String::new();
-    line(&mut text, "COUNT OF GROUPS", groups.len());
-    for (name, group) in groups {
-        line(&mut text, "GROUPNAME", name);
-        line(&mut text, "COUNT OF STORAGES", group.count());
-        line(&mut text, "COUNT OF ACTIVE STORAGES", group.active_count());
-        for (id, member) in group.members() {
-            storage(&mut text, id, member, zone);
-        }
+    let mut times = Times { zone, known: HashMap::new() };
+    let names = groups.names();
+    line(&mut text, "COUNT OF GROUPS", names.len());
+    for name in names {
+        line(&mut text, "GROUPNAME", &name);
+        // One that was forgotten in between has no storage any more.
+        block(&mut text, &groups.get(&name).unwrap_or_default(), &mut times);
     }
     text.pop(); // The last line has no newline.
     text
 }
 
-fn storage<Z: TimeZone>(text: &mut String, id: &MemberId, member: &Member, zone: &Z)
+fn block<Z: TimeZone>(text: &mut String, group: &Group, times: &mut Times<'_, Z>)
+where
+    Z::Offset: Display,
+{
+    line(text, "COUNT OF STORAGES", group.count());
+    line(text, "COUNT OF ACTIVE STORAGES", group.active_count());
+    for (id, member) in group.members() {
+        storage(text, id, member, times);
+    }
+}
+
+fn storage<Z: TimeZone>(text: &mut String, id: &MemberId, member: &Member, times: &mut Times<'_, Z>)
 where
     Z::Offset: Display,
 {
     line(text, "VERSION", &member.version);
     line(text, "HOSTNAME", &id.host);
     line(text, "ADDRESS", id.address);
-    line(text, "STARTUP TIME", time(member.started, zone));
-    line(text, "JOIN TIME", time(member.joined, zone));
+    line(text, "STARTUP TIME", times.of(member.started));
+    line(text, "JOIN TIME", times.of(member.joined));
     // A storage that has not beaten yet shows the epoch: existing trackers print the zero they
     // have, and a script that parses times finds one.
-    line(text, "BEAT TIME", time(member.beaten.unwrap_or(0), zone));
+    line(text, "BEAT TIME", times.of(member.beaten.unwrap_or(0)));
     line(text, "STATUS", member.state);
 }
 
@@ -45,6 +60,24 @@ where
 fn line(text: &mut String, label: &str, value: impl Display) {
     // Writing to a String does not fail.
     let _ = writeln!(text, "{label:>24}: {value}");
+}
+
+/// Times in words: working them out would be most of what a long list costs.
+struct Times<'a, Z> {
+    zone: &'a Z,
+    known: HashMap<i64, String>,
+}
+
+impl<Z: TimeZone> Times<'_, Z>
+where
+    Z::Offset: Display,
+{
+    fn of(&mut self, seconds: i64) -> &str {
+        if self.known.len() >= TIMES_MAX && !self.known.contains_key(&seconds) {
+            self.known.clear();
+        }
+        self.known.entry(seconds).or_insert_with(|| time(seconds, self.zone))
+    }
 }
 
 /// A time as C's ctime prints it. One that no calendar has is shown as the epoch: storages may send
@@ -87,7 +120,7 @@ mod tests {
         groups.join(&Join { port: 23000, ..join }, ip, now).unwrap();
         groups.beat_from(&beat, ip, now).unwrap();
         let want = bytes(CAPTURE);
-        let got = groups.show(|groups| text(groups, &Utc));
+        let got = text(&groups, &Utc);
         assert_eq!(got.as_bytes(), &want[10..want.len() - 1]);
         assert_eq!(want.last(), Some(&0));
     }
@@ -100,7 +133,7 @@ mod tests {
         let want = "         COUNT OF GROUPS: 2\n               GROUPNAME: g1\n       COUNT OF STORAGES: 0\n\
                     COUNT OF ACTIVE STORAGES: 0\n               GROUPNAME: g2\n       COUNT OF STORAGES: 0\n\
                     COUNT OF ACTIVE STORAGES: 0";
-        assert_eq!(groups.show(|groups| text(groups, &Utc)), want);
+        assert_eq!(text(&groups, &Utc), want);
     }
 
     #[test]

@@ -172,17 +172,16 @@ impl Service {
 
     /// A group for a new user.
     fn choose(&self) -> Result<GroupName> {
-        let mut usable = self.globals.groups.usable();
-        match usable.len() {
-            0 => fail!(Unavailable, "no group has an active storage"),
-            count => Ok(usable.swap_remove(rand::random_range(0..count))),
+        match self.globals.groups.choose() {
+            Some(group) => Ok(group),
+            None => fail!(Unavailable, "no group has an active storage"),
         }
     }
 
     /// Command 13.
     fn groups(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
         request.empty()?;
-        let mut text = self.globals.groups.show(|groups| list::text(groups, &chrono::Local)).into_bytes();
+        let mut text = list::text(&self.globals.groups, &chrono::Local).into_bytes();
         text.push(0);
         request.reply(&text);
         Ok(())
@@ -199,6 +198,9 @@ impl Handler for Service {
     type Conn = Option<Membership>;
 
     const REPLY: u8 = REPLY_TRACKER;
+
+    /// Thousands of storages beat all the time; a beat is a note in the table.
+    const PROMPT: &'static [u8] = &[command::BEAT];
 
     fn handle(&self, request: &mut Request<'_, Self::Conn>) -> Result<()> {
         match request.command() {
