@@ -13,7 +13,7 @@ use tnv_common::net::Stream;
 
 use crate::content::Content;
 use crate::files::Files;
-use crate::room::SMALL_PIECE_BYTES;
+use crate::room::{PIECE_BYTES, SMALL_PIECE_BYTES};
 use crate::service::FileService;
 
 /// What is read at once for a viewer who is slow, at most.
@@ -108,7 +108,7 @@ impl<I: Send> Relay<I> {
                 if !self.is_writable(stream) {
                     return Ok(self.let_go());
                 }
-                let bytes = if self.is_slow { self.slow_piece_bytes } else { COPY_BYTES };
+                let bytes = if self.is_slow { self.slow_piece_bytes } else { PIECE_BYTES };
                 service.load(&mut self.content, bytes).map_err(Failure::Storages)?;
             }
             self.send(stream).map_err(Failure::Viewer)?;

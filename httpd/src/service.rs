@@ -16,7 +16,7 @@ use crate::globals::Owner;
 use crate::head::Head;
 use crate::media::{self, Kind, Remembered, SNIFF_BYTES};
 use crate::range::{self, Part, Selection};
-use crate::room::{self, Buffer, Buffers};
+use crate::room::{self, Buffer, Buffers, PIECE_BYTES};
 use crate::status::{Headers, Refusal, Status};
 use crate::target::{self, Target};
 
@@ -156,7 +156,7 @@ impl<F: Files> FileService<F> {
         let mut content = Content::of(pieces, Source { file, info });
         match first {
             Some((buffer, bytes)) => content = content.with_first(buffer, bytes),
-            None => self.load(&mut content, COPY_BYTES).map_err(failed)?,
+            None => self.load(&mut content, PIECE_BYTES).map_err(failed)?,
         }
         Ok(Plan { status, headers, content })
     }
