@@ -53,11 +53,18 @@ const LEASE_TIMEOUT: Duration = Duration::from_secs(20);
 /// A connection that was idle for longer is asked for a sign of life before it is used.
 const PING_AFTER: Duration = Duration::from_secs(5);
 
-/// Prepared statements kept by each connection: more than a server has.
+/// Prepared statements kept by each connection: more than a server has, with those of several rows.
 const STATEMENTS_MAX: usize = 64;
 
 /// The largest packet either way: a row of ours is a few KiB.
 const PACKET_BYTES_MAX: usize = 16 << 20;
+
+/// Rows in one INSERT at most: each of a few KiB, and a server that takes no more than 1 MiB in a packet
+/// is not met with more.
+const ROWS_AT_ONCE_MAX: usize = 64;
+
+/// Up to here there is a statement for each number of rows, beyond it for the powers of two.
+const ROWS_EXACT_MAX: usize = 8;
 
 /// A wait for row locks ends before the wait for the server's answer does, so that it is the
 /// server that says so and the connection stays sound. In seconds, as the server wants it.
@@ -246,14 +253,41 @@ impl Engine for MysqlEngine {
 
     fn begin(&mut self) -> StdResult<(), Fault> {
         let connection = self.connection()?;
-        let begun = command(&mut connection.conn, "START TRANSACTION");
-        self.judged(begun).map_err(|(failure, address)| Fault::Lost(failure.to_unavailable(&address)))
+        if connection.transacts {
+            // The next statement begins one by itself.
+            return Ok(());
+        }
+        let set = command(&mut connection.conn, "SET autocommit = 0");
+        connection.transacts = set.is_ok();
+        self.judged(set).map_err(|(failure, address)| Fault::Lost(failure.to_unavailable(&address)))
     }
 
     fn execute(&mut self, sql: &'static Sql, params: &[Value]) -> StdResult<Written, Fault> {
         let connection = self.connection.as_mut().ok_or_else(|| Fault::Lost(no_connection()))?;
         let written = write(&mut connection.conn, sql.mysql, params);
         self.judged(written).map_err(|(failure, address)| failure.to_fault(&address))
+    }
+
+    fn rows_at_once(&self, sql: &'static Sql, rows: usize) -> usize {
+        match rows {
+            0 | 1 => 1,
+            _ if Insert::of(sql.mysql).is_none() => 1,
+            2..=ROWS_EXACT_MAX => rows,
+            _ => 1 << rows.min(ROWS_AT_ONCE_MAX).ilog2(),
+        }
+    }
+
+    fn insert_rows(&mut self, sql: &'static Sql, rows: &[&[Value]]) -> StdResult<(), Fault> {
+        let insert = Insert::of(sql.mysql);
+        let Some(insert) = insert.filter(|insert| rows.iter().all(|row| row.len() == insert.columns)) else {
+            return Err(Fault::Refused(Error::new(ErrorKind::Internal, "these rows fit no common INSERT")));
+        };
+        let connection = self.connection.as_mut().ok_or_else(|| Fault::Lost(no_connection()))?;
+        let params = rows.iter().copied().flatten().map(parameter).collect();
+        let inserted =
+            connection.conn.exec_drop(insert.of_rows(rows.len()), mysql::Params::Positional(params));
+        let inserted = inserted.map_err(Failure::from);
+        self.judged(inserted).map_err(|(failure, address)| failure.to_fault(&address))
     }
 
     fn commit(&mut self) -> StdResult<(), CommitFault> {
@@ -291,8 +325,42 @@ impl Engine for MysqlEngine {
     }
 }
 
+/// An INSERT of one row whose every value is a parameter, and that ends with them: what may be put
+/// together with its like. Not what has an ON DUPLICATE KEY UPDATE, whose answer is of its own row.
+struct Insert<'a> {
+    /// Up to the first value.
+    head: &'a str,
+    /// The values: `(?, ?)`.
+    row: &'a str,
+    columns: usize,
+}
+
+impl<'a> Insert<'a> {
+    fn of(sql: &'a str) -> Option<Insert<'a>> {
+        let (head, row) = sql.split_at(sql.rfind('(')?);
+        let marks = row.strip_prefix('(')?.strip_suffix(')')?;
+        let plain = head.starts_with("INSERT INTO ")
+            && head.ends_with("VALUES ")
+            && !head.contains('?')
+            && marks.split(',').all(|mark| mark.trim() == "?");
+        plain.then(|| Insert { head, row, columns: marks.split(',').count() })
+    }
+
+    fn of_rows(&self, rows: usize) -> String {
+        let mut sql = String::with_capacity(self.head.len() + rows * (self.row.len() + 2));
+        sql.push_str(self.head);
+        for index in 0..rows {
+            sql.push_str(if index == 0 { "" } else { ", " });
+            sql.push_str(self.row);
+        }
+        sql
+    }
+}
+
 struct Connection {
     conn: Conn,
+    /// Statements on it are part of a transaction until a COMMIT.
+    transacts: bool,
     /// As in the configuration.
     address: String,
     /// Its index in the configuration.
@@ -417,7 +485,14 @@ impl Connector {
             match self.log_in(peer, scope, self.settings.rw_timeout) {
                 Ok(conn) => {
                     let address = address.to_owned();
-                    return Ok(Connection { conn, address, index, peer, has_served: false });
+                    return Ok(Connection {
+                        conn,
+                        transacts: false,
+                        address,
+                        index,
+                        peer,
+                        has_served: false,
+                    });
                 }
                 Err(failure) => failed = Some(failure),
             }
@@ -768,4 +843,101 @@ fn value_of(value: mysql::Value) -> StdResult<Value, Failure> {
         // Times are for people; no statement of ours computes with them, or with fractions.
         other => Value::Text(other.as_sql(true).trim_matches('\'').to_owned()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::{Column, Password, Table};
+    use std::path::PathBuf;
+    use tnv_tests::mariadb::MariaDb;
+
+    static SCHEMA: Schema = Schema {
+        database: "tnv_rowsdb",
+        tables: &[Table {
+            name: "t_row",
+            columns: &[
+                Column {
+                    name: "id",
+                    mysql: "varchar(64) NOT NULL PRIMARY KEY",
+                    sqlite: "TEXT NOT NULL PRIMARY KEY",
+                },
+                Column { name: "size", mysql: "tinyint", sqlite: "INTEGER" },
+            ],
+            added: &[],
+            indexes: &[],
+        }],
+    };
+
+    static INSERT: Sql = Sql::both("INSERT INTO t_row (id, size) VALUES (?, ?)");
+    static IDS: Sql = Sql::both("SELECT id FROM t_row ORDER BY id");
+
+    #[test]
+    fn only_an_insert_of_parameters_and_nothing_else_is_put_together() {
+        let insert = Insert::of(INSERT.mysql).unwrap();
+        assert_eq!(insert.columns, 2);
+        assert_eq!(insert.of_rows(1), INSERT.mysql);
+        assert_eq!(insert.of_rows(3), "INSERT INTO t_row (id, size) VALUES (?, ?), (?, ?), (?, ?)");
+        for other in [
+            "INSERT INTO t (a, b) VALUES (?, 0)",
+            "INSERT INTO t (a) VALUES (lower(?))",
+            "INSERT INTO t (a) VALUES (?) ON DUPLICATE KEY UPDATE a = a",
+            "INSERT INTO t (a) VALUES (?) ON DUPLICATE KEY UPDATE a = LAST_INSERT_ID(?)",
+            "INSERT INTO t (a, b) SELECT ?, ? FROM DUAL WHERE NOT EXISTS (SELECT 1 FROM t WHERE a = ?)",
+            "INSERT IGNORE INTO t (a) VALUES (?)",
+            "REPLACE INTO t (a) VALUES (?)",
+            "DELETE FROM t WHERE (a, b) IN VALUES (?, ?)",
+            "SELECT 1",
+            "",
+        ] {
+            assert!(Insert::of(other).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn rows_are_inserted_in_one_go_all_of_them_or_none() {
+        let Some(mariadb) = MariaDb::start() else { return };
+        let settings = DbSettings {
+            addresses: vec![mariadb.addr()],
+            user: MariaDb::USER.into(),
+            password: Password::new(mariadb.password()),
+            rw_timeout: Duration::from_secs(30),
+            directory: PathBuf::new(),
+            durable: true,
+        };
+        let (mysql, mut engine) = Mysql::open(&settings, &SCHEMA, &Stop::new().unwrap()).unwrap();
+        let row = |id: &str, size: i64| vec![Value::from(id), size.into()];
+        let insert = |engine: &mut MysqlEngine, rows: &[Vec<Value>]| {
+            let rows: Vec<&[Value]> = rows.iter().map(Vec::as_slice).collect();
+            engine.insert_rows(&INSERT, &rows)
+        };
+        let ids = || -> String {
+            let rows = mysql.read(&IDS, &[]).unwrap();
+            rows.iter().map(|row| row.text(0).unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            [1, 2, 7, 8, 9, 31, 300].map(|rows| engine.rows_at_once(&INSERT, rows)),
+            [1, 2, 7, 8, 8, 16, 64]
+        );
+        engine.begin().unwrap();
+        insert(&mut engine, &[row("b", 1), row("a", 2), row("c", 3)]).unwrap();
+        assert_eq!(ids(), "", "nothing is there before the commit");
+        // One of them is taken, is the same as another, does not fit, or is no row at all.
+        for bad in [row("b", 0), row("d", 0), row("f", 1000), vec!["f".into()]] {
+            let refused = insert(&mut engine, &[row("d", 4), bad, row("e", 5)]);
+            assert!(matches!(refused, Err(Fault::Refused(_))), "{refused:?}");
+        }
+        engine.execute(&INSERT, &row("e", 5)).unwrap();
+        assert!(matches!(engine.execute(&INSERT, &row("a", 5)), Err(Fault::Refused(_))));
+        engine.commit().unwrap();
+        assert_eq!(ids(), "a b c e");
+        // Without a word said about it there is the next transaction, and its end without a commit.
+        engine.begin().unwrap();
+        insert(&mut engine, &[row("g", 1), row("h", 2)]).unwrap();
+        engine.rollback();
+        engine.begin().unwrap();
+        insert(&mut engine, &[row("i", 1), row("j", 2)]).unwrap();
+        engine.reset();
+        assert_eq!(ids(), "a b c e");
+    }
 }

@@ -14,8 +14,9 @@
 //! To keep that, a job is claimed by exactly one side: by the writer just before it runs it, or by
 //! a caller whose patience ended. What a caller abandoned is never run.
 //!
-//! And every group, of one statement too, is BEGIN, statements, COMMIT: what fails before the COMMIT
-//! is sent is rolled back for certain, by the server or by the next opening of the file.
+//! And every group, of one statement too, is BEGIN (which in MySQL the first statement implies),
+//! statements, COMMIT: what fails before the COMMIT is sent is rolled back for certain, by the server or
+//! by the next opening of the file.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -54,7 +55,8 @@ pub struct Written {
     /// Rows inserted, changed or deleted. MySQL does not count a row that an UPDATE leaves as it
     /// was (and counts 2 for an ON DUPLICATE KEY UPDATE that changes one); SQLite counts it.
     pub affected: u64,
-    /// MySQL's LAST_INSERT_ID; in SQLite the first column of what the statement is RETURNING, or 0.
+    /// What the statement gave LAST_INSERT_ID in MySQL; in SQLite the first column of what it is
+    /// RETURNING; or 0. What an AUTO_INCREMENT column gave is not told.
     pub last_id: u64,
 }
 
@@ -68,6 +70,15 @@ pub trait Engine: Send + 'static {
     fn begin(&mut self) -> std::result::Result<(), Fault>;
     /// Runs a statement in it.
     fn execute(&mut self, sql: &'static Sql, params: &[Value]) -> std::result::Result<Written, Fault>;
+    /// How many of so many rows that one statement inserts, each by itself, [`Engine::insert_rows`] would
+    /// take at once.
+    fn rows_at_once(&self, _sql: &'static Sql, _rows: usize) -> usize {
+        1
+    }
+    /// Inserts so many rows in one go, all of them or none.
+    fn insert_rows(&mut self, _sql: &'static Sql, _rows: &[&[Value]]) -> std::result::Result<(), Fault> {
+        Err(Fault::Refused(Error::new(ErrorKind::Internal, "rows are inserted one by one")))
+    }
     /// Commits it.
     fn commit(&mut self) -> std::result::Result<(), CommitFault>;
     /// Gives it up, with the connection if that is what it takes.
@@ -299,20 +310,16 @@ fn transact_once(
     deadline: Instant,
 ) -> std::result::Result<Vec<Result<Written>>, Fault> {
     engine.begin()?;
-    let mut results = Vec::with_capacity(group.len());
-    for job in group {
-        if Instant::now() >= deadline {
-            let slow = format!("the database has not got to the write within {GROUP_TIMEOUT:?}");
-            return Err(Fault::Down(Error::new(ErrorKind::Busy, slow)));
-        }
-        if !job.begin() {
-            results.push(abandoned());
-            continue;
-        }
-        match engine.execute(job.sql(), job.params()) {
-            Ok(written) => results.push(Ok(written)),
-            Err(Fault::Refused(error)) => results.push(Err(error)),
-            Err(fault) => return Err(fault),
+    let mut results: Vec<Result<Written>> = group.iter().map(|_| abandoned()).collect();
+    // By statement. That changes nobody's order: what waits together is of different callers.
+    let mut order: Vec<usize> = (0..group.len()).collect();
+    order.sort_by_key(|&index| std::ptr::from_ref(group[index].sql()).addr());
+    for mut same in order.chunk_by(|&one, &other| std::ptr::eq(group[one].sql(), group[other].sql())) {
+        while let Some(&first) = same.first() {
+            let count = engine.rows_at_once(group[first].sql(), same.len()).clamp(1, same.len());
+            let (now, later) = same.split_at(count);
+            execute(engine, group, now, deadline, &mut results)?;
+            same = later;
         }
     }
     if results.iter().all(Result::is_err) {
@@ -329,6 +336,49 @@ fn transact_once(
             Ok(results.into_iter().map(|result| result.and(Err(unknown.clone()))).collect())
         }
     }
+}
+
+/// Some jobs of one statement, as many as the engine takes at once.
+fn execute(
+    engine: &mut impl Engine,
+    group: &[Job],
+    indexes: &[usize],
+    deadline: Instant,
+    results: &mut [Result<Written>],
+) -> std::result::Result<(), Fault> {
+    let in_time = || match Instant::now() < deadline {
+        true => Ok(()),
+        false => {
+            let slow = format!("the database has not got to the write within {GROUP_TIMEOUT:?}");
+            Err(Fault::Down(Error::new(ErrorKind::Busy, slow)))
+        }
+    };
+    in_time()?;
+    let claimed: Vec<usize> = indexes.iter().copied().filter(|&index| group[index].begin()).collect();
+    // Less one that was given up they are not as many as the engine takes.
+    if claimed.len() > 1 && claimed.len() == indexes.len() {
+        let rows: Vec<&[Value]> = claimed.iter().map(|&index| group[index].params()).collect();
+        match engine.insert_rows(group[claimed[0]].sql(), &rows) {
+            Ok(()) => {
+                for index in claimed {
+                    results[index] = Ok(Written { affected: 1, last_id: 0 });
+                }
+                return Ok(());
+            }
+            // None was inserted. Which of them it is that fails, each alone will tell.
+            Err(Fault::Refused(_)) => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    for index in claimed {
+        in_time()?;
+        results[index] = match engine.execute(group[index].sql(), group[index].params()) {
+            Ok(written) => Ok(written),
+            Err(Fault::Refused(error)) => Err(error),
+            Err(fault) => return Err(fault),
+        };
+    }
+    Ok(())
 }
 
 fn all(group: &[Job], error: &Error) -> Vec<Result<Written>> {
@@ -356,6 +406,9 @@ mod tests {
     struct Steps {
         begin: VecDeque<Fault>,
         execute: VecDeque<Option<Fault>>,
+        rows: VecDeque<Option<Fault>>,
+        rows_at_once: usize,
+        together: Vec<usize>,
         commit: VecDeque<CommitFault>,
         panics: bool,
         open: Vec<i64>,
@@ -409,6 +462,25 @@ mod tests {
             }
         }
 
+        fn rows_at_once(&self, _: &'static Sql, rows: usize) -> usize {
+            rows.min(self.steps().rows_at_once)
+        }
+
+        fn insert_rows(&mut self, _: &'static Sql, rows: &[&[Value]]) -> std::result::Result<(), Fault> {
+            let mut steps = self.steps();
+            match steps.rows.pop_front().flatten() {
+                Some(fault) => Err(fault),
+                None => {
+                    steps.together.push(rows.len());
+                    for row in rows {
+                        let Value::Int(value) = row[0] else { panic!("an integer") };
+                        steps.open.push(value);
+                    }
+                    Ok(())
+                }
+            }
+        }
+
         fn commit(&mut self) -> std::result::Result<(), CommitFault> {
             let mut steps = self.steps();
             match steps.commit.pop_front() {
@@ -444,6 +516,49 @@ mod tests {
         script.steps().execute = VecDeque::from([None, Some(Fault::Refused(error(ErrorKind::Exists)))]);
         assert_eq!(kinds(script.write(&[1, 2, 3])), [None, Some(ErrorKind::Exists), None]);
         assert_eq!(script.steps().committed, [1, 3]);
+    }
+
+    #[test]
+    fn rows_that_are_refused_together_are_tried_one_by_one() {
+        let script = Script::default();
+        script.steps().rows_at_once = 4;
+        let refused = || Some(Fault::Refused(error(ErrorKind::Exists)));
+        script.steps().rows = VecDeque::from([None, refused()]);
+        script.steps().execute = VecDeque::from([None, refused()]);
+        let results = script.write(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        let mut expected = [None; 9];
+        expected[5] = Some(ErrorKind::Exists);
+        assert_eq!(kinds(results), expected);
+        assert_eq!(script.steps().committed, [1, 2, 3, 4, 5, 7, 8, 9]);
+        assert_eq!(script.steps().together, [4]);
+    }
+
+    #[test]
+    fn rows_of_one_statement_go_together_whatever_lies_between_them_and_what_was_given_up_does_not() {
+        static OTHER: Sql = Sql::both("DELETE");
+        let script = Script::default();
+        script.steps().rows_at_once = 2;
+        let of = |sql, value: i64| Job::new(sql, vec![value.into()], &Slot::of_this_thread());
+        let (given_up, slot) = job(7);
+        assert!(slot.abandon());
+        let jobs = [of(&SQL, 1), of(&OTHER, 2), of(&SQL, 3), of(&OTHER, 4), of(&SQL, 5), given_up];
+        let results = write_group(&mut script.clone(), &jobs);
+        assert_eq!(kinds(results), [None, None, None, None, None, Some(ErrorKind::Busy)]);
+        script.steps().committed.sort_unstable();
+        assert_eq!(script.steps().committed, [1, 2, 3, 4, 5]);
+        assert_eq!(script.steps().together, [2, 2]);
+    }
+
+    #[test]
+    fn what_spoils_rows_that_go_together_fails_alone() {
+        let script = Script::default();
+        script.steps().rows_at_once = 4;
+        script.steps().rows = VecDeque::from([Some(Fault::Conflict(error(ErrorKind::Busy)))]);
+        assert_eq!(kinds(script.write(&[1, 2, 3])), [None, None, None]);
+        assert_eq!(script.steps().committed, [1, 2, 3]);
+        script.steps().rows = VecDeque::from([Some(Fault::Lost(error(ErrorKind::Unavailable)))]);
+        assert_eq!(kinds(script.write(&[4, 5])), [None, None], "on another connection");
+        assert_eq!(script.steps().committed, [1, 2, 3, 4, 5]);
     }
 
     #[test]
