@@ -15,8 +15,9 @@ use crate::{Failure, Result};
 const METHOD: &str = "\
 All columns' servers run side by side on fresh directories of one disk and take turns in each row, each round in
 another order. Before a row everything is on the disk; after an upload, while no clock runs, each file is fetched
-and compared. The client is `tnv bench`, in TNV's protocol, in FastDFS's and over HTTP, with one loop for all; the
-tracker is asked before each operation. Everything is on loopback and in the page cache.
+and compared. The client is `tnv bench`, in TNV's protocol, in FastDFS's and over HTTP, with one loop for all.
+FastDFS's tracker is asked before each operation, as its own clients do; TNV's answer is remembered for 5 s, as its
+client does. Everything is on loopback and in the page cache.
 
 - TNV: a tracker, an ID server, a storage and an HTTP server with default settings, but `idinc_max_step = 1000`, and
   `tnv_scrub_rate = 0`, since the scrub drops what it has read from the page cache. MariaDB has its default settings,
