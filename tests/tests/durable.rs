@@ -36,7 +36,7 @@ struct Upload {
 }
 
 impl Upload {
-    /// Holds the calls against the order write → sync of the file → sync of its directory, and of what each
+    /// Holds the calls against the order write → syncs of the file, of its directory, and of what each
     /// new directory is in → commit → reply. Gives the calls that it rests on, and what is missing.
     fn check(&self) -> (Vec<usize>, Vec<String>) {
         let mut checker = Checker { calls: &self.calls, used: Vec::new(), missing: Vec::new() };
@@ -84,9 +84,9 @@ impl Upload {
                 Span { begin: asks.begin, end: answer.end }
             }
         };
-        let synced = checker.first("file synced", content.end, commit.begin, |call| syncs(call, &self.file));
+        checker.first("file synced", content.end, commit.begin, |call| syncs(call, &self.file));
         let directory = self.file.parent().expect("a directory");
-        checker.first("directory synced", synced.end, commit.begin, |call| syncs(call, directory));
+        checker.first("directory synced", content.end, commit.begin, |call| syncs(call, directory));
         for call in self.calls.iter().filter(|call| is(call, &["mkdir", "mkdirat"]) && call.returned == 0) {
             let made = call.args.split('"').nth(1).expect("a path");
             let parent = self.cwd.join(made).parent().expect("a parent").canonicalize().expect("a directory");

@@ -5,6 +5,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -79,6 +80,7 @@ impl Request<'_> {
 pub struct Peer {
     pub address: SocketAddr,
     seen: Arc<Mutex<(Vec<u8>, usize)>>,
+    closed: Arc<AtomicUsize>,
 }
 
 impl Peer {
@@ -86,10 +88,11 @@ impl Peer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new((Vec::new(), 0)));
-        let (serve, noted) = (Arc::new(serve), Arc::clone(&seen));
+        let closed = Arc::new(AtomicUsize::new(0));
+        let (serve, noted, ended) = (Arc::new(serve), Arc::clone(&seen), Arc::clone(&closed));
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let (serve, noted) = (Arc::clone(&serve), Arc::clone(&noted));
+                let (serve, noted, ended) = (Arc::clone(&serve), Arc::clone(&noted), Arc::clone(&ended));
                 let conn = {
                     let mut seen = noted.lock().unwrap();
                     seen.1 += 1;
@@ -107,18 +110,25 @@ impl Peer {
                         };
                         let mut request = Request { stream: &mut stream, header, conn, nth };
                         if serve(&mut request) == Then::Close {
-                            return;
+                            break;
                         }
                     }
+                    drop(stream);
+                    ended.fetch_add(1, Ordering::SeqCst);
                 });
             }
         });
-        Peer { address, seen }
+        Peer { address, seen, closed }
     }
 
     /// The commands it got, in order.
     pub fn commands(&self) -> Vec<u8> {
         self.seen.lock().unwrap().0.clone()
+    }
+
+    /// How many of its connections are closed.
+    pub fn closed(&self) -> usize {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// How many connections it had.

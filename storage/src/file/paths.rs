@@ -102,6 +102,7 @@ pub fn unique(path: &str) -> Unique {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashMap;
 
     fn place(number: u64) -> Place {
         Place::new(&IdKey::new("../data").unwrap(), number, 0x5F9E_3FA7)
@@ -119,6 +120,26 @@ mod tests {
         let directories = ["../data", "../data/000", "../data/000/000", "../data/000/000/001"];
         assert_eq!(place(512).directories, directories);
         assert_eq!(place(512).directory(), "../data/000/000/001");
+    }
+
+    #[test]
+    fn no_directory_has_more_than_512_entries_at_ten_million_files() {
+        let mut files = HashMap::new();
+        for first in (0..10_000_000).step_by(512) {
+            let (one, last) = (place(first), place(first + 511));
+            assert_eq!(
+                one.directory(),
+                last.directory(),
+                "the numbers between them differ in the name alone"
+            );
+            assert!(files.insert(one.directory().to_owned(), first).is_none(), "no directory comes again");
+        }
+        let mut entries: HashMap<String, usize> = HashMap::new();
+        for directory in files.into_keys() {
+            let (above, _) = directory.rsplit_once('/').unwrap();
+            *entries.entry(above.to_owned()).or_default() += 1;
+        }
+        assert!(entries.len() <= 512 && entries.into_values().all(|count| count <= 512));
     }
 
     #[test]

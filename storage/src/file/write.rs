@@ -17,8 +17,9 @@
 //!    take the file.
 //! 5. **The content is received**, with its checksum, which must be the expected one if there is one. The file is under its final name, but no row
 //!    names it, so nobody can see it half done.
-//! 6. **The file is synced**, then **the directory** that has its name. Both come before the row: a
-//!    row that survives a power loss must find its file whole.
+//! 6. **The file is synced**, and at the same time **the directory** that has its name, once for all who have
+//!    new names there (see `dirsync`). Both come before the row: a row that survives a power loss must find its
+//!    file whole, under its name.
 //! 7. **The row is committed.** This is the moment at which the file exists. The table's primary key
 //!    decides between two uploads of one ID.
 //! 8. **The slot is released.** Not before the row: the journal's rule would then have nothing to go
@@ -368,11 +369,11 @@ impl Draft<'_> {
 
     /// Step 6; returns the path.
     fn sync(&mut self) -> Result<String> {
+        let directory = self.files.directory_syncs.begin(self.place.directory());
         if let Some(flush) = self.flush.take() {
             flush.finish().map_err(|error| self.failed(&DiskError::of_sync("sync", error)))?;
         }
-        let synced = self.files.directory_syncs.sync(self.place.directory());
-        synced.map_err(|fault| self.failed(&fault))?;
+        directory.wait().map_err(|fault| self.failed(&fault))?;
         // The directory is shared: its sync may have failed for somebody else, and then succeeds for us.
         if self.store.losses() != self.losses {
             return fail!(Unavailable, "the disk failed during the upload, fileid: {}", self.fileid());
