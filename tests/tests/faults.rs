@@ -212,7 +212,7 @@ fn uploads_fail_with_a_reason_and_leave_nothing_while_no_id_server_is_there() {
         raw::ask(cluster.storage(), &raw::upload("tnvideo", "tnv001", "f", &sample(1 << 20, 1))).failure(102);
     println!("without ID server: {text}");
     assert_eq!(cluster.content_files("group001").len(), stored);
-    assert_eq!(cluster.file_rows(), stored as u64);
+    assert_eq!(cluster.file_rows(), stored);
     let back = raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", "before", 0, 0));
     assert_eq!(back.success(102), b"x");
     cluster.ids[0].start();
