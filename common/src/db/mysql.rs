@@ -253,13 +253,10 @@ impl Engine for MysqlEngine {
 
     fn begin(&mut self) -> StdResult<(), Fault> {
         let connection = self.connection()?;
-        if connection.transacts {
-            // The next statement begins one by itself.
-            return Ok(());
-        }
-        let set = command(&mut connection.conn, "SET autocommit = 0");
-        connection.transacts = set.is_ok();
-        self.judged(set).map_err(|(failure, address)| Fault::Lost(failure.to_unavailable(&address)))
+        // A round trip of its own. Were the first statement to begin it, one that waited in a database that was
+        // away could run when nobody is there to commit it: its locks would then hold up whoever tries next.
+        let begun = command(&mut connection.conn, "START TRANSACTION");
+        self.judged(begun).map_err(|(failure, address)| Fault::Lost(failure.to_unavailable(&address)))
     }
 
     fn execute(&mut self, sql: &'static Sql, params: &[Value]) -> StdResult<Written, Fault> {
@@ -359,8 +356,6 @@ impl<'a> Insert<'a> {
 
 struct Connection {
     conn: Conn,
-    /// Statements on it are part of a transaction until a COMMIT.
-    transacts: bool,
     /// As in the configuration.
     address: String,
     /// Its index in the configuration.
@@ -485,14 +480,7 @@ impl Connector {
             match self.log_in(peer, scope, self.settings.rw_timeout) {
                 Ok(conn) => {
                     let address = address.to_owned();
-                    return Ok(Connection {
-                        conn,
-                        transacts: false,
-                        address,
-                        index,
-                        peer,
-                        has_served: false,
-                    });
+                    return Ok(Connection { conn, address, index, peer, has_served: false });
                 }
                 Err(failure) => failed = Some(failure),
             }

@@ -14,9 +14,8 @@
 //! To keep that, a job is claimed by exactly one side: by the writer just before it runs it, or by
 //! a caller whose patience ended. What a caller abandoned is never run.
 //!
-//! And every group, of one statement too, is BEGIN (which in MySQL the first statement implies),
-//! statements, COMMIT: what fails before the COMMIT is sent is rolled back for certain, by the server or
-//! by the next opening of the file.
+//! And every group, of one statement too, is BEGIN, statements, COMMIT: what fails before the COMMIT
+//! is sent is rolled back for certain, by the server or by the next opening of the file.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
