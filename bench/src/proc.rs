@@ -3,14 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
+use crate::usage::state_and_cpu;
+
 /// The time it was on a processor, in itself and in the kernel; zero once it has ended.
 pub(crate) fn cpu_time(pid: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may have blanks; utime and stime are the 12th and 13th after it.
-    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks: u64 =
-        rest.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    state_and_cpu(pid).map_or(Duration::ZERO, |(_, cpu_s)| Duration::from_secs_f64(cpu_s))
 }
 
 /// A figure of its memory, as `VmRSS:` or `VmHWM:`.

@@ -145,13 +145,7 @@ impl Client {
         let owner = owner(file);
         let route = self.mngr().route(&owner)?.addresses;
         let what = format!("look up {}", file.fileid);
-        self.try_each(&what, &owner, route.clone(), |address, turn| {
-            let (size, stat) = match self.stat_at(address, turn, file)? {
-                Some(stat) => (stat.size, Some(stat)),
-                None => (self.size_at(address, turn, file)?, None),
-            };
-            Ok(FileInfo::new(size, stat, address, &route))
-        })
+        self.try_each(&what, &owner, route.clone(), |address, turn| self.info_at(address, turn, file, &route))
     }
 
     /// The same together with the content from `offset` on, as much as there is and fits into `buffer`: tells
@@ -265,6 +259,21 @@ impl Client {
             ErrorKind::Internal => Ok(None),
             _ => Err(failure),
         }
+    }
+
+    /// Asks one storage, of those on this route, for what it can tell of a file without its content.
+    pub(crate) fn info_at(
+        &self,
+        address: SocketAddr,
+        turn: Turn,
+        file: &Triple,
+        route: &[SocketAddr],
+    ) -> Tried<FileInfo> {
+        let (size, stat) = match self.stat_at(address, turn, file)? {
+            Some(stat) => (stat.size, Some(stat)),
+            None => (self.size_at(address, turn, file)?, None),
+        };
+        Ok(FileInfo::new(size, stat, address, route))
     }
 
     /// Asks one storage for the size of a file.

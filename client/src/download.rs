@@ -41,11 +41,7 @@ pub(crate) fn open(
         if let Some((stat, count)) = fetched {
             return Ok((FileInfo::new(stat.size, Some(stat), address, &route), Some(count)));
         }
-        let (size, stat) = match client.stat_at(address, turn, file)? {
-            Some(stat) => (stat.size, Some(stat)),
-            None => (client.size_at(address, turn, file)?, None),
-        };
-        Ok((FileInfo::new(size, stat, address, &route), None))
+        Ok((client.info_at(address, turn, file, &route)?, None))
     })?;
     if let Some(count) = count {
         return Ok((info, count));
@@ -72,12 +68,7 @@ fn open_at(
         Ok((stat, content.len()))
     });
     match fetched {
-        Err(failure) if may_lack(&failure) => {
-            if failure.error.kind() == ErrorKind::Unsupported {
-                client.mngr().note_no_fetch(address);
-            }
-            Ok(None)
-        }
+        Err(failure) if may_lack_fetch(client, address, &failure) => Ok(None),
         outcome => outcome.map(Some),
     }
 }
@@ -254,11 +245,15 @@ struct Part {
     crc32: Option<u32>,
 }
 
-/// Whether a storage may have failed because it lacks an added command: it refuses and closes, its refusal
-/// may be lost, and its words need not be known here.
-fn may_lack(failure: &Failure) -> bool {
+/// Whether a storage may have failed because it lacks `FETCH`, which is noted where it says so: it refuses and
+/// closes, its refusal may be lost, and its words need not be known here.
+fn may_lack_fetch(client: &Client, address: SocketAddr, failure: &Failure) -> bool {
     match failure.error.kind() {
-        ErrorKind::Unsupported | ErrorKind::Internal => true,
+        ErrorKind::Unsupported => {
+            client.mngr().note_no_fetch(address);
+            true
+        }
+        ErrorKind::Internal => true,
         ErrorKind::Unavailable => failure.at == At::Way,
         _ => false,
     }
@@ -321,11 +316,7 @@ impl<'a> Transfer<'a> {
                 self.receive(conn)
             });
             match fetched {
-                Err(failure) if self.part.is_none() && may_lack(&failure) => {
-                    if failure.error.kind() == ErrorKind::Unsupported {
-                        client.mngr().note_no_fetch(address);
-                    }
-                }
+                Err(failure) if self.part.is_none() && may_lack_fetch(client, address, &failure) => {}
                 outcome => return outcome,
             }
         }

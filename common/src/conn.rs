@@ -114,25 +114,23 @@ impl Conn {
 
     /// Sends a whole request.
     pub fn send(&mut self, command: u8, body: &[u8]) -> Result<()> {
-        self.send_head(command, body, 0)
-    }
-
-    /// Sends the start of a request whose body is `head` and `content_bytes` more.
-    pub fn send_head(&mut self, command: u8, head: &[u8], content_bytes: u64) -> Result<()> {
-        assert!(!self.is_broken(), "a request on a broken connection");
-        self.replied = false;
-        let header = Header::new(command, head.len() as u64 + content_bytes).encode();
-        let sent = self.stream.write_two(&header, head, MESSAGE_TIMEOUT);
+        let header = self.begin(command, body.len() as u64);
+        let sent = self.stream.write_two(&header, body, MESSAGE_TIMEOUT);
         self.check(sent, "send a request")
     }
 
-    /// The same together with the first of these bytes of content.
+    /// Sends the start of a request whose body is `head` and `content_bytes` more, with the first of these.
     pub fn send_start(&mut self, command: u8, head: &[u8], content_bytes: u64, first: &[u8]) -> Result<()> {
-        assert!(!self.is_broken(), "a request on a broken connection");
-        self.replied = false;
-        let header = Header::new(command, head.len() as u64 + content_bytes).encode();
+        let header = self.begin(command, head.len() as u64 + content_bytes);
         let sent = self.stream.write_two(&[&header, head].concat(), first, self.at_most(PROGRESS_TIMEOUT));
         self.check_sent(sent)
+    }
+
+    /// The header of a new request.
+    fn begin(&mut self, command: u8, body_bytes: u64) -> [u8; HEADER_BYTES] {
+        assert!(!self.is_broken(), "a request on a broken connection");
+        self.replied = false;
+        Header::new(command, body_bytes).encode()
     }
 
     /// Sends content. Where the server has refused meanwhile, that refusal is the error.
