@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::result::Result as StdResult;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
@@ -77,9 +78,15 @@ const PASSING: [u16; 4] = [1040, 1203, 1226, 1053];
 /// What a server says on a connection that it is closing: going down, killed, idle for too long.
 const CLOSING: [u16; 6] = [1053, 1080, 1152, 1927, 3169, 4031];
 
+/// InnoDB ended this transaction because it and another waited for each other's locks.
+const DEADLOCK: u16 = 1213;
+
+/// How often a certain read is tried that deadlocks with writers: it locks whatever lies between two keys.
+const CERTAIN_ATTEMPTS: u32 = 10;
+
 /// Deadlock; lock wait timed out; the row was changed since this transaction began; the next
 /// auto-increment value could not be had, which is how InnoDB tells of a deadlock over its lock.
-const CONFLICTS: [u16; 4] = [1213, 1205, 1020, 1467];
+const CONFLICTS: [u16; 4] = [DEADLOCK, 1205, 1020, 1467];
 
 /// A unique key is taken.
 const DUPLICATES: [u16; 4] = [1062, 1586, 1022, 1169];
@@ -179,12 +186,23 @@ impl Mysql {
     /// row and has not ended holds the row's lock, so the answer comes after its end. One that has
     /// not written the row yet cannot commit either: its client, which is gone or has given up,
     /// would have to send a COMMIT first.
+    ///
+    /// Where the read and a transaction wait for each other, InnoDB ends the read, which has changed
+    /// nothing: it is asked again, a little later each time.
     pub fn read_certain(&self, sql: &'static Sql, params: &[Value], any: bool) -> Result<Vec<Row>> {
         let ask = |index| {
             let connected = self.connector.connect_to(index, Scope::Database);
             let mut connection = connected.map_err(NotConnected::into_error)?;
-            let rows = query(&mut connection.conn, sql.mysql, params);
-            rows.map_err(|failure| failure.to_error(&connection.address))
+            let mut attempt = 1;
+            loop {
+                match query(&mut connection.conn, sql.mysql, params) {
+                    Err(Failure::Told(DEADLOCK, _)) if attempt < CERTAIN_ATTEMPTS => {
+                        thread::sleep(Duration::from_millis(1 << attempt));
+                        attempt += 1;
+                    }
+                    rows => return rows.map_err(|failure| failure.to_error(&connection.address)),
+                }
+            }
         };
         let mut all = Vec::new();
         let mut unasked = None;
