@@ -19,8 +19,15 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// The slots.
 pub struct Slots {
     max: usize,
-    taken: Mutex<usize>,
+    counts: Mutex<Counts>,
     freed: Condvar,
+}
+
+#[derive(Default)]
+struct Counts {
+    taken: usize,
+    /// Who waits for one: waking nobody costs a system call too.
+    waiting: usize,
 }
 
 /// One of them, until it is dropped.
@@ -30,7 +37,7 @@ impl Slots {
     /// The slots of a server with so many workers.
     pub fn of(threads: usize) -> Slots {
         let max = (threads - threads.div_ceil(SHARE)).max(1);
-        Slots { max, taken: Mutex::new(0), freed: Condvar::new() }
+        Slots { max, counts: Mutex::default(), freed: Condvar::new() }
     }
 
     /// Takes a slot; fails when none gets free in time.
@@ -42,24 +49,34 @@ impl Slots {
     }
 
     fn take(&self) -> Option<Slot<'_>> {
-        let waited = self.freed.wait_timeout_while(self.lock(), PATIENCE, |taken| *taken >= self.max);
-        let mut taken = waited.unwrap_or_else(PoisonError::into_inner).0;
-        if *taken >= self.max {
+        let mut counts = self.counts();
+        if counts.taken >= self.max {
+            counts.waiting += 1;
+            let waited = self.freed.wait_timeout_while(counts, PATIENCE, |counts| counts.taken >= self.max);
+            counts = waited.unwrap_or_else(PoisonError::into_inner).0;
+            counts.waiting -= 1;
+        }
+        if counts.taken >= self.max {
             return None;
         }
-        *taken += 1;
+        counts.taken += 1;
         Some(Slot(self))
     }
 
-    fn lock(&self) -> MutexGuard<'_, usize> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        *self.0.lock() -= 1;
-        self.0.freed.notify_one();
+        let mut counts = self.0.counts();
+        counts.taken -= 1;
+        let wanted = counts.waiting > 0;
+        drop(counts);
+        if wanted {
+            self.0.freed.notify_one();
+        }
     }
 }
 

@@ -23,6 +23,8 @@ struct State<C> {
     /// Connections that are idle, lent or being made. Invariant: `idle.len() <= open` and
     /// `open <= connections_max`.
     open: usize,
+    /// Who waits for one: waking nobody costs a system call too.
+    waiting: usize,
 }
 
 struct Idle<C> {
@@ -35,7 +37,7 @@ pub struct Lease<'a, C> {
     pool: &'a Pool<C>,
     /// What was idle, and for how long.
     pub reused: Option<(C, Duration)>,
-    given_back: bool,
+    given_back: Option<C>,
 }
 
 impl<C> Pool<C> {
@@ -43,7 +45,7 @@ impl<C> Pool<C> {
     pub fn new(connections_max: usize) -> Pool<C> {
         Pool {
             connections_max,
-            state: Mutex::new(State { idle: Vec::new(), open: 0 }),
+            state: Mutex::new(State { idle: Vec::new(), open: 0, waiting: 0 }),
             freed: Condvar::new(),
         }
     }
@@ -55,18 +57,20 @@ impl<C> Pool<C> {
         loop {
             if let Some(idle) = state.idle.pop() {
                 let reused = Some((idle.connection, idle.since.elapsed()));
-                return Ok(Lease { pool: self, reused, given_back: false });
+                return Ok(Lease { pool: self, reused, given_back: None });
             }
             if state.open < self.connections_max {
                 state.open += 1;
-                return Ok(Lease { pool: self, reused: None, given_back: false });
+                return Ok(Lease { pool: self, reused: None, given_back: None });
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let most = self.connections_max;
                 return fail!(Busy, "all {most} database connections are in use, waited {timeout:?}");
             }
+            state.waiting += 1;
             state = self.freed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
         }
     }
 
@@ -91,17 +95,22 @@ impl<C> Lease<'_, C> {
     /// Gives a sound connection back for others. A lease that is dropped instead, also by a panic,
     /// makes room for a new connection.
     pub fn give_back(mut self, connection: C) {
-        self.pool.state().idle.push(Idle { connection, since: Instant::now() });
-        self.given_back = true;
+        self.given_back = Some(connection);
     }
 }
 
 impl<C> Drop for Lease<'_, C> {
     fn drop(&mut self) {
-        if !self.given_back {
-            self.pool.state().open -= 1;
+        let mut state = self.pool.state();
+        match self.given_back.take() {
+            Some(connection) => state.idle.push(Idle { connection, since: Instant::now() }),
+            None => state.open -= 1,
         }
-        self.pool.freed.notify_one();
+        let wanted = state.waiting > 0;
+        drop(state);
+        if wanted {
+            self.pool.freed.notify_one();
+        }
     }
 }
 
