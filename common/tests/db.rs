@@ -33,8 +33,8 @@ const FILES: Table = Table {
         Column { name: "file_key", mysql: "varbinary(255) NULL", sqlite: "BLOB" },
     ],
     indexes: &[
-        Index { name: "file_key", columns: "file_key", unique: true },
-        Index { name: "file_path", columns: "file_path", unique: false },
+        Index { name: "file_key", columns: "file_key", unique: true, sqlite_where: "" },
+        Index { name: "file_path", columns: "file_path", unique: false, sqlite_where: "" },
     ],
 };
 
@@ -286,13 +286,15 @@ fn many_embedded_databases_opened_at_once_make_one() {
 }
 
 #[test]
-fn columns_are_added_to_an_embedded_table_that_has_rows() {
+fn an_embedded_table_of_an_earlier_version_gets_its_columns_and_goes_on_as_it_is() {
     let scratch = Scratch::new("columns");
     fs::create_dir_all(scratch.settings().directory).unwrap();
     let old = rusqlite::Connection::open(scratch.file()).unwrap();
     old.execute_batch(
         "CREATE TABLE t_file (id TEXT NOT NULL PRIMARY KEY, status INTEGER NOT NULL, file_path TEXT, \
          file_size INTEGER, create_time TEXT, update_time TEXT); \
+         CREATE TRIGGER t_file_update_time AFTER UPDATE ON t_file WHEN NEW.update_time IS OLD.update_time BEGIN \
+         UPDATE t_file SET update_time = CURRENT_TIMESTAMP WHERE rowid = NEW.rowid; END; \
          INSERT INTO t_file (id, status, file_path) VALUES ('old', 0, 'p'), ('older', 0, 'p');",
     )
     .unwrap();
@@ -300,6 +302,10 @@ fn columns_are_added_to_an_embedded_table_that_has_rows() {
     let database = open(&scratch.settings());
     assert_eq!(select(&database, "old")[0].opt_int(3), Ok(None));
     insert(&database, "new").unwrap();
+    assert_eq!(kind(insert(&database, "old")), ErrorKind::Exists);
+    assert_eq!(database.write(&UPDATE, vec![8.into(), "old".into()]).unwrap().affected, 1);
+    let times = database.read(&SELECT_TIMES, &["old".into()]).unwrap();
+    assert!(times[0].opt_text(1).unwrap().is_some(), "the trigger does not set the time");
     assert_eq!(count(&open(&scratch.settings())), 3);
 }
 

@@ -42,8 +42,9 @@ pub static SCHEMA: Schema = Schema {
             // 128 characters have at most 512 bytes; the wire lets 255 through.
             added: &[Column { name: "route_key", mysql: "varbinary(255) NULL", sqlite: "BLOB" }],
             indexes: &[
-                Index { name: "route_key", columns: "route_key", unique: true },
-                Index { name: "userid", columns: "userid", unique: false },
+                Index { name: "route_key", columns: "route_key", unique: true, sqlite_where: "" },
+                // For the rows that existing trackers made; ours are found by their key.
+                Index { name: "userid", columns: "userid", unique: false, sqlite_where: "route_key IS NULL" },
             ],
         },
     ],
@@ -62,13 +63,16 @@ static ADD_GROUP: Sql = Sql {
 };
 
 /// The row that decides: the one of this application, else the user's oldest. The first condition is
-/// for the index, whose collation takes `ABC` for `abc `; the second one is exact.
+/// for the index, whose collation takes `ABC` for `abc `; the second one is exact. In SQLite our rows are
+/// found by their key, which is the userid, and theirs by an index that has no others.
 static ROUTE: Sql = Sql {
     mysql: "SELECT userid, group_name FROM t_router \
             WHERE userid = ? AND CAST(userid AS BINARY) = CAST(? AS BINARY) \
             ORDER BY CAST(appid AS BINARY) = CAST(? AS BINARY) DESC, id LIMIT 1",
-    sqlite: "SELECT userid, group_name FROM t_router WHERE userid = ? AND userid = ? \
-             ORDER BY appid = ? DESC, id LIMIT 1",
+    sqlite: "SELECT userid, group_name FROM (\
+               SELECT * FROM t_router WHERE route_key = CAST(? AS BLOB) UNION ALL \
+               SELECT * FROM t_router INDEXED BY t_router_userid WHERE route_key IS NULL AND userid = ?\
+             ) ORDER BY appid = ? DESC, id LIMIT 1",
 };
 
 static ADD_ROUTE: Sql = Sql {

@@ -21,7 +21,7 @@ pub struct Schema {
 pub struct Table {
     /// Its name.
     pub name: &'static str,
-    /// The columns, keys included, except `create_time` and `update_time`, which every table has
+    /// The columns, with the primary key, which is `id`, except `create_time` and `update_time`, which every table has
     /// and which are put behind these.
     pub columns: &'static [Column],
     /// Columns that existing deployments lack.
@@ -41,6 +41,13 @@ pub struct Column {
     pub sqlite: &'static str,
 }
 
+impl Column {
+    /// Whether this is the primary key, in SQLite, and a text.
+    fn is_text_key(&self) -> bool {
+        self.sqlite.starts_with("TEXT") && self.sqlite.contains("PRIMARY KEY")
+    }
+}
+
 /// An index.
 #[derive(Debug)]
 pub struct Index {
@@ -50,6 +57,9 @@ pub struct Index {
     pub columns: &'static str,
     /// Whether it refuses a second row with the same values (NULLs are never the same).
     pub unique: bool,
+    /// The condition that a row must meet to be in it in SQLite, where a query with the same condition uses it;
+    /// empty for none. MySQL has no such indexes: there all rows are in it.
+    pub sqlite_where: &'static str,
 }
 
 /// A statement in both dialects, with `?` for each parameter, the same ones in the same order.
@@ -152,11 +162,13 @@ impl Table {
     pub(super) fn sqlite_create(&self) -> String {
         let table = self.name;
         let body = self.body(&[], |column| (column.name.to_owned(), column.sqlite));
+        // Where the key is not a number, the rows lie in its order: one tree to go down and to change, not two.
+        let layout = if self.columns.iter().any(Column::is_text_key) { " WITHOUT ROWID" } else { "" };
         format!(
-            "CREATE TABLE IF NOT EXISTS {table} (\n{body}\n);\n\
+            "CREATE TABLE IF NOT EXISTS {table} (\n{body}\n){layout};\n\
              CREATE TRIGGER IF NOT EXISTS {table}_update_time AFTER UPDATE ON {table} \
              WHEN NEW.update_time IS OLD.update_time BEGIN \
-             UPDATE {table} SET update_time = CURRENT_TIMESTAMP WHERE rowid = NEW.rowid; END;"
+             UPDATE {table} SET update_time = CURRENT_TIMESTAMP WHERE id = NEW.id; END;"
         )
     }
 
@@ -167,7 +179,11 @@ impl Table {
     pub(super) fn sqlite_add_index(&self, index: &Index) -> String {
         let kind = if index.unique { "UNIQUE INDEX" } else { "INDEX" };
         let (table, name, columns) = (self.name, index.name, index.columns);
-        format!("CREATE {kind} IF NOT EXISTS {table}_{name} ON {table} ({columns})")
+        let mut sql = format!("CREATE {kind} IF NOT EXISTS {table}_{name} ON {table} ({columns})");
+        if !index.sqlite_where.is_empty() {
+            let _ = write!(sql, " WHERE {}", index.sqlite_where);
+        }
+        sql
     }
 
     fn body(&self, added: &[Column], text: impl Fn(&Column) -> (String, &'static str)) -> String {
