@@ -70,8 +70,9 @@ static ROUTE: Sql = Sql {
             WHERE userid = ? AND CAST(userid AS BINARY) = CAST(? AS BINARY) \
             ORDER BY CAST(appid AS BINARY) = CAST(? AS BINARY) DESC, id LIMIT 1",
     sqlite: "SELECT userid, group_name FROM (\
-               SELECT * FROM t_router WHERE route_key = CAST(? AS BLOB) UNION ALL \
-               SELECT * FROM t_router INDEXED BY t_router_userid WHERE route_key IS NULL AND userid = ?\
+               SELECT id, appid, userid, group_name FROM t_router WHERE route_key = CAST(? AS BLOB) UNION ALL \
+               SELECT id, appid, userid, group_name FROM t_router INDEXED BY t_router_userid \
+               WHERE route_key IS NULL AND userid = ?\
              ) ORDER BY appid = ? DESC, id LIMIT 1",
 };
 
