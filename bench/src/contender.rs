@@ -26,6 +26,8 @@ pub(crate) struct Task {
     pub spec: &'static Spec,
     pub size: u64,
     pub count: u64,
+    /// How many files of this size a round's uploads make, which downloads go round.
+    pub files: u64,
     pub round: u32,
 }
 

@@ -182,12 +182,13 @@ pub(crate) fn syncs(place: &Path, size: u64, threads: usize, count: u64) -> Resu
     )
 }
 
-/// A file is sent whole, again and again, with nothing asked in between: each connection has a thread that calls
-/// sendfile, and one that reads as the client does.
-pub(crate) fn sendfiles(source: &Path, connections: usize, count: u64) -> Result<Row> {
+/// Parts of a file, each of `size` bytes, are sent in turn, again and again, with nothing asked in between: each
+/// connection has a thread that calls sendfile, and one that reads as the client does.
+pub(crate) fn sendfiles(source: &Path, size: u64, connections: usize, count: u64) -> Result<Row> {
     let failed = |error: io::Error| Failure::Failed(format!("send {}: {error}", source.display()));
     let file = File::open(source).map_err(failed)?;
-    let size = file.metadata().map_err(failed)?.len();
+    let parts = (file.metadata().map_err(failed)?.len() / size).max(1);
+    let next = AtomicU64::new(0);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     thread::scope(|scope| {
@@ -195,9 +196,10 @@ pub(crate) fn sendfiles(source: &Path, connections: usize, count: u64) -> Result
             stream.set_write_timeout(Some(SILENCE))?;
             // Until the other end has enough.
             loop {
-                let mut offset = 0;
-                while offset < size {
-                    let left = usize::try_from(size - offset).unwrap_or(usize::MAX);
+                let mut offset = next.fetch_add(1, Ordering::Relaxed) % parts * size;
+                let end = offset + size;
+                while offset < end {
+                    let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
                     match rustix::fs::sendfile(&stream, &file, Some(&mut offset), left) {
                         Ok(0) | Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => return Ok(()),
                         Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -294,7 +296,8 @@ mod tests {
             assert_eq!((row.count, row.size_bytes), (3, 300_000));
         }
         assert_eq!(syncs(&place("syncs"), 4096, 2, 5).expect("syncs").count, 5);
-        assert_eq!(sendfiles(&source, 4, 30).expect("sendfile").count, 30);
+        let row = sendfiles(&source, 100_000, 4, 30).expect("sendfile");
+        assert_eq!((row.count, row.size_bytes), (30, 100_000));
         let row = round_trips(4, 100).expect("round trips");
         assert!(row.count == 100 && row.ops_per_s > 0.0 && row.errors == 0, "{row:?}");
     }

@@ -33,14 +33,14 @@ impl Contender for Machine {
 
     fn prepare(&mut self, task: &Task) -> Result<()> {
         match task.spec.work {
-            Work::Download => self.sources.of(task.size).map(drop),
+            Work::Download => self.sources.of(task.size * task.files).map(drop),
             Work::Upload if task.spec.size == LARGE => self.sources.of(task.size).map(drop),
             _ => Ok(()),
         }
     }
 
     fn measure(&mut self, task: &Task) -> Result<Outcome> {
-        let Task { spec, size, count, round } = *task;
+        let Task { spec, size, count, files, round } = *task;
         let place = self.place.join(format!("{}-{round}", spec.name.replace(' ', "-")));
         std::fs::create_dir_all(&place).map_err(|error| format!("{}: {error}", place.display()))?;
         let row = match spec.work {
@@ -48,7 +48,7 @@ impl Contender for Machine {
                 limits::copies(&self.sources.of(size)?, &place, count, self.sync)
             }
             Work::Upload => limits::make_files(&place, size, spec.threads, count, self.sync),
-            Work::Download => limits::sendfiles(&self.sources.of(size)?, spec.threads, count),
+            Work::Download => limits::sendfiles(&self.sources.of(size * files)?, size, spec.threads, count),
             Work::Addresses => limits::round_trips(spec.threads, count),
             Work::Sync => limits::syncs(&place, size, spec.threads, count),
             other => Err(Failure::Failed(format!("the machine has no limit of {other:?}"))),

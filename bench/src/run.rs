@@ -187,11 +187,15 @@ fn rounds(
     dir: &Path,
     report: &mut Report,
 ) -> Result<()> {
-    let task = |column: &Column, spec: &'static Spec, round| Task {
-        spec,
-        size: options.extent.size(spec),
-        count: options.extent.count(spec, column),
-        round,
+    let task = |column: &Column, spec: &'static Spec, round| {
+        let uploads = ROWS.iter().find(|row| row.work == Work::Upload && row.size == spec.size);
+        Task {
+            spec,
+            size: options.extent.size(spec),
+            count: options.extent.count(spec, column),
+            files: uploads.map_or(1, |uploads| options.extent.count(uploads, column)),
+            round,
+        }
     };
     let mut row = |spec: &'static Spec, round: u32, active: &mut [Active]| -> Result<()> {
         // Whoever is first in one round is not so in the next.
