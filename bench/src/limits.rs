@@ -1,5 +1,6 @@
 //! What this machine does with no server in between: the disk's own rate of making files, `cat`, its own rate
-//! of syncs, a bare sendfile loop and round trips over loopback. No server that does the same can be faster.
+//! of syncs, a bare sendfile loop, a bare relay and round trips over loopback. No server that does the same can be
+//! faster.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -190,7 +191,6 @@ pub(crate) fn sendfiles(source: &Path, size: u64, connections: usize, count: u64
     let parts = (file.metadata().map_err(failed)?.len() / size).max(1);
     let next = AtomicU64::new(0);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
     thread::scope(|scope| {
         let send = |stream: TcpStream| -> io::Result<()> {
             stream.set_write_timeout(Some(SILENCE))?;
@@ -214,10 +214,7 @@ pub(crate) fn sendfiles(source: &Path, size: u64, connections: usize, count: u64
             connections,
             count,
             |_| {
-                let stream = TcpStream::connect(address)?;
-                stream.set_read_timeout(Some(SILENCE))?;
-                // Whichever was accepted, each end has a thread.
-                let (accepted, _) = listener.accept()?;
+                let (stream, accepted) = connected(&listener)?;
                 scope.spawn(move || send(accepted));
                 Ok((stream, vec![0; READ_BYTES]))
             },
@@ -238,16 +235,70 @@ pub(crate) fn sendfiles(source: &Path, size: u64, connections: usize, count: u64
     })
 }
 
+/// A file is asked for again and again, through a relay as an HTTP server is one: it passes on the question, a
+/// message, and copies the answer, which is sent with sendfile. Each of the three has a thread a connection.
+pub(crate) fn relayed(source: &Path, connections: usize, count: u64) -> Result<Row> {
+    let failed = |error: io::Error| Failure::Failed(format!("relay {}: {error}", source.display()));
+    let file = File::open(source).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    let content = || vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+    let pair = || connected(&listener);
+    let send = |mut stream: TcpStream| -> io::Result<()> {
+        loop {
+            stream.read_exact(&mut [0; MESSAGE_BYTES])?;
+            let mut offset = 0;
+            while offset < size {
+                let left = usize::try_from(size - offset).unwrap_or(usize::MAX);
+                rustix::fs::sendfile(&stream, &file, Some(&mut offset), left)?;
+            }
+        }
+    };
+    let relay = |mut near: TcpStream, mut far: TcpStream| -> io::Result<()> {
+        let (mut message, mut content) = ([0; MESSAGE_BYTES], content());
+        loop {
+            near.read_exact(&mut message)?;
+            far.write_all(&message)?;
+            far.read_exact(&mut content)?;
+            near.write_all(&content)?;
+        }
+    };
+    let (send, relay) = (&send, &relay);
+    thread::scope(|scope| {
+        measure(
+            "download",
+            size,
+            connections,
+            count,
+            |_| {
+                let ((reader, near), (far, sender)) = (pair()?, pair()?);
+                // They end, with whatever error, when their other ends are closed.
+                scope.spawn(move || send(sender));
+                scope.spawn(move || relay(near, far));
+                Ok((reader, content()))
+            },
+            |(stream, content), _| {
+                stream.write_all(&[0; MESSAGE_BYTES])?;
+                stream.read_exact(content)
+            },
+        )
+    })
+}
+
+/// Both ends of a connection, or each of another one that is made at the same time.
+fn connected(listener: &TcpListener) -> io::Result<(TcpStream, TcpStream)> {
+    let ends = (TcpStream::connect(listener.local_addr()?)?, listener.accept()?.0);
+    for end in [&ends.0, &ends.1] {
+        end.set_nodelay(true)?;
+        end.set_read_timeout(Some(SILENCE))?;
+    }
+    Ok(ends)
+}
+
 /// Small messages go there and back, one at a time on each connection, with a thread at each end.
 pub(crate) fn round_trips(connections: usize, count: u64) -> Result<Row> {
     let failed = |error: io::Error| Failure::Failed(format!("round trips over loopback: {error}"));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    let open = |stream: TcpStream| -> io::Result<TcpStream> {
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(SILENCE))?;
-        Ok(stream)
-    };
     thread::scope(|scope| {
         measure(
             "round trip",
@@ -255,8 +306,7 @@ pub(crate) fn round_trips(connections: usize, count: u64) -> Result<Row> {
             connections,
             count,
             |_| {
-                let stream = open(TcpStream::connect(address)?)?;
-                let mut accepted = open(listener.accept()?.0)?;
+                let (stream, mut accepted) = connected(&listener)?;
                 scope.spawn(move || {
                     let mut message = [0; MESSAGE_BYTES];
                     // Until the other end has enough.
@@ -298,6 +348,7 @@ mod tests {
         assert_eq!(syncs(&place("syncs"), 4096, 2, 5).expect("syncs").count, 5);
         let row = sendfiles(&source, 100_000, 4, 30).expect("sendfile");
         assert_eq!((row.count, row.size_bytes), (30, 100_000));
+        assert_eq!(relayed(&source, 4, 30).expect("a relay").count, 30);
         let row = round_trips(4, 100).expect("round trips");
         assert!(row.count == 100 && row.ops_per_s > 0.0 && row.errors == 0, "{row:?}");
     }

@@ -34,6 +34,7 @@ impl Contender for Machine {
     fn prepare(&mut self, task: &Task) -> Result<()> {
         match task.spec.work {
             Work::Download => self.sources.of(task.size * task.files).map(drop),
+            Work::Get => self.sources.of(task.size).map(drop),
             Work::Upload if task.spec.size == LARGE => self.sources.of(task.size).map(drop),
             _ => Ok(()),
         }
@@ -49,6 +50,7 @@ impl Contender for Machine {
             }
             Work::Upload => limits::make_files(&place, size, spec.threads, count, self.sync),
             Work::Download => limits::sendfiles(&self.sources.of(size * files)?, size, spec.threads, count),
+            Work::Get => limits::relayed(&self.sources.of(size)?, spec.threads, count),
             Work::Addresses => limits::round_trips(spec.threads, count),
             Work::Sync => limits::syncs(&place, size, spec.threads, count),
             other => Err(Failure::Failed(format!("the machine has no limit of {other:?}"))),

@@ -31,8 +31,10 @@ client does. Everything is on loopback and in the page cache.
   128 KiB at a time, its fastest setting here). It sends one file again and again, and so does `tnv-httpd`.
 - machine, uploads: files are made and written by as many threads in directories of 512; with fsync each file and
   then its directory is synced; there is no database. The large one is `cat file > copy`.
-- machine, downloads: sendfile of the whole file again and again, nothing asked in between, to a reader that takes
-  256 KiB at a time. Addresses: round trips of 64 bytes. sync: fdatasync of a page written over.";
+- machine, downloads: sendfile of as many files' content as the other columns fetch, nothing asked in between, to a
+  reader that takes 256 KiB at a time. HTTP: one file, asked for with 64 bytes through a relay that only copies, a
+  thread a connection at each of the three. Addresses: round trips of 64 bytes. sync: fdatasync of a page written
+  over.";
 
 /// One row of one column in one round.
 pub(crate) struct Measured {

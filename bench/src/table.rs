@@ -122,7 +122,8 @@ impl Column {
             Kind::Machine { fsync: false } => {
                 // Of small downloads it is the round trip that counts, which is the row of addresses.
                 let streams = row.work == Work::Download && row.size >= MIB;
-                streams || matches!(row.work, Work::Upload | Work::Addresses)
+                let relayed = row.work == Work::Get && row.size < MIB;
+                streams || relayed || matches!(row.work, Work::Upload | Work::Addresses)
             }
         }
     }

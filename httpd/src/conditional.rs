@@ -21,10 +21,9 @@ impl Validator {
     /// The validator of a file. A time in the future, from a storage whose clock is ahead, may not
     /// be told.
     pub fn new(stat: &Stat, now: SystemTime) -> Validator {
-        let hex: String = stat.unique.0.iter().map(|byte| format!("{byte:02x}")).collect();
         let seconds = u64::try_from(stat.time).ok().filter(|&seconds| seconds <= DATE_SECONDS_MAX);
         let modified = seconds.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
-        Validator { etag: format!("\"{hex}\""), modified: modified.filter(|&time| time <= now) }
+        Validator { etag: format!("\"{:032x}\"", u128::from_be_bytes(stat.unique.0)), modified: modified.filter(|&time| time <= now) }
     }
 }
 
