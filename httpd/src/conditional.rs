@@ -23,7 +23,10 @@ impl Validator {
     pub fn new(stat: &Stat, now: SystemTime) -> Validator {
         let seconds = u64::try_from(stat.time).ok().filter(|&seconds| seconds <= DATE_SECONDS_MAX);
         let modified = seconds.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
-        Validator { etag: format!("\"{:032x}\"", u128::from_be_bytes(stat.unique.0)), modified: modified.filter(|&time| time <= now) }
+        Validator {
+            etag: format!("\"{:032x}\"", u128::from_be_bytes(stat.unique.0)),
+            modified: modified.filter(|&time| time <= now),
+        }
     }
 }
 

@@ -427,20 +427,24 @@ fn ask_numbers(stage: &Stage, address: std::net::SocketAddr) {
     }
 }
 
-fn storm(name: &str, kills: usize, mut database: Option<MariaDb>) {
-    let _heavy = heavy();
-    let start = Instant::now();
-    let seed = seed(name);
-    let blows = schedule(kills, if database.is_some() { 5 } else { 4 }, seed);
-    let db = database.as_ref().map_or(Db::Embedded, Db::Maria);
-    let mut cluster = Builder::new(name)
+/// A cluster in which any one server may go.
+fn two_of_each<'a>(name: &str, db: Db<'a>) -> Builder<'a> {
+    Builder::new(name)
         .trackers(2)
         .ids(2)
         .groups(&["group001", "group002"], 2)
         .httpds(2)
         .set(Part::Storage, "tnv_heart_beat_interval", 1)
         .db(db)
-        .start();
+}
+
+fn storm(name: &str, kills: usize, mut database: Option<MariaDb>) {
+    let _heavy = heavy();
+    let start = Instant::now();
+    let seed = seed(name);
+    let blows = schedule(kills, if database.is_some() { 5 } else { 4 }, seed);
+    let db = database.as_ref().map_or(Db::Embedded, Db::Maria);
+    let mut cluster = two_of_each(name, db).start();
     let stage = Stage::of(&cluster, blows.len());
     let ledger = thread::scope(|scope| {
         let curtain = Curtain(&stage);
@@ -639,14 +643,7 @@ struct Met {
 fn calm(name: &str, database: Option<&MariaDb>) {
     let _heavy = heavy();
     let mut dice = Dice::new(seed(name));
-    let mut cluster = Builder::new(name)
-        .trackers(2)
-        .ids(2)
-        .groups(&["group001", "group002"], 2)
-        .httpds(2)
-        .set(Part::Storage, "tnv_heart_beat_interval", 1)
-        .db(database.map_or(Db::Embedded, Db::Maria))
-        .start();
+    let mut cluster = two_of_each(name, database.map_or(Db::Embedded, Db::Maria)).start();
     let stage = Stage::of(&cluster, 1);
     let client = stage.client(Duration::ZERO);
     let files: Vec<_> = (0..24)
