@@ -343,6 +343,12 @@ fn collected_bytes(header: Header, head_bytes: fn(u8) -> usize) -> usize {
     }
 }
 
+/// Where so much of a file is left, it is worth a system call whether its reader keeps up.
+const LONG_BYTES: u64 = 4 << 20;
+
+/// Within this time a reader who keeps up has taken enough of it that there is room for more.
+const KEEPING_UP: Duration = Duration::from_millis(1);
+
 /// A reply on its way: bytes, and then perhaps a part of a file.
 struct Reply {
     bytes: Vec<u8>,
@@ -379,6 +385,10 @@ impl Reply {
     /// Sends what the socket takes now.
     fn send(&mut self, stream: &Stream) -> io::Result<()> {
         let before = self.unsent();
+        if self.sent > 0 && self.file.is_some() {
+            // Called again, since the socket takes more: so soon only where the reader keeps up.
+            stream.set_keeps_up(before >= LONG_BYTES && self.since.elapsed() < KEEPING_UP)?;
+        }
         if self.sent == 0 && before <= SMALL_REPLY_BYTES_MAX as u64 {
             self.send_small(stream)?;
         } else {
@@ -386,6 +396,9 @@ impl Reply {
         }
         if self.file.is_some() && self.unsent() < before {
             self.since = Instant::now();
+        }
+        if self.is_sent() {
+            stream.set_keeps_up(false)?;
         }
         Ok(())
     }

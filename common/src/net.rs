@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -25,10 +26,21 @@ const SEND_FILE_BYTES: u64 = 1 << 20;
 /// each slow reader, and a thousand of them would use up the memory that all of TCP shares.
 const UNSENT_BYTES_MAX: u32 = 256 << 10;
 
+/// The same of a reader who keeps up: whoever sends to him need not wake so often.
+const AMPLE_UNSENT_BYTES_MAX: u32 = 1 << 20;
+
+/// Readers that may have so much at the same time. A large file at full speed is for a few.
+const AMPLE_MAX: usize = 32;
+
+/// How many have it.
+static AMPLE: AtomicUsize = AtomicUsize::new(0);
+
 /// A TCP or unix stream. Its methods take `&self`: one thread may shut down what another waits on.
 pub struct Stream {
     fd: OwnedFd,
     peer: Option<SocketAddr>,
+    /// Whether it is one of those that the kernel may hold more for.
+    is_ample: AtomicBool,
 }
 
 impl Stream {
@@ -51,13 +63,13 @@ impl Stream {
         socket.set_nonblocking(true)?;
         SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
         let peer = socket.peer_addr()?;
-        Ok(Stream { fd: socket.into(), peer: Some(peer) })
+        Ok(Stream { fd: socket.into(), peer: Some(peer), is_ample: AtomicBool::new(false) })
     }
 
     /// Takes over a connected unix socket.
     pub fn from_unix(socket: UnixStream) -> io::Result<Stream> {
         socket.set_nonblocking(true)?;
-        Ok(Stream { fd: socket.into(), peer: None })
+        Ok(Stream { fd: socket.into(), peer: None, is_ample: AtomicBool::new(false) })
     }
 
     /// The other end's address; a unix socket has none.
@@ -163,6 +175,30 @@ impl Stream {
         Ok(())
     }
 
+    /// Lets the kernel hold more of what is written while the peer keeps up with it, unless it does so for
+    /// many others; no more than usual otherwise.
+    pub fn set_keeps_up(&self, keeps_up: bool) -> io::Result<()> {
+        if self.is_ample.load(Ordering::Relaxed) == keeps_up {
+            return Ok(());
+        }
+        if !keeps_up {
+            self.give_up_ample();
+            return SockRef::from(&self.fd).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+        }
+        let more = |count| (count < AMPLE_MAX).then_some(count + 1);
+        if AMPLE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            return Ok(());
+        }
+        self.is_ample.store(true, Ordering::Relaxed);
+        SockRef::from(&self.fd).set_tcp_notsent_lowat(AMPLE_UNSENT_BYTES_MAX)
+    }
+
+    fn give_up_ample(&self) {
+        if self.is_ample.swap(false, Ordering::Relaxed) {
+            AMPLE.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Whether data, the end or an error is waiting.
     pub fn readable_now(&self) -> bool {
         self.wait_readable(Duration::ZERO).unwrap_or(true)
@@ -216,6 +252,12 @@ impl Stream {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.give_up_ample();
     }
 }
 
@@ -286,4 +328,32 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener> {
 pub fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     if name.is_empty() { "localhost".to_owned() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_holds_more_for_a_few_who_keep_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect =
+            || Stream::from_tcp(TcpStream::connect(listener.local_addr().unwrap()).unwrap()).unwrap();
+        let streams: Vec<_> = (0..AMPLE_MAX + 8).map(|_| connect()).collect();
+        let unsent = |stream: &Stream| SockRef::from(stream).tcp_notsent_lowat().unwrap();
+        let ample = || streams.iter().filter(|stream| unsent(stream) == AMPLE_UNSENT_BYTES_MAX).count();
+        for stream in streams.iter().chain(&streams) {
+            stream.set_keeps_up(true).unwrap();
+        }
+        assert_eq!(ample(), AMPLE_MAX);
+        // Whoever does not keep up any more makes room for another.
+        streams[0].set_keeps_up(false).unwrap();
+        assert_eq!((ample(), unsent(&streams[0])), (AMPLE_MAX - 1, UNSENT_BYTES_MAX));
+        streams[AMPLE_MAX].set_keeps_up(true).unwrap();
+        assert_eq!(ample(), AMPLE_MAX);
+        drop(streams);
+        let next = connect();
+        next.set_keeps_up(true).unwrap();
+        assert_eq!(unsent(&next), AMPLE_UNSENT_BYTES_MAX);
+    }
 }
