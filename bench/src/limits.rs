@@ -5,6 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -194,18 +195,10 @@ pub(crate) fn sendfiles(source: &Path, size: u64, connections: usize, count: u64
     thread::scope(|scope| {
         let send = |stream: TcpStream| -> io::Result<()> {
             stream.set_write_timeout(Some(SILENCE))?;
-            // Until the other end has enough.
+            // Until the other end has enough and is closed, which is an error here.
             loop {
-                let mut offset = next.fetch_add(1, Ordering::Relaxed) % parts * size;
-                let end = offset + size;
-                while offset < end {
-                    let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
-                    match rustix::fs::sendfile(&stream, &file, Some(&mut offset), left) {
-                        Ok(0) | Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => return Ok(()),
-                        Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
+                let start = next.fetch_add(1, Ordering::Relaxed) % parts * size;
+                send_part(&stream, &file, start..start + size)?;
             }
         };
         measure(
@@ -243,15 +236,10 @@ pub(crate) fn relayed(source: &Path, connections: usize, count: u64) -> Result<R
     let size = file.metadata().map_err(failed)?.len();
     let content = || vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
-    let pair = || connected(&listener);
     let send = |mut stream: TcpStream| -> io::Result<()> {
         loop {
             stream.read_exact(&mut [0; MESSAGE_BYTES])?;
-            let mut offset = 0;
-            while offset < size {
-                let left = usize::try_from(size - offset).unwrap_or(usize::MAX);
-                rustix::fs::sendfile(&stream, &file, Some(&mut offset), left)?;
-            }
+            send_part(&stream, &file, 0..size)?;
         }
     };
     let relay = |mut near: TcpStream, mut far: TcpStream| -> io::Result<()> {
@@ -271,7 +259,7 @@ pub(crate) fn relayed(source: &Path, connections: usize, count: u64) -> Result<R
             connections,
             count,
             |_| {
-                let ((reader, near), (far, sender)) = (pair()?, pair()?);
+                let ((reader, near), (far, sender)) = (connected(&listener)?, connected(&listener)?);
                 // They end, with whatever error, when their other ends are closed.
                 scope.spawn(move || send(sender));
                 scope.spawn(move || relay(near, far));
@@ -283,6 +271,19 @@ pub(crate) fn relayed(source: &Path, connections: usize, count: u64) -> Result<R
             },
         )
     })
+}
+
+/// Sends a part of a file with as few calls as the socket lets it.
+fn send_part(stream: &TcpStream, file: &File, mut part: Range<u64>) -> io::Result<()> {
+    while part.start < part.end {
+        let left = usize::try_from(part.end - part.start).unwrap_or(usize::MAX);
+        match rustix::fs::sendfile(stream, file, Some(&mut part.start), left) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Both ends of a connection, or each of another one that is made at the same time.
