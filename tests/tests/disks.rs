@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use tnv_tests::cluster::Part;
 use tnv_tests::mount::Mount;
@@ -220,6 +222,33 @@ fn a_member_whose_disk_fails_costs_its_clients_nothing_while_there_is_another() 
     patient("uploads work again", PATIENCE, || {
         raw::ask(cluster.storage(), &raw::upload("tnvideo", "tnv001", "again", b"x")).status == 0
     });
+}
+
+/// A mount of GlusterFS that has lost a member is silent for up to six seconds. Once it had been for five, a storage
+/// with no other disk refused what it had only to wait for, and no other member was left to ask.
+#[test]
+fn the_only_disk_is_waited_for_when_it_is_silent_for_some_seconds() {
+    const TEST: &str = "the_only_disk_is_waited_for_when_it_is_silent_for_some_seconds";
+    const SILENT: Duration = Duration::from_secs(7);
+    let cluster = Builder::new("silent-disk").start();
+    cluster.put("tnv001", "before", b"before");
+    let output = cluster.path("log/strace");
+    let inject = format!("inject=statfs:delay_enter={}:when=1", SILENT.as_micros());
+    let args = ["-e", "trace=statfs", "-e", &inject];
+    let Some(strace) = Strace::attach(TEST, &cluster.storages[0], &args, &output) else { return };
+    // The disk is asked every second, so it has now been silent for 5.4 to 7.4 s.
+    thread::sleep(SILENT - Duration::from_millis(600));
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let back = raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", "before", 0, 0));
+            assert_eq!(back.success(102), b"before");
+        });
+        cluster.put("tnv001", "meanwhile", b"meanwhile");
+        reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    let log = cluster.storages[0].log_of_run();
+    assert!(!log.contains("store path '../data' has not answered"), "nobody had to be refused: {log}");
+    assert!(!strace.detach().is_empty(), "the disk was asked");
 }
 
 #[test]

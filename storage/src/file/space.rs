@@ -12,6 +12,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,8 +34,13 @@ const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// A disk without an answer for so long hangs: disks under load take seconds, too.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// Rather than all disks it is this process that was stopped for a while, and the threads are about to
-/// ask.
+/// Where no disk answers, one that hangs is waited for until it has been silent for so long: there is
+/// nothing else to turn to, and a mount of GlusterFS that has lost a member is silent for up to
+/// twice the ping time-out (docs/glusterfs.md).
+const LAST_SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// How often whoever waits looks, and how long anybody waits: rather than the disks it may be this process
+/// that was stopped for a while, and the threads are about to ask.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// A store path that failed is tried last for so long.
@@ -138,9 +144,7 @@ impl Stores {
     /// The store paths with room for a file of this size, in the order in which to try them: the one
     /// with the most room first, those that have just failed last. There is at least one.
     pub fn candidates(&self, size: u64) -> Result<Vec<Arc<Store>>> {
-        if self.stores.iter().all(|store| store.state().hangs()) {
-            thread::sleep(GRACE);
-        }
+        self.wait_for_one_of(&self.stores);
         let mut candidates = Vec::new();
         let mut full = false;
         for store in &self.stores {
@@ -182,12 +186,34 @@ impl Stores {
         }
     }
 
-    /// Fails where the disk of this file hangs, for those who can wait a moment.
+    /// Fails where the disk of this file hangs, for those who can wait for it.
     pub fn answers_soon(&self, path: &str) -> io::Result<()> {
-        self.answers(path).or_else(|_| {
+        match self.store_of(path) {
+            Some(store) if !self.wait_for_one_of(slice::from_ref(store)) => {
+                Err(io::ErrorKind::TimedOut.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until one of these disks answers: only a moment, unless none at all does. Tells whether one
+    /// answers now.
+    fn wait_for_one_of(&self, wanted: &[Arc<Store>]) -> bool {
+        let silence = |stores: &[Arc<Store>]| {
+            stores.iter().map(|store| store.state().silence()).min().unwrap_or_default()
+        };
+        let mut has_waited = false;
+        loop {
+            let wanted = silence(wanted);
+            if wanted <= SILENCE_MAX {
+                return true;
+            }
+            if has_waited && (wanted > LAST_SILENCE_MAX || silence(&self.stores) <= SILENCE_MAX) {
+                return false;
+            }
             thread::sleep(GRACE);
-            self.answers(path)
-        })
+            has_waited = true;
+        }
     }
 
     /// Fails where the disk of this file hangs.
@@ -388,11 +414,12 @@ impl Store {
         let mut state = self.state();
         if state.hangs() {
             let told = std::mem::replace(&mut state.silent, true);
+            let seconds = state.silence().as_secs();
             drop(state);
             if !told {
                 let path = &self.path;
                 log::error!(
-                    "store path '{path}' has not answered for {SILENCE_MAX:?}; no new files there until it does"
+                    "store path '{path}' has not answered for {seconds} s; no new files there until it does"
                 );
             }
             return Room::Fault;
@@ -411,8 +438,12 @@ impl Store {
 }
 
 impl State {
+    fn silence(&self) -> Duration {
+        self.asked_at.elapsed()
+    }
+
     fn hangs(&self) -> bool {
-        self.asked_at.elapsed() > SILENCE_MAX
+        self.silence() > SILENCE_MAX
     }
 
     fn has_failed(&self) -> bool {
@@ -444,10 +475,10 @@ impl Drop for Promise {
 /// For tests, which have no threads that ask.
 #[cfg(test)]
 impl Stores {
-    /// As if no disk had answered for long.
+    /// As if no disk had answered for so long that none is waited for.
     pub fn silence(&self) {
         for store in &self.stores {
-            store.state().asked_at = Instant::now() - SILENCE_MAX - GRACE;
+            store.state().asked_at = Instant::now() - LAST_SILENCE_MAX - GRACE;
         }
     }
 
@@ -604,6 +635,30 @@ mod tests {
         look(&stores.stores[0]);
         assert_eq!(order(&stores, 100).len(), 2);
         assert!(stores.answers(&path).is_ok());
+    }
+
+    /// The host of another member was cut off, and for the second in which GlusterFS was silent for longer than
+    /// 5 s the member that was left refused uploads and reads, with nobody else to do them.
+    #[test]
+    fn a_disk_that_hangs_is_waited_for_where_no_other_one_answers() {
+        let scratch = Scratch::new();
+        let stores = stores(&scratch, &["a", "b"]);
+        set(&stores.stores[0], 9000);
+        set(&stores.stores[1], 5000);
+        let path = format!("{}/x", stores.stores[0].path);
+        let hang = |store: &Store| store.state().asked_at = Instant::now() - SILENCE_MAX - GRACE;
+        hang(&stores.stores[0]);
+        assert!(stores.answers_soon(&path).is_err(), "the other one answers");
+        hang(&stores.stores[1]);
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| stores.answers_soon(&path));
+            let uploader = scope.spawn(|| stores.candidates(100).map(|candidates| candidates.len()));
+            thread::sleep(GRACE * 3);
+            assert!(!reader.is_finished() && !uploader.is_finished(), "they wait");
+            look(&stores.stores[0]);
+            assert!(reader.join().unwrap().is_ok());
+            assert_eq!(uploader.join().unwrap().unwrap(), 1, "the other one still hangs");
+        });
     }
 
     /// A disk was unmounted under a running storage, and uploads were acknowledged into the empty mount
