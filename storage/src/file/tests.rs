@@ -238,6 +238,11 @@ fn an_answer_from_the_cache_is_held_against_what_another_member_did() {
     assert_eq!(one.look(&triple("a")).unwrap().size(), 5);
     assert_ne!(one.look(&triple("a")).unwrap().unique(), before);
     assert_eq!(content(&one, "a").unwrap(), b"newer");
+    two.delete(&triple("a")).unwrap();
+    upload(&two, "a", b"newest").unwrap();
+    one.delete(&triple("a")).unwrap();
+    assert_eq!(group.files(), Vec::<String>::new(), "what the database has goes, and not what the cache had");
+    assert_eq!(two.delete(&triple("a")).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[test]
