@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tnv_common::allow::AllowList;
 use tnv_common::error::Result;
 use tnv_common::fail;
+use tnv_common::limits::{MESSAGE_TIMEOUT, PROGRESS_TIMEOUT};
 use tnv_common::net::listen;
 use tnv_common::server::{self, ServerSettings};
 use tnv_common::stop::Stop;
@@ -581,7 +582,7 @@ fn a_head_in_single_bytes_is_served_and_one_that_stops_is_closed_in_time() {
     let began = Instant::now();
     client.send("GET /files/te");
     assert!(client.is_closed());
-    assert!((9..13).contains(&began.elapsed().as_secs()));
+    assert!(began.elapsed() + Duration::from_secs(1) > MESSAGE_TIMEOUT, "{:?}", began.elapsed());
 }
 
 #[test]
@@ -598,7 +599,7 @@ fn slow_heads_stop_nobody_else() {
     for _ in 0..20 {
         assert_eq!(server.get("/files/text", "").status, 200);
     }
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < MESSAGE_TIMEOUT, "{:?}", began.elapsed());
     for mut client in slow {
         client.send("es/text HTTP/1.1\r\nHost: t\r\n\r\n");
         assert_eq!(client.response(false).status, 200);
@@ -693,7 +694,7 @@ fn more_paused_viewers_than_workers_stop_nobody_and_get_every_byte() {
     server.until_paused();
     let began = Instant::now();
     assert!(is_endless(&server.get("/files/reel", "").body, 0));
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < PROGRESS_TIMEOUT / 2, "{:?}", began.elapsed());
     let viewers: Vec<_> = viewers
         .into_iter()
         .map(|(mut viewer, status, first, bytes)| {
@@ -794,7 +795,8 @@ fn viewers_that_stay_paused_are_cut_when_the_server_has_waited_long_enough() {
     server.until_paused();
     let began = Instant::now();
     drop(server);
-    assert!((4..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(4) && took < PROGRESS_TIMEOUT / 2, "{took:?}");
     for mut viewer in viewers {
         assert!(!viewer.response(false).whole);
     }

@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -158,9 +160,9 @@ fn downloads_may_come_over_http_and_any_url_can_be_measured() {
 fn spoiler(httpd: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
     let address = listener.local_addr().expect("an address");
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         for stream in listener.incoming().filter_map(Result::ok) {
-            std::thread::spawn(move || spoil(stream, httpd));
+            thread::spawn(move || spoil(stream, httpd));
         }
     });
     address
@@ -254,7 +256,8 @@ fn a_second_signal_ends_it_at_once() {
     let child = under_way(&cluster, &["--count", "1000000", "--size", "1k"]);
     cluster.storages[0].signal(Signal::STOP);
     signal(&child, Signal::INT);
-    // Signals of one number are not counted, so a second one of the same must not come too soon.
+    // Not at once: two threads could each take one for the first.
+    thread::sleep(Duration::from_millis(500));
     signal(&child, Signal::TERM);
     let out = ended(child);
     cluster.storages[0].signal(Signal::CONT);
@@ -265,7 +268,7 @@ fn a_second_signal_ends_it_at_once() {
 fn errors_are_counted_and_what_cannot_be_removed_is_named() {
     let mut cluster = Builder::new("bench-errors").start();
     let child =
-        under_way(&cluster, &["--threads", "16", "--count", "1000000", "--size", "1k", "--seconds", "3"]);
+        under_way(&cluster, &["--threads", "16", "--count", "1000000", "--size", "1k", "--seconds", "20"]);
     cluster.storages[0].kill();
     let out = ended(child);
     assert_eq!(out.code, 1);
@@ -331,10 +334,10 @@ impl FakeFdfs {
         let addresses = [&tracker, &storage].map(|listener| listener.local_addr().expect("an address"));
         for listener in [tracker, storage] {
             let fake = Arc::clone(&fake);
-            std::thread::spawn(move || {
+            thread::spawn(move || {
                 for stream in listener.incoming().filter_map(Result::ok) {
                     let fake = Arc::clone(&fake);
-                    std::thread::spawn(move || fake.serve(stream, addresses[1]));
+                    thread::spawn(move || fake.serve(stream, addresses[1]));
                 }
             });
         }

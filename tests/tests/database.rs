@@ -167,7 +167,7 @@ fn an_embedded_database_that_another_process_locks_stops_only_what_needs_it_and_
 fn a_promoted_replica_is_followed_and_has_everything_that_was_acknowledged() {
     let Some((mut primary, replica)) = MariaDb::start_pair() else { return };
     let both = format!("{}; {}", primary.addr(), replica.addr());
-    let mut builder = patient_parts("promoted").groups(&["group001"], 2).db(Db::Maria(&replica));
+    let mut builder = Builder::new("promoted").groups(&["group001"], 2).db(Db::Maria(&replica));
     for part in [Part::Tracker, Part::Id, Part::Storage] {
         builder = builder.set(part, "mysql_addrs", &both).set(part, "mysql_user", MariaDb::PLAIN_USER);
     }

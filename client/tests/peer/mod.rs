@@ -15,6 +15,7 @@ use tnv_client::{
 };
 use tnv_common::wire::tnv::{REPLY_STORAGE, REPLY_TRACKER, command, encode_failure};
 use tnv_common::wire::{HEADER_BYTES, Header};
+use tnv_tests::cluster::free_address;
 
 /// What becomes of the connection after a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -154,7 +155,7 @@ pub fn tracker_of(addresses: Vec<SocketAddr>) -> Peer {
 
 /// An address where nobody listens.
 pub fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    free_address()
 }
 
 pub fn client(tracker: &Peer) -> Client {

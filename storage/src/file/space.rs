@@ -3,7 +3,8 @@
 //! Each has a thread that asks its disk every second: whether it still is the disk that was opened,
 //! and how much space it has. Nobody who has work to do asks it himself: a network file system whose
 //! cable is cut answers after a minute, and all workers would wait for it. A store path without a fresh
-//! and good answer is passed over; what it holds is served as far as the disk allows.
+//! and good answer is passed over; what it holds is served as far as the disk allows. Only where there is no
+//! other with an answer is it waited for, and for some seconds.
 //!
 //! One that could not create or write a file is tried last for a while. One that failed with an I/O
 //! error or at a sync is bad: passed over until it has proven itself (see `trust`).
@@ -39,8 +40,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// twice the ping time-out (docs/glusterfs.md).
 const LAST_SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// How often whoever waits looks, and how long anybody waits: rather than the disks it may be this process
-/// that was stopped for a while, and the threads are about to ask.
+/// How often whoever waits looks, and how long he waits in any case: rather than the disks it may be this
+/// process that was stopped for a while, and the threads are about to ask.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// A store path that failed is tried last for so long.
@@ -202,17 +203,18 @@ impl Stores {
         let silence = |stores: &[Arc<Store>]| {
             stores.iter().map(|store| store.state().silence()).min().unwrap_or_default()
         };
-        let mut has_waited = false;
+        let mut was_in_vain = false;
         loop {
             let wanted = silence(wanted);
             if wanted <= SILENCE_MAX {
                 return true;
             }
-            if has_waited && (wanted > LAST_SILENCE_MAX || silence(&self.stores) <= SILENCE_MAX) {
+            let is_in_vain = wanted > LAST_SILENCE_MAX || silence(&self.stores) <= SILENCE_MAX;
+            if is_in_vain && was_in_vain {
                 return false;
             }
+            was_in_vain = is_in_vain;
             thread::sleep(GRACE);
-            has_waited = true;
         }
     }
 

@@ -355,13 +355,15 @@ fn a_file_that_cannot_be_removed_is_in_the_way_of_no_other() {
     }
     std::fs::create_dir(open("002").record.path).unwrap();
     let settler = settle::Settler::new(files.db.clone(), Arc::clone(&files.stores));
+    let begun = Instant::now();
     ["001", "002", "003"].into_iter().for_each(|name| settler.add(open(name)));
     settler.round(None).unwrap();
     assert_eq!(group.files(), Vec::<String>::new());
     std::fs::remove_dir(open("002").record.path).unwrap();
     std::fs::write(open("002").record.path, "").unwrap();
     settler.round(None).unwrap();
-    assert_eq!(group.files().len(), 1, "it is put off for a while");
+    let left = group.files().len();
+    assert!(left == 1 || begun.elapsed() > Duration::from_secs(1), "it is put off for a while");
     thread::sleep(Duration::from_millis(1100));
     settler.round(None).unwrap();
     assert_eq!(group.files(), Vec::<String>::new());
