@@ -219,22 +219,8 @@ impl Files {
     /// on trying. Until the file goes, a member that has the row in its cache still serves it, for
     /// at most `redis_key_timeout` from when it last asked the database; this member does not.
     pub fn delete(&self, file: &Triple) -> Result<()> {
-        // A path from the cache saves the look-up: where it is no longer this file's, nothing is removed.
-        if let Some(row) = self.cache.get(file)
-            && self.delete_upload(file, &row)?
-        {
-            return Ok(());
-        }
+        // Not the cache: what goes must be what the database says now.
         let Some(row) = self.db.find(file)? else { return Err(no_such_file(file)) };
-        match self.delete_upload(file, &row)? {
-            true => Ok(()),
-            // Another delete was faster; the file is that one's to remove.
-            false => Err(no_such_file(file)),
-        }
-    }
-
-    /// Removes this very upload of a file; false where the database has no such row.
-    fn delete_upload(&self, file: &Triple, row: &FileRow) -> Result<bool> {
         paths::check(&row.path)?;
         let record = record(file, &row.path);
         let slot = self.stores.journal_of(&row.path).and_then(|journal| {
@@ -245,14 +231,27 @@ impl Files {
                 .ok()
         });
         let open = Open { slot, record };
-        let deleted = self.db.delete(file, &row.path);
-        self.cache.remove(file);
-        match &deleted {
-            Ok(true) => self.settler.discard(open),
-            Err(error) if error.kind() == ErrorKind::OutcomeUnknown => self.settler.add(open),
-            Ok(false) | Err(_) => open.slot.into_iter().for_each(Slot::release),
+        match self.db.delete(file, &row.path) {
+            Ok(true) => {
+                self.cache.remove(file);
+                self.settler.discard(open);
+                Ok(())
+            }
+            Ok(false) => {
+                // Another delete was faster; the file is that one's to remove.
+                open.slot.into_iter().for_each(Slot::release);
+                Err(no_such_file(file))
+            }
+            Err(error) => {
+                self.cache.remove(file);
+                if error.kind() == ErrorKind::OutcomeUnknown {
+                    self.settler.add(open);
+                } else {
+                    open.slot.into_iter().for_each(Slot::release);
+                }
+                Err(error)
+            }
         }
-        deleted
     }
 }
 
