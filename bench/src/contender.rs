@@ -37,6 +37,11 @@ impl Task {
         Duration::from_secs_f64(self.count as f64 / COUNTED_PER_S).max(TIME_MIN)
     }
 
+    /// The uploads that make the files of a row where no row has made them.
+    pub(crate) fn uploads(&self) -> Task {
+        Task { count: self.files, ..*self }
+    }
+
     /// The list of the files that were made for this size in this round.
     pub(crate) fn list(&self) -> String {
         format!("files-{}-{}", self.size, self.round)
@@ -89,7 +94,7 @@ impl Files<'_> {
     pub(crate) fn prepare(&self, task: &Task) -> Result<()> {
         let needed = matches!(task.spec.work, Work::Download | Work::Delete);
         match needed && !self.directory.join(task.list()).exists() {
-            true => self.run(task, "upload", &["--keep"]).map(drop),
+            true => self.run(&task.uploads(), "upload", &["--keep"]).map(drop),
             false => Ok(()),
         }
     }

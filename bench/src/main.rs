@@ -25,6 +25,8 @@ mod tnv;
 mod usage;
 
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 const HELP: &str = "\
@@ -59,15 +61,20 @@ impl From<String> for Failure {
     }
 }
 
+/// Says on standard error how it goes. That nobody can be told stops nothing, the cleaning up least of all.
+pub(crate) fn tell(what: impl Display) {
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
 fn main() -> ExitCode {
     match dispatch(std::env::args_os().skip(1).collect()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Failed(what)) => {
-            eprintln!("tnv-bench: {what}");
+            tell(format_args!("tnv-bench: {what}"));
             ExitCode::FAILURE
         }
         Err(Failure::Usage(what)) => {
-            eprintln!("tnv-bench: {what}\n{HELP}");
+            tell(format_args!("tnv-bench: {what}\n{HELP}"));
             ExitCode::from(WRONG_USAGE)
         }
     }

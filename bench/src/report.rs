@@ -9,7 +9,7 @@ use crate::options::Options;
 use crate::row::Row;
 use crate::table::{COLUMNS, Extent, Kind, LARGE, ROWS, Spec};
 use crate::targets::{self, HTTPD_PEAK_BYTES, IDLE_BYTES, PEAK_BYTES, START_S, Target, Than};
-use crate::{Failure, Result};
+use crate::{Failure, Result, tell};
 
 /// What must be known to judge the figures.
 const METHOD: &str = "\
@@ -119,7 +119,7 @@ impl Report {
 
     /// A column cannot be had here.
     pub(crate) fn left_out(&mut self, column: &'static str, why: &str) {
-        eprintln!("left out: {column}: {why}");
+        tell(format_args!("left out: {column}: {why}"));
         self.left_out.push((column, why.to_owned()));
     }
 

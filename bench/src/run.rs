@@ -1,6 +1,7 @@
 //! `scripts/bench table`: starts the columns' servers, lets them take turns in each row, and keeps account.
 
 use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::sources::Sources;
 use crate::table::{COLUMNS, Column, Extent, Kind, LARGE, ROWS, Spec, Work};
 use crate::tnv::{self, Tnv};
 use crate::usage::state_and_cpu;
-use crate::{Failure, Result, exec, remove};
+use crate::{Failure, Result, exec, remove, tell};
 
 /// How long servers are left alone before it is looked what they take when idle.
 const IDLE: Duration = Duration::from_secs(2);
@@ -76,12 +77,13 @@ fn table(options: &Options) -> Result<()> {
     // Nothing is to be written by servers while the last figures are, and all of it goes with the directory.
     drop(active);
     let text = report.markdown();
-    println!("{text}");
+    let printed = writeln!(io::stdout(), "{text}");
     for (path, content) in [(&options.json, report.json()), (&options.markdown, text)] {
         if let Some(path) = path {
             std::fs::write(path, content).map_err(|error| format!("{}: {error}", path.display()))?;
         }
     }
+    printed.map_err(|error| format!("write to standard output: {error}"))?;
     report.outcome()
 }
 
@@ -91,24 +93,31 @@ struct Emptied(Dir);
 impl Drop for Emptied {
     fn drop(&mut self) {
         if std::env::var_os("TNV_TESTS_KEEP").is_none() {
-            eprintln!("removing {}", self.0.path().display());
+            tell(format_args!("removing {}", self.0.path().display()));
             remove::empty(self.0.path());
         }
     }
 }
 
-/// All files are there until the end.
-fn room(options: &Options, rows: &[&Spec], columns: &[&Column], dir: &Path) -> Result<()> {
+/// What all files of these rows take: they are there until the end, but for the large ones, which go after each
+/// round. Downloads and deletes have what the uploads of their size make, measured or not.
+fn needed(options: &Options, rows: &[&Spec], columns: &[&Column]) -> u64 {
     let mut bytes = SPARE_BYTES;
-    for column in
-        columns.iter().filter(|column| !matches!(column.kind, Kind::Nginx | Kind::NginxProxy { .. }))
-    {
-        for row in rows.iter().filter(|row| column.has(row) && row.work == Work::Upload) {
-            // The large ones go after each round.
-            let rounds = if row.size == LARGE { 1 } else { u64::from(options.rounds) };
-            bytes += options.extent.count(row, column) * options.extent.size(row) * rounds;
+    for column in columns {
+        for uploads in ROWS.iter().filter(|row| row.work == Work::Upload && column.has(row)) {
+            let is_of_files = |row: &&Spec| matches!(row.work, Work::Upload | Work::Download | Work::Delete);
+            let mut of_files = rows.iter().filter(|row| column.has(row) && is_of_files(row));
+            if of_files.any(|row| row.size == uploads.size) {
+                let rounds = if uploads.size == LARGE { 1 } else { u64::from(options.rounds) };
+                bytes += options.extent.count(uploads, column) * options.extent.size(uploads) * rounds;
+            }
         }
     }
+    bytes
+}
+
+fn room(options: &Options, rows: &[&Spec], columns: &[&Column], dir: &Path) -> Result<()> {
+    let bytes = needed(options, rows, columns);
     let free = free_bytes(dir);
     match free >= bytes || options.extent == Extent::Smoke {
         true => Ok(()),
@@ -156,7 +165,7 @@ fn start(
     exec::go_on()?;
     match started {
         Ok(contender) => {
-            eprintln!("started: {}", column.name);
+            tell(format_args!("started: {}", column.name));
             Ok(Some(Active { column, contender }))
         }
         Err(Failure::Failed(why)) => {
@@ -210,12 +219,12 @@ fn rounds(
                 format!("round {}/{}  {:14} {:24}", round + 1, options.rounds, spec.name, column.name);
             match measure(column, contender.as_mut(), &task(column, spec, round), dir) {
                 Ok(measured) => {
-                    eprintln!("{begin} {}", shown(&measured));
+                    tell(format_args!("{begin} {}", shown(&measured)));
                     report.measured.push(measured);
                 }
                 Err(Failure::Failed(why)) => {
                     exec::go_on()?;
-                    eprintln!("{begin} FAILED: {why}");
+                    tell(format_args!("{begin} FAILED: {why}"));
                     report.failed(format!("{} of {}: {why}", spec.name, column.name));
                 }
                 Err(usage) => return Err(usage),
@@ -279,4 +288,33 @@ fn measure(column: &Column, contender: &mut dyn Contender, task: &Task, dir: &Pa
 fn settle(dir: &Path) -> Result<()> {
     let synced = File::open(dir).and_then(|open| Ok(rustix::fs::syncfs(open)?));
     synced.map_err(|error| Failure::Failed(format!("sync {}: {error}", dir.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Downloads that were measured without their uploads made as many files as are fetched, 8 GB a round and
+    /// column, of which nobody had asked whether there is room.
+    #[test]
+    fn downloads_alone_need_the_room_of_their_uploads_and_no_more() {
+        let column = COLUMNS.iter().find(|column| column.kind == Kind::FastDfs).expect("FastDFS");
+        let needed = |only: &str| {
+            let args = ["--rounds", "9", "--only", only];
+            let Asked::Run(options) = options::parse(lexopt::Parser::from_args(args)).expect("options")
+            else {
+                panic!("a run");
+            };
+            let rows: Vec<_> = ROWS.iter().filter(|row| options.only.fits(row.name)).collect();
+            needed(&options, &rows, &[column])
+        };
+        assert_eq!(needed("upload 1m"), SPARE_BYTES + 9 * (320 << 20));
+        assert_eq!(needed("download 1m"), needed("upload 1m"));
+        assert_eq!(needed("load 1m"), needed("upload 1m"), "both have the same");
+        assert_eq!(needed("500m"), SPARE_BYTES + 2 * LARGE);
+        assert_eq!(needed("http"), SPARE_BYTES);
+        let spec = ROWS.iter().find(|row| row.name == "download 1m").expect("a row");
+        let task = Task { spec, size: spec.size, count: spec.count, files: 320, round: 0 };
+        assert_eq!(task.uploads().count, 320);
+    }
 }

@@ -1,5 +1,6 @@
 //! The standard table works: no figure is looked at, but each row comes, and nothing is left behind.
 
+use std::fs::File;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -68,6 +69,23 @@ fn a_benchmark_that_is_interrupted_leaves_nothing() {
     assert_eq!(status.and_then(|status| status.code()), Some(1));
     assert_eq!(left(&dir), 0);
     assert!(!dir.join("json").exists());
+}
+
+/// The log was on the disk that filled up: the benchmark panicked at a line it could not write, once more while it
+/// cleaned up, and left 37 GB behind.
+#[test]
+fn a_log_that_cannot_be_written_costs_no_figure_and_leaves_nothing() {
+    let dir = Dir::new("table-unheard");
+    let full = || File::options().write(true).open("/dev/full").expect("open /dev/full");
+    let mut unheard = bench(&dir);
+    unheard.args(["--only", "4k"]).stdout(Stdio::null()).stderr(full());
+    assert!(unheard.status().expect("run the benchmark").success());
+    assert!(dir.join("json").exists());
+    assert_eq!(left(&dir), 0);
+    // A table that nobody can have but from the files is an error.
+    let code = unheard.stdout(full()).status().expect("run the benchmark").code();
+    assert_eq!(code, Some(1));
+    assert_eq!(left(&dir), 0);
 }
 
 #[test]

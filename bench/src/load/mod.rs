@@ -28,7 +28,7 @@ use self::crowd::Until;
 use self::figures::Figures;
 use self::idle::Rounds;
 use crate::row::Row;
-use crate::{Failure, Result, proc};
+use crate::{Failure, Result, proc, tell};
 
 const HELP: &str = "\
 Usage: scripts/bench load KIND [OPTION]...
@@ -269,13 +269,13 @@ fn load_beats(options: &Options) -> Result<()> {
     options.print(&seen.addresses, "addresses", 0);
     options.print(&seen.lists, "group list", seen.list_bytes as u64);
     let share = (cpu[1] - cpu[0]).as_secs_f64() / seen.beats.seconds;
-    eprintln!(
+    tell(format_args!(
         "tracker: {:.1} % of a processor, {:.1} MiB resident, {:.1} MiB at the most; beats sent at most {:.1} ms late",
         share * 100.0,
         proc::memory_kib(tracker.pid(), "VmRSS:") as f64 / 1024.0,
         proc::memory_kib(tracker.pid(), "VmHWM:") as f64 / 1024.0,
         seen.late_max.as_secs_f64() * 1e3,
-    );
+    ));
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use lexopt::prelude::*;
 
 use self::rows::{Plan, Series, Sized};
 use crate::load::is_mariadb;
-use crate::{Failure, Result};
+use crate::{Failure, Result, tell};
 
 const HELP: &str = "\
 Usage: scripts/bench scale [rows] [OPTION]...
@@ -42,10 +42,10 @@ pub(crate) fn run(parser: lexopt::Parser) -> Result<()> {
     let mut all = Vec::new();
     for embedded in databases {
         let name = if embedded { "embedded" } else { "mariadb" };
-        match rows::run(&plan, embedded, &|what| eprintln!("{name}: {what}"))? {
+        match rows::run(&plan, embedded, &|what| tell(format_args!("{name}: {what}")))? {
             Some(seen) if json => all.push(figures(name, &seen)),
             Some(seen) => show(name, &seen),
-            None => eprintln!("{name}: SKIPPED, it is not installed"),
+            None => tell(format_args!("{name}: SKIPPED, it is not installed")),
         }
     }
     if json {
@@ -130,7 +130,7 @@ fn show(name: &str, seen: &[Sized]) {
                 series.errors,
             );
             if let Some(error) = &series.first_error {
-                eprintln!("{} at {rows} rows, the first error: {error}", op.name());
+                tell(format_args!("{} at {rows} rows, the first error: {error}", op.name()));
             }
         }
     }
