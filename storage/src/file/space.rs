@@ -189,29 +189,23 @@ impl Stores {
 
     /// Fails where the disk of this file hangs, for those who can wait for it.
     pub fn answers_soon(&self, path: &str) -> io::Result<()> {
-        match self.store_of(path) {
-            Some(store) if !self.wait_for_one_of(slice::from_ref(store)) => {
-                Err(io::ErrorKind::TimedOut.into())
+        self.answers(path).or_else(|_| {
+            if let Some(store) = self.store_of(path) {
+                self.wait_for_one_of(slice::from_ref(store));
             }
-            _ => Ok(()),
-        }
+            self.answers(path)
+        })
     }
 
-    /// Waits until one of these disks answers: only a moment, unless none at all does. Tells whether one
-    /// answers now.
-    fn wait_for_one_of(&self, wanted: &[Arc<Store>]) -> bool {
-        let silence = |stores: &[Arc<Store>]| {
-            stores.iter().map(|store| store.state().silence()).min().unwrap_or_default()
-        };
+    /// Waits until one of these disks answers: only a moment, unless none at all does.
+    fn wait_for_one_of(&self, wanted: &[Arc<Store>]) {
+        let answers = |stores: &[Arc<Store>]| stores.iter().any(|store| !store.state().hangs());
+        let is_lost = |store: &Arc<Store>| store.state().silence() > LAST_SILENCE_MAX;
         let mut was_in_vain = false;
-        loop {
-            let wanted = silence(wanted);
-            if wanted <= SILENCE_MAX {
-                return true;
-            }
-            let is_in_vain = wanted > LAST_SILENCE_MAX || silence(&self.stores) <= SILENCE_MAX;
+        while !answers(wanted) {
+            let is_in_vain = answers(&self.stores) || wanted.iter().all(is_lost);
             if is_in_vain && was_in_vain {
-                return false;
+                return;
             }
             was_in_vain = is_in_vain;
             thread::sleep(GRACE);
@@ -521,6 +515,14 @@ mod tests {
         state.asked_at = Instant::now() + Duration::from_secs(3600);
     }
 
+    /// Two, the first of which has more room and so comes first.
+    fn two_stores(scratch: &Scratch) -> Stores {
+        let stores = stores(scratch, &["a", "b"]);
+        set(&stores.stores[0], 9000);
+        set(&stores.stores[1], 5000);
+        stores
+    }
+
     /// What the store path's thread does every second.
     fn look(store: &Store) -> Vec<Open> {
         let mut left = Vec::new();
@@ -567,9 +569,7 @@ mod tests {
     #[test]
     fn a_store_path_that_failed_is_tried_last() {
         let scratch = Scratch::new();
-        let stores = stores(&scratch, &["a", "b"]);
-        set(&stores.stores[0], 9000);
-        set(&stores.stores[1], 5000);
+        let stores = two_stores(&scratch);
         stores.stores[0].failed(&DiskError::of("create a file", io::Error::other("too many links")));
         set(&stores.stores[0], 9000);
         assert_eq!(order(&stores, 100), ["b", "a"]);
@@ -579,9 +579,7 @@ mod tests {
     #[test]
     fn a_store_path_that_is_bad_takes_no_files_until_it_has_proven_itself() {
         let scratch = Scratch::new();
-        let stores = stores(&scratch, &["a", "b"]);
-        set(&stores.stores[0], 9000);
-        set(&stores.stores[1], 5000);
+        let stores = two_stores(&scratch);
         let bad = &stores.stores[0];
         bad.failed(&DiskError::of_sync("sync", io::Error::other("lost")));
         assert_eq!(order(&stores, 100), ["b"]);
@@ -624,9 +622,7 @@ mod tests {
     #[test]
     fn a_disk_that_hangs_is_passed_over_without_asking_it() {
         let scratch = Scratch::new();
-        let stores = stores(&scratch, &["a", "b"]);
-        set(&stores.stores[0], 9000);
-        set(&stores.stores[1], 5000);
+        let stores = two_stores(&scratch);
         stores.silence();
         assert_eq!(stores.candidates(100).err().unwrap().kind(), ErrorKind::Unavailable);
         look(&stores.stores[1]);
@@ -644,9 +640,7 @@ mod tests {
     #[test]
     fn a_disk_that_hangs_is_waited_for_where_no_other_one_answers() {
         let scratch = Scratch::new();
-        let stores = stores(&scratch, &["a", "b"]);
-        set(&stores.stores[0], 9000);
-        set(&stores.stores[1], 5000);
+        let stores = two_stores(&scratch);
         let path = format!("{}/x", stores.stores[0].path);
         let hang = |store: &Store| store.state().asked_at = Instant::now() - SILENCE_MAX - GRACE;
         hang(&stores.stores[0]);
