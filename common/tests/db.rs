@@ -568,6 +568,21 @@ fn a_server_that_comes_up_late_is_waited_for_and_a_stop_ends_the_wait() {
     );
 }
 
+/// A storage once ended at its start, with advice about the account, because the server had lost a temporary table.
+#[test]
+fn a_server_that_cannot_make_a_temporary_table_is_waited_for() {
+    let Some(mariadb) = MariaDb::start() else { return };
+    let settings = settings_of(&mariadb);
+    fs::remove_dir(mariadb.tmpdir()).unwrap();
+    thread::scope(|scope| {
+        let opened = scope.spawn(|| insert(&open(&settings), "1"));
+        thread::sleep(Duration::from_secs(1));
+        assert!(!opened.is_finished());
+        fs::create_dir(mariadb.tmpdir()).unwrap();
+        opened.join().unwrap().unwrap();
+    });
+}
+
 #[test]
 fn the_second_address_is_taken_where_the_first_does_not_answer() {
     let Some(mariadb) = MariaDb::start() else { return };

@@ -26,7 +26,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(180);
 const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// What every start of the server is given beside its directory and port.
-const OPTIONS: [&str; 14] = [
+const OPTIONS: [&str; 16] = [
     "--no-defaults",
     "--bind-address=127.0.0.1",
     "--skip-name-resolve",
@@ -34,6 +34,9 @@ const OPTIONS: [&str; 14] = [
     "--socket=mariadb.sock",
     "--pid-file=mariadb.pid",
     "--init-file=init.sql",
+    // A starting server removes the temporary tables in its directory for them, whoever made them.
+    "--tmpdir=tmp",
+    "--ignore-db-dirs=tmp",
     "--character-set-server=utf8mb4",
     "--performance-schema=OFF",
     "--innodb-flush-log-at-trx-commit=1",
@@ -168,6 +171,7 @@ impl MariaDb {
         let directory = place.join(format!("mariadb-{}-{count}", std::process::id()));
         let _ = fs::remove_dir_all(&directory);
         copy_directory(&template(), &directory).expect("copy the data directory");
+        fs::create_dir(directory.join("tmp")).expect("make the directory for temporary tables");
         let mut mariadb = MariaDb {
             directory,
             port: crate::port::free_address().port(),
@@ -179,6 +183,11 @@ impl MariaDb {
         };
         mariadb.launch(&server);
         Some(mariadb)
+    }
+
+    /// Where it makes temporary tables, its information schema's among them.
+    pub fn tmpdir(&self) -> PathBuf {
+        self.directory.join("tmp")
     }
 
     /// Where it listens, as `127.0.0.1:PORT`.
@@ -358,17 +367,20 @@ fn template() -> PathBuf {
     }
     let made = scratch().join(format!("mariadb-template-{}", std::process::id()));
     let _ = fs::remove_dir_all(&made);
-    fs::create_dir_all(&made).expect("make the data directory");
+    let tmp = made.join("tmp");
+    fs::create_dir_all(&tmp).expect("make the data directory");
     let install = find("mariadb-install-db").expect("mariadbd is installed without mariadb-install-db");
     let output = Command::new(install)
         .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
         .args(["--innodb-log-file-size=8M", "--innodb-data-file-path=ibdata1:8M:autoextend"])
         .arg(format!("--datadir={}", made.display()))
+        .arg(format!("--tmpdir={}", tmp.display()))
         .args(as_root())
         .stdin(Stdio::null())
         .output()
         .expect("run mariadb-install-db");
     assert!(output.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&output.stdout));
+    fs::remove_dir(tmp).expect("remove the directory for temporary tables");
     // Whole under its name, or absent. Another test process may have been faster.
     if fs::rename(&made, &template).is_err() {
         fs::remove_dir_all(&made).expect("remove the second template");

@@ -71,9 +71,13 @@ const ROWS_EXACT_MAX: usize = 8;
 /// server that says so and the connection stays sound. In seconds, as the server wants it.
 const LOCK_WAIT_SECS_MAX: u64 = 10;
 
-/// Refusals that pass: too many connections (of one user too, by either limit), or the server is
-/// going down.
-const PASSING: [u16; 4] = [1040, 1203, 1226, 1053];
+/// Refusals that pass: too many connections (of one user too, by either limit), the server is going
+/// down, or has no memory (1037, 1038, 1041) or thread (1135) to spare.
+const PASSING: [u16; 8] = [1040, 1203, 1226, 1053, 1037, 1038, 1041, 1135];
+
+/// Codes below are of the server's own files and memory, whoever asks ("global error codes", MySQL's Error
+/// Message Sources and Elements): no room or no right in its directory for temporary tables, say.
+const FIRST_SERVER_ERROR: u16 = 1000;
 
 /// What a server says on a connection that it is closing: going down, killed, idle for too long.
 const CLOSING: [u16; 6] = [1053, 1080, 1152, 1927, 3169, 4031];
@@ -558,13 +562,8 @@ impl Connector {
     /// have this client.
     fn not_served(&self, address: &str, failure: Failure) -> NotConnected {
         match failure {
-            Failure::Told(code, _) if !PASSING.contains(&code) && !failure.is_unwritable() => {
-                NotConnected::Refused(self.refusal(address, &failure))
-            }
-            Failure::Broken { hopeless: true, .. } => NotConnected::Refused(self.refusal(address, &failure)),
-            Failure::Told(..) | Failure::Broken { .. } => {
-                NotConnected::Unreachable(failure.to_unavailable(address))
-            }
+            failure if failure.passes() => NotConnected::Unreachable(failure.to_unavailable(address)),
+            failure => NotConnected::Refused(self.refusal(address, &failure)),
         }
     }
 
@@ -657,6 +656,19 @@ impl Failure {
     /// Whether this server will not do it for anybody, and another may.
     fn is_unwritable(&self) -> bool {
         matches!(self, Failure::Told(code, _) if UNWRITABLE.contains(code))
+    }
+
+    /// Whether a server that could not be connected to for this may be there later.
+    fn passes(&self) -> bool {
+        match self {
+            Failure::Told(code, _) => {
+                *code < FIRST_SERVER_ERROR
+                    || PASSING.contains(code)
+                    || CONFLICTS.contains(code)
+                    || self.is_unwritable()
+            }
+            Failure::Broken { hopeless, .. } => !hopeless,
+        }
     }
 
     /// Whether the connection is of no more use.
