@@ -16,6 +16,9 @@ const LAST_REPLY_BYTES_MAX: u64 = 1 << 20;
 /// What is drained at once, on a worker's stack.
 const DRAIN_BYTES: usize = 64 << 10;
 
+/// So much is drained before others who wait for a worker have their turn.
+const TURN_BYTES: u64 = 8 << 20;
+
 /// A connection that is being drained. Then it is kept, or closed after a moment.
 pub struct Drain {
     left: u64,
@@ -81,7 +84,8 @@ impl Drain {
             return Drained::All;
         }
         let mut buffer = [0; DRAIN_BYTES];
-        loop {
+        let mut turn = 0;
+        while turn < TURN_BYTES {
             if self.left == 0 {
                 match (self.keep, self.closing) {
                     (true, _) => return Drained::All,
@@ -90,12 +94,15 @@ impl Drain {
                 }
             }
             let want = buffer.len().min(usize::try_from(self.left).unwrap_or(buffer.len()));
-            match stream.read_some(&mut buffer[..want], Instant::now()) {
+            match stream.read_now(&mut buffer[..want]) {
                 Ok(count) if count > 0 => {
                     self.left -= count as u64;
+                    turn += count as u64;
                     self.progress = Instant::now();
                 }
-                Err(error) if error.kind() == io::ErrorKind::TimedOut && Instant::now() < self.deadline() => {
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < self.deadline() =>
+                {
                     return Drained::Part;
                 }
                 _ => return Drained::Closing,
@@ -104,6 +111,7 @@ impl Drain {
                 return Drained::Closing;
             }
         }
+        Drained::Part
     }
 
     fn close_soon(&mut self, stream: &Stream) {

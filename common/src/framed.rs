@@ -5,24 +5,41 @@
 //! A small message mostly comes with one system call and leaves with one: what is read at once may go
 //! over its end by a little, which then is the start of the next one.
 //!
-//! Only work holds a worker, and the content of an upload, which is read as it comes. A small message
-//! is collected between events and handed over whole; a reply that its reader does not take, and what
-//! is to be drained, wait in the connection's state. So neither who drips nor who pauses is in the way
-//! of others.
+//! Only work holds a worker. A small message is collected between events and handed over whole. Content that its
+//! sender does not send yet, a reply that its reader does not take, and what is to be drained wait in the
+//! connection's state. So a peer that drips or pauses is not in the way of others.
+//!
+//! A connection on the server:
+//!
+//! ```text
+//!               more is to come                content is to come
+//!                  ┌──┐                              ┌──┐
+//!                  ▼  │   a request with content     ▼  │
+//!  accepted ──▶ Collecting ───────────────────▶ Receiving
+//!                  ▲  │ any other request            │ all of it, or a failure
+//!        the next  │  ▼                              ▼
+//!       message    │ Sending ◀───────────────────────┘
+//!                  │  │ ▲ └─ the reader takes nothing: it waits
+//!                  │  ▼ └──┘
+//!               Draining ──▶ closed, after bad framing or a refusal
+//! ```
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use crate::buffer_pool::BufferPool;
 use crate::drain::{Drain, Drained};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
-use crate::limits::{IDLE_TIMEOUT, MESSAGE_TIMEOUT, PROGRESS_TIMEOUT, SMALL_BODY_BYTES_MAX};
+use crate::limits::{HELD_BYTES_MAX, IDLE_TIMEOUT, MESSAGE_TIMEOUT, SMALL_BODY_BYTES_MAX};
+use crate::memory_budget::{Held, MemoryBudget};
 use crate::net::Stream;
+use crate::pace::PaceLimits;
+use crate::receive::{Received, Receiver, Receiving};
+use crate::reply::{ReadFailed, Reply, SendError, SharedReply};
 use crate::server::{Next, Service, Until};
 use crate::wire::tnv::encode_failure;
 use crate::wire::{HEADER_BYTES, Header};
@@ -30,14 +47,6 @@ use crate::wire::{HEADER_BYTES, Header};
 /// What is read at once of a message: any of the small ones is whole then, and what comes with it of the
 /// next one is little.
 const READ_BYTES: usize = 512;
-
-/// Replies that are no longer leave as one piece: to copy so much costs less than a second system call.
-const SMALL_REPLY_BYTES_MAX: usize = 64 << 10;
-
-thread_local! {
-    /// What a worker puts small replies together in. Nothing stays in it.
-    static SMALL_REPLY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// What a server does with its commands.
 pub trait Handler: Send + Sync + 'static {
@@ -56,7 +65,7 @@ pub trait Handler: Send + Sync + 'static {
     /// Commands that are done at once, without a wait for anything: less work than to wake a worker for them.
     const PROMPT: &'static [u8] = &[];
 
-    /// Serves one request: replies once, or returns what is to be told as the failure.
+    /// Serves one request: replies once, or names what receives its content, or returns the failure to reply.
     fn handle(&self, request: &mut Request<'_, Self::Conn>) -> Result<()>;
 
     /// How long a connection may wait for its next request; `None` is for ever.
@@ -73,6 +82,10 @@ pub struct Framed<H> {
     handler: H,
     host: String,
     max_conns: usize,
+    pace: PaceLimits,
+    buffers: BufferPool,
+    /// For what connections hold while they wait.
+    budget: MemoryBudget,
 }
 
 /// What is remembered of a connection: what the handler wants, and how far the protocol is.
@@ -81,60 +94,84 @@ pub struct Conn<S> {
     phase: Phase,
     /// What has come of the next message already.
     next: Vec<u8>,
+    /// What it takes of the memory budget while it waits.
+    held: Held,
 }
 
-/// What a connection is at. It goes from one to the next and round again.
+/// What a connection is at; see the head of this file.
 enum Phase {
     Collecting(Message),
+    Receiving(Receiving),
     Sending(Reply, Drain),
     Draining(Drain),
 }
 
+/// What is to be done after a step.
+enum Step {
+    /// The next step, at once: what it needs is here already.
+    Again,
+    /// Nothing, until something comes.
+    Wait(Next),
+}
+
 impl<S: Default> Default for Conn<S> {
     fn default() -> Conn<S> {
-        Conn { state: S::default(), phase: Phase::Collecting(Message::default()), next: Vec::new() }
+        Conn {
+            state: S::default(),
+            phase: Phase::Collecting(Message::default()),
+            next: Vec::new(),
+            held: Held::default(),
+        }
     }
 }
 
 impl<H: Handler> Framed<H> {
     /// `host` begins each failure's text, as existing servers have it.
     pub fn new(handler: H, host: String, max_conns: usize) -> Framed<H> {
-        Framed { handler, host, max_conns }
+        Framed {
+            handler,
+            host,
+            max_conns,
+            pace: PaceLimits::default(),
+            buffers: BufferPool::default(),
+            budget: MemoryBudget::new(HELD_BYTES_MAX),
+        }
     }
 
-    /// Has the handler answer one message: the reply, and what is to be done after it.
-    fn answer(
-        &self,
-        stream: &Stream,
-        header: Header,
-        collected: &[u8],
-        conn: &mut H::Conn,
-    ) -> Option<(Reply, Drain)> {
+    /// Demands this of those who send content.
+    pub fn with_pace(self, pace: PaceLimits) -> Framed<H> {
+        Framed { pace, ..self }
+    }
+
+    /// Has the handler answer one message: what comes next on the connection, or nothing where it is to be closed.
+    fn answer(&self, stream: &Stream, header: Header, collected: &[u8], conn: &mut H::Conn) -> Option<Phase> {
         let remaining = header.body_bytes;
         let mut request =
             Request { stream, header, conn, collected, remaining, command: H::REPLY, state: State::Open };
         let result = self.handler.handle(&mut request);
-        let unread = request.remaining - request.collected.len() as u64;
-        let done = unread == 0 && request.collected.is_empty();
+        let (unread, rest) = (request.remaining, request.collected);
+        let unsent = unread - rest.len() as u64;
         match (request.state, result) {
-            (State::Replied(reply), Ok(())) if done => Some((reply, Drain::nothing())),
-            (State::Replied(reply), Ok(())) => Some((reply, Drain::close())),
+            (State::Replied(reply), Ok(())) if unread == 0 => Some(Phase::Sending(reply, Drain::nothing())),
+            (State::Replied(reply), Ok(())) => Some(Phase::Sending(reply, Drain::close())),
+            (State::Receiving(receiver), Ok(())) => {
+                Some(Phase::Receiving(Receiving::new(receiver, header, rest.to_vec(), unread, self.pace)))
+            }
             (State::Open, Ok(())) => {
                 let error = Error::new(ErrorKind::Internal, "the server made no reply");
-                Some(self.failure(header, unread, &error))
+                Some(self.failure(header, unsent, &error))
             }
-            (State::Open, Err(error)) => Some(self.failure(header, unread, &error)),
-            (State::Replied(_) | State::Lost, Err(error)) => {
+            (State::Open | State::Receiving(_), Err(error)) => Some(self.failure(header, unsent, &error)),
+            (State::Replied(_), Err(error)) => {
                 log::info!("command {}: {error}; closing", header.command);
                 None
             }
-            (State::Lost, Ok(())) => None,
         }
     }
 
     /// The failure reply, and what may become of the connection after it. The reply comes first:
     /// whoever reads while sending learns of it early.
-    fn failure(&self, header: Header, unread: u64, error: &Error) -> (Reply, Drain) {
+    fn failure(&self, header: Header, unread: u64, error: &Error) -> Phase {
         match error.kind() {
             ErrorKind::Internal | ErrorKind::OutcomeUnknown => {
                 log::error!("command {}: {error}", header.command)
@@ -143,32 +180,116 @@ impl<H: Handler> Framed<H> {
             _ => log::warn!("command {}: {error}", header.command),
         }
         let framing_intact = !matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Unsupported);
-        // Whoever tries what he may not has one try a connection.
+        // After a permission error the connection is closed.
         let keep = framing_intact && error.kind() != ErrorKind::Forbidden;
-        (self.refusal(error), Drain::rest(unread, keep))
+        Phase::Sending(self.refusal(error), Drain::rest(unread, keep))
     }
 
-    /// Goes on with one message, from whatever it is at.
-    fn serve_one(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Next {
-        if let Phase::Collecting(message) = &mut conn.phase {
-            let answer = match message.collect(stream, H::head_bytes) {
-                Collected::Whole(header) => {
-                    let (collected, next) = message.split(header);
-                    conn.next = next;
-                    self.answer(stream, header, &collected, &mut conn.state)
-                }
-                Collected::Part => return Next::Wait,
-                Collected::Gone => return Next::Close,
-                Collected::Bad(error) => {
-                    // What follows a bad length cannot be told apart from the next message.
-                    log::warn!("{error}");
-                    Some((self.refusal(&error), Drain::close()))
-                }
-            };
-            let Some((reply, drain)) = answer else { return Next::Close };
-            conn.phase = Phase::Sending(reply, drain);
+    /// Goes on with a connection, from whatever it is at, until it has to wait.
+    fn go_on(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Next {
+        loop {
+            if let Step::Wait(next) = self.step(stream, conn) {
+                return next;
+            }
         }
-        conn.go_on(stream)
+    }
+
+    fn step(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Step {
+        match &mut conn.phase {
+            Phase::Collecting(_) => self.collect(stream, conn),
+            Phase::Receiving(receiving) => match receiving.receive(stream, &self.buffers, H::REPLY) {
+                Received::All(Ok(reply)) => {
+                    conn.phase = Phase::Sending(reply, Drain::nothing());
+                    Step::Again
+                }
+                Received::All(Err(error)) => {
+                    conn.phase = self.failure(receiving.header(), receiving.left(), &error);
+                    Step::Again
+                }
+                Received::Part => Step::Wait(Next::Resume(Until::Readable)),
+                Received::TooSlow => {
+                    conn.phase = self.too_slow(receiving);
+                    Step::Again
+                }
+                Received::Gone(error) => {
+                    log::info!("command {}: read content: {error}; closing", receiving.header().command);
+                    Step::Wait(Next::Close)
+                }
+            },
+            Phase::Sending(reply, drain) => match reply.send(stream) {
+                Ok(()) if !reply.is_sent() => Step::Wait(Next::Resume(Until::Writable)),
+                Ok(()) => {
+                    conn.phase = Phase::Draining(std::mem::replace(drain, Drain::nothing()));
+                    Step::Again
+                }
+                Err(SendError::Peer(error)) => {
+                    log::info!("send the reply: {error}; closing");
+                    Step::Wait(Next::Close)
+                }
+                Err(SendError::File(error)) if reply.is_unsent() => {
+                    let failure = self.refusal(&error);
+                    conn.phase = Phase::Sending(failure, std::mem::replace(drain, Drain::nothing()));
+                    Step::Again
+                }
+                // The length that was announced tells the peer that this is not all.
+                Err(SendError::File(error)) => {
+                    log::warn!("{error}; closing after a part of the content");
+                    Step::Wait(Next::Close)
+                }
+            },
+            Phase::Draining(drain) => match drain.drain(stream) {
+                Drained::All => {
+                    let message = Message::begun(std::mem::take(&mut conn.next));
+                    let has_begun = !message.bytes.is_empty();
+                    conn.phase = Phase::Collecting(message);
+                    if has_begun { Step::Again } else { Step::Wait(Next::Wait) }
+                }
+                Drained::Part => Step::Wait(Next::Resume(Until::Readable)),
+                Drained::Closing => Step::Wait(Next::Close),
+            },
+        }
+    }
+
+    /// Reads the next message, and has it answered where it is whole.
+    fn collect(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Step {
+        let Phase::Collecting(message) = &mut conn.phase else { return Step::Again };
+        let phase = match message.collect(stream, H::head_bytes) {
+            Collected::Whole(header) => {
+                let (collected, next) = message.split(header);
+                conn.next = next;
+                self.answer(stream, header, &collected, &mut conn.state)
+            }
+            Collected::Part => return Step::Wait(Next::Wait),
+            Collected::Gone => None,
+            Collected::Bad(error) => {
+                // What follows a bad length cannot be told apart from the next message.
+                log::warn!("{error}");
+                Some(Phase::Sending(self.refusal(&error), Drain::close()))
+            }
+        };
+        match phase {
+            Some(phase) => {
+                conn.phase = phase;
+                Step::Again
+            }
+            None => Step::Wait(Next::Close),
+        }
+    }
+
+    /// Gives up a sender of content.
+    fn too_slow(&self, receiving: &Receiving) -> Phase {
+        let error = receiving.too_slow();
+        log::info!("command {}: {error}; closing", receiving.header().command);
+        Phase::Sending(self.refusal(&error), Drain::close())
+    }
+
+    /// Lets a connection wait, where the budget has room for what it holds meanwhile.
+    fn let_wait(&self, conn: &mut Conn<H::Conn>, next: Next) -> Next {
+        if next == Next::Close || self.budget.hold(&mut conn.held, conn.phase.held_bytes()) {
+            return next;
+        }
+        log::warn!("closing: connections that wait hold {HELD_BYTES_MAX} bytes already");
+        Next::Close
     }
 
     fn refusal(&self, error: &Error) -> Reply {
@@ -180,12 +301,8 @@ impl<H: Handler> Service for Framed<H> {
     type Conn = Conn<H::Conn>;
 
     fn serve(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Next {
-        loop {
-            match self.serve_one(stream, conn) {
-                Next::Wait if conn.has_begun() => {}
-                next => return next,
-            }
-        }
+        let next = self.go_on(stream, conn);
+        self.let_wait(conn, next)
     }
 
     fn serve_promptly(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Option<Next> {
@@ -193,16 +310,20 @@ impl<H: Handler> Service for Framed<H> {
         if H::PROMPT.is_empty() {
             return None;
         }
-        match message.collect(stream, H::head_bytes) {
-            Collected::Part => Some(Next::Wait),
-            Collected::Gone => Some(Next::Close),
-            Collected::Whole(header) if H::PROMPT.contains(&header.command) => {
-                let next = self.serve_one(stream, conn);
-                // What has come behind it may be anything.
-                (next != Next::Wait || !conn.has_begun()).then_some(next)
-            }
+        let mut step = match message.collect(stream, H::head_bytes) {
+            Collected::Part => Step::Wait(Next::Wait),
+            Collected::Gone => Step::Wait(Next::Close),
+            Collected::Whole(header) if H::PROMPT.contains(&header.command) => self.collect(stream, conn),
             // It stays collected.
-            Collected::Whole(_) | Collected::Bad(_) => None,
+            Collected::Whole(_) | Collected::Bad(_) => return None,
+        };
+        loop {
+            match step {
+                Step::Wait(next) => return Some(self.let_wait(conn, next)),
+                // The message behind this one may be of any command.
+                Step::Again if matches!(conn.phase, Phase::Collecting(_)) => return None,
+                Step::Again => step = self.step(stream, conn),
+            }
         }
     }
 
@@ -210,7 +331,13 @@ impl<H: Handler> Service for Framed<H> {
         let text = format!("too many connections, {} are open already; try again later", self.max_conns);
         let error = Error::new(ErrorKind::Busy, text);
         conn.phase = Phase::Sending(self.refusal(&error), Drain::close());
-        conn.go_on(stream)
+        self.serve(stream, conn)
+    }
+
+    fn time_out(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Next {
+        let Phase::Receiving(receiving) = &conn.phase else { return Next::Close };
+        conn.phase = self.too_slow(receiving);
+        self.serve(stream, conn)
     }
 
     fn idle_timeout(&self, conn: &Conn<H::Conn>) -> Option<Duration> {
@@ -219,6 +346,7 @@ impl<H: Handler> Service for Framed<H> {
                 Some(since) => since + MESSAGE_TIMEOUT,
                 None => return self.handler.idle_timeout(&conn.state),
             },
+            Phase::Receiving(receiving) => receiving.deadline(),
             Phase::Sending(reply, _) => reply.deadline(),
             Phase::Draining(drain) => drain.deadline(),
         };
@@ -231,6 +359,9 @@ impl<H: Handler> Service for Framed<H> {
             Phase::Collecting(message) => {
                 log::info!("closed in the middle of a message, after {} bytes of it", message.bytes.len());
             }
+            Phase::Receiving(receiving) => {
+                log::info!("closed in the middle of a content, {} bytes were to come", receiving.left());
+            }
             Phase::Sending(reply, _) if !reply.is_sent() => {
                 log::info!("closed in the middle of a reply, {} bytes were not taken", reply.unsent());
             }
@@ -240,34 +371,15 @@ impl<H: Handler> Service for Framed<H> {
     }
 }
 
-impl<S> Conn<S> {
-    /// Whether some of the message that is awaited has come already.
-    fn has_begun(&self) -> bool {
-        matches!(&self.phase, Phase::Collecting(message) if !message.bytes.is_empty())
-    }
-
-    /// Sends and drains as far as it goes without waiting.
-    fn go_on(&mut self, stream: &Stream) -> Next {
-        if let Phase::Sending(reply, drain) = &mut self.phase {
-            if let Err(error) = reply.send(stream) {
-                log::info!("send the reply: {error}; closing");
-                return Next::Close;
-            }
-            if !reply.is_sent() {
-                return Next::Resume(Until::Writable);
-            }
-            self.phase = Phase::Draining(std::mem::replace(drain, Drain::nothing()));
+impl Phase {
+    /// What it holds in memory while it waits.
+    fn held_bytes(&self) -> usize {
+        match self {
+            Phase::Collecting(message) => message.bytes.capacity(),
+            Phase::Receiving(receiving) => receiving.held_bytes(),
+            Phase::Sending(reply, _) => reply.held_bytes(),
+            Phase::Draining(_) => 0,
         }
-        if let Phase::Draining(drain) = &mut self.phase {
-            match drain.drain(stream) {
-                Drained::All => {
-                    self.phase = Phase::Collecting(Message::begun(std::mem::take(&mut self.next)))
-                }
-                Drained::Part => return Next::Resume(Until::Readable),
-                Drained::Closing => return Next::Close,
-            }
-        }
-        Next::Wait
     }
 }
 
@@ -312,13 +424,17 @@ impl Message {
                 return Collected::Whole(header);
             }
             self.bytes.resize(wanted.max(READ_BYTES), 0);
-            let read = stream.read_some(&mut self.bytes[filled..], Instant::now());
+            let read = stream.read_now(&mut self.bytes[filled..]);
             self.bytes.truncate(filled + *read.as_ref().unwrap_or(&0));
             match read {
                 Ok(count) if count > 0 => self.since = self.since.or_else(|| Some(Instant::now())),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => match self.since {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self.since {
                     Some(since) if since.elapsed() >= MESSAGE_TIMEOUT => return Collected::Gone,
-                    _ => return Collected::Part,
+                    Some(_) => return Collected::Part,
+                    None => {
+                        self.bytes = Vec::new();
+                        return Collected::Part;
+                    }
                 },
                 _ => return Collected::Gone,
             }
@@ -343,102 +459,14 @@ fn collected_bytes(header: Header, head_bytes: fn(u8) -> usize) -> usize {
     }
 }
 
-/// Where so much of a file is left, it is worth a system call whether its reader keeps up.
-const LONG_BYTES: u64 = 4 << 20;
-
-/// Within this time a reader who keeps up has taken enough of it that there is room for more.
-const KEEPING_UP: Duration = Duration::from_millis(1);
-
-/// A reply on its way: bytes, and then perhaps a part of a file.
-struct Reply {
-    bytes: Vec<u8>,
-    sent: usize,
-    file: Option<(File, Range<u64>)>,
-    /// When it was begun, or the last byte of a file was taken.
-    since: Instant,
-}
-
-impl Reply {
-    fn new(bytes: Vec<u8>) -> Reply {
-        Reply { bytes, sent: 0, file: None, since: Instant::now() }
-    }
-
-    fn with_file(bytes: Vec<u8>, file: File, part: Range<u64>) -> Reply {
-        Reply { file: Some((file, part)).filter(|(_, part)| !part.is_empty()), ..Reply::new(bytes) }
-    }
-
-    /// Bytes that are still to be sent.
-    fn unsent(&self) -> u64 {
-        (self.bytes.len() - self.sent) as u64
-            + self.file.as_ref().map_or(0, |(_, part)| part.end - part.start)
-    }
-
-    fn is_sent(&self) -> bool {
-        self.unsent() == 0
-    }
-
-    /// A small reply must be taken whole; content only must go on.
-    fn deadline(&self) -> Instant {
-        self.since + if self.file.is_some() { PROGRESS_TIMEOUT } else { MESSAGE_TIMEOUT }
-    }
-
-    /// Sends what the socket takes now.
-    fn send(&mut self, stream: &Stream) -> io::Result<()> {
-        let before = self.unsent();
-        if self.sent > 0 && self.file.is_some() {
-            // Called again, since the socket takes more: so soon only where the reader keeps up.
-            stream.set_keeps_up(before >= LONG_BYTES && self.since.elapsed() < KEEPING_UP)?;
-        }
-        if self.sent == 0 && before <= SMALL_REPLY_BYTES_MAX as u64 {
-            self.send_small(stream)?;
-        } else {
-            self.send_large(stream)?;
-        }
-        if self.file.is_some() && self.unsent() < before {
-            self.since = Instant::now();
-        }
-        if self.is_sent() {
-            stream.set_keeps_up(false)?;
-        }
-        Ok(())
-    }
-
-    /// In one piece. What the socket does not take is not kept.
-    fn send_small(&mut self, stream: &Stream) -> io::Result<()> {
-        let Some((file, part)) = &mut self.file else {
-            self.sent = stream.write_now(&self.bytes, false)?;
-            return Ok(());
-        };
-        SMALL_REPLY.with_borrow_mut(|piece| {
-            piece.resize(SMALL_REPLY_BYTES_MAX, 0);
-            let head = self.bytes.len();
-            let piece = &mut piece[..head + (part.end - part.start) as usize];
-            piece[..head].copy_from_slice(&self.bytes);
-            file.read_exact_at(&mut piece[head..], part.start)?;
-            let taken = stream.write_now(piece, false)?;
-            self.sent = taken.min(head);
-            part.start += (taken - self.sent) as u64;
-            Ok(())
-        })
-    }
-
-    fn send_large(&mut self, stream: &Stream) -> io::Result<()> {
-        self.sent += stream.write_now(&self.bytes[self.sent..], self.file.is_some())?;
-        if let Some((file, part)) = self.file.as_mut().filter(|_| self.sent == self.bytes.len()) {
-            stream.send_file_now(file, part)?;
-        }
-        Ok(())
-    }
-}
-
 /// How far the answer to a request is.
 enum State {
     /// Nothing has been said yet.
     Open,
     /// This is the reply.
     Replied(Reply),
-    /// The peer is gone; nothing can be told.
-    Lost,
+    /// The content is received by this, which then makes the reply.
+    Receiving(Box<dyn Receiver>),
 }
 
 /// One request, and the way to its reply.
@@ -517,39 +545,21 @@ impl<C> Request<'_, C> {
         self.fixed::<0>().map(drop)
     }
 
+    /// From what has been collected: nothing here waits for a peer.
     fn read_small(&mut self, bytes: &mut [u8]) -> Result<()> {
-        let collected = self.take_collected(bytes);
-        let read = self.stream.read_full(&mut bytes[collected..], Instant::now() + MESSAGE_TIMEOUT);
-        self.check(read, "read the request")?;
-        self.remaining -= (bytes.len() - collected) as u64;
+        let Some((taken, rest)) = self.collected.split_at_checked(bytes.len()) else {
+            let (want, got) = (bytes.len(), self.collected.len());
+            return fail!(Protocol, "invalid body length, want {want} bytes of it at once, got {got}");
+        };
+        bytes.copy_from_slice(taken);
+        self.collected = rest;
+        self.remaining -= taken.len() as u64;
         Ok(())
     }
 
-    /// Reads from what is there already; returns how much that was.
-    fn take_collected(&mut self, buffer: &mut [u8]) -> usize {
-        let count = buffer.len().min(self.collected.len());
-        let (taken, rest) = self.collected.split_at(count);
-        buffer[..count].copy_from_slice(taken);
-        self.collected = rest;
-        self.remaining -= count as u64;
-        count
-    }
-
-    /// The next bytes of content; 0 when all of it has been read.
-    pub fn content(&mut self, buffer: &mut [u8]) -> Result<usize> {
-        let want = buffer.len().min(usize::try_from(self.remaining).unwrap_or(buffer.len()));
-        let collected = self.take_collected(&mut buffer[..want]);
-        if want == 0 || collected > 0 {
-            return Ok(collected);
-        }
-        let read = self.stream.read_some(&mut buffer[..want], Instant::now() + PROGRESS_TIMEOUT);
-        let read = read.and_then(|count| match count {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            count => Ok(count),
-        });
-        let count = self.check(read, "read content")?;
-        self.remaining -= count as u64;
-        Ok(count)
+    /// The rest of the body is content: this takes it as it comes, and then makes the reply.
+    pub fn receive(&mut self, receiver: impl Receiver + 'static) {
+        self.state = State::Receiving(Box::new(receiver));
     }
 
     /// Replies with a success. It leaves when the handler returns.
@@ -558,24 +568,15 @@ impl<C> Request<'_, C> {
         self.state = State::Replied(Reply::new([&header, body].concat()));
     }
 
-    /// Replies with `head` and a part of a file, which the caller has held against the file's size.
-    pub fn reply_file(&mut self, head: &[u8], file: File, part: Range<u64>) {
-        let header = Header::new(self.command, head.len() as u64 + part.end - part.start).encode();
-        self.state = State::Replied(Reply::with_file([&header, head].concat(), file, part));
+    /// Replies with a success that many may share.
+    pub fn reply_shared(&mut self, reply: &SharedReply) {
+        self.state = State::Replied(Reply::shared(reply));
     }
 
-    /// After a failure of the connection nothing can be told on it, but to a peer that is too slow.
-    fn check<T>(&mut self, result: io::Result<T>, what: &str) -> Result<T> {
-        result.map_err(|error| {
-            if error.kind() != io::ErrorKind::TimedOut {
-                self.state = State::Lost;
-            }
-            match error.kind() {
-                io::ErrorKind::UnexpectedEof => {
-                    Error::new(ErrorKind::Unavailable, format!("{what}: the peer has gone"))
-                }
-                _ => Error::from(error).context(what),
-            }
-        })
+    /// Replies with `head` and a part of a file, which the caller has compared with the file's size. Where the
+    /// file cannot be read, `failed` learns of it and gives the failure to reply.
+    pub fn reply_file(&mut self, head: &[u8], file: File, part: Range<u64>, failed: ReadFailed) {
+        let header = Header::new(self.command, head.len() as u64 + part.end - part.start).encode();
+        self.state = State::Replied(Reply::with_file([&header, head].concat(), file, part, failed));
     }
 }

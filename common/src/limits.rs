@@ -33,6 +33,11 @@ pub const DRAIN_BYTES_MAX: u64 = 16 << 30;
 /// And for at most this long, which is the bound that counts on any but the fastest network.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What all connections of a server together hold while they wait: messages that are not whole, and replies that are
+/// not taken. Honest ones hold next to nothing, so it takes thousands who mean to fill it; and with it a server stays
+/// below 256 MiB.
+pub const HELD_BYTES_MAX: usize = 48 << 20;
+
 /// A group list is at most this long: 512 groups of 64 members at about 300 bytes each.
 pub const GROUP_LIST_BYTES_MAX: usize = 16 << 20;
 

@@ -97,6 +97,16 @@ impl Stream {
         }
     }
 
+    /// Reads what there is, without waiting: where there is nothing it is `WouldBlock`. 0 is the end of the stream.
+    pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match rustix::io::read(&self.fd, &mut *buffer) {
+                Err(Errno::INTR) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
     /// Fills the buffer before `deadline`, or fails.
     pub fn read_full(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<()> {
         let mut filled = 0;
@@ -162,14 +172,23 @@ impl Stream {
 
     /// Sends what the socket takes of a part of a file without waiting, and without copying it
     /// through this process; the part then begins where it stopped.
-    pub fn send_file_now(&self, file: &File, part: &mut Range<u64>) -> io::Result<()> {
+    pub fn send_file_now(
+        &self,
+        file: &File,
+        part: &mut Range<u64>,
+    ) -> std::result::Result<(), SendFileError> {
         while part.start < part.end {
             let count = usize::try_from((part.end - part.start).min(SEND_FILE_BYTES)).unwrap_or(usize::MAX);
             match rustix::fs::sendfile(&self.fd, file, Some(&mut part.start), count) {
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
-                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends early")),
-                result => drop(result?),
+                Ok(0) => {
+                    let early = io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends early");
+                    return Err(SendFileError::File(early));
+                }
+                Ok(_) => {}
+                Err(error) if is_of_socket(error) => return Err(SendFileError::Socket(error.into())),
+                Err(error) => return Err(SendFileError::File(error.into())),
             }
         }
         Ok(())
@@ -265,6 +284,35 @@ impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Why a part of a file could not be sent.
+#[derive(Debug)]
+pub enum SendFileError {
+    /// The connection is gone.
+    Socket(io::Error),
+    /// The file cannot be read.
+    File(io::Error),
+}
+
+/// Whether an error of sendfile(2), which has one for both of its ends, is that of a socket: what tcp(7), ip(7) and
+/// socket(7) name for a connection that ended.
+fn is_of_socket(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::PIPE
+            | Errno::CONNRESET
+            | Errno::CONNABORTED
+            | Errno::NOTCONN
+            | Errno::TIMEDOUT
+            | Errno::HOSTUNREACH
+            | Errno::HOSTDOWN
+            | Errno::NETUNREACH
+            | Errno::NETDOWN
+            | Errno::NETRESET
+            | Errno::PROTO
+            | Errno::NOBUFS
+    )
 }
 
 /// The addresses of `host`, `host:port`, `[v6]` or `[v6]:port`, looked up where it is a name.

@@ -76,6 +76,12 @@ pub trait Service: Send + Sync + 'static {
     /// Tells a new connection over the limit that it is.
     fn refuse(&self, stream: &Stream, conn: &mut Self::Conn) -> Next;
 
+    /// A connection that is in the middle of a request has waited for too long: on a worker, since undoing what it
+    /// has begun may take a disk's time. The default closes it.
+    fn time_out(&self, _stream: &Stream, _conn: &mut Self::Conn) -> Next {
+        Next::Close
+    }
+
     /// How long this connection may wait for what it waits for, from now on; `None` is for ever.
     fn idle_timeout(&self, _conn: &Self::Conn) -> Option<Duration> {
         Some(IDLE_TIMEOUT)
@@ -372,19 +378,25 @@ impl<S: Service> Shared<S> {
     }
 
     /// Closes connections that have waited too long; returns how long until the next may be.
-    fn expire(&self) -> Duration {
+    fn expire(self: &Arc<Self>) -> Duration {
         let now = Instant::now();
         loop {
             let mut table = self.table();
             match table.deadlines.first().copied() {
                 Some((deadline, id)) if deadline <= now => {
-                    let parked = table.take_parked(id);
-                    drop(table);
-                    if let Some(parked) = parked {
-                        peer::set(parked.stream.peer());
-                        self.dismiss(parked.stream, parked.conn);
-                        peer::set(None);
+                    let Some(Parked { stream, conn, under_way, .. }) = table.take_parked(id) else {
+                        continue;
+                    };
+                    if under_way {
+                        table.busy.insert(id, Arc::clone(&stream));
+                        drop(table);
+                        self.work(id, stream, conn, S::time_out, true);
+                        continue;
                     }
+                    drop(table);
+                    peer::set(stream.peer());
+                    self.dismiss(stream, conn);
+                    peer::set(None);
                 }
                 Some((deadline, _)) => return deadline - now,
                 None => return Duration::MAX,

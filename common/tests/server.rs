@@ -1,7 +1,7 @@
 //! The server loop and the framing on it, with real sockets: who waits holds no worker, who
 //! misbehaves loses only his own connection, and the end is graceful.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -89,7 +89,12 @@ impl Handler for Sample {
             SILENT => Ok(()),
             LONG => {
                 let file = tempfile()?;
-                request.reply_file(&[], file, 0..LONG_BYTES);
+                request.reply_file(
+                    &[],
+                    file,
+                    0..LONG_BYTES,
+                    Box::new(|error| io::Error::from(error.kind()).into()),
+                );
                 Ok(())
             }
             _ => Err(request.unknown_command()),

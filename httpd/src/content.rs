@@ -8,8 +8,8 @@ use tnv_common::error::Result;
 use tnv_common::wire::tnv::Triple;
 
 use crate::files::Files;
+use crate::pieces::Buffer;
 use crate::range::Part;
-use crate::room::Buffer;
 
 /// What a file's name, its storages and the rest take of memory, at most.
 const SOURCE_BYTES: usize = 1 << 10;

@@ -8,8 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime};
 
 use tnv_common::drain::{Drain, Drained};
-use tnv_common::limits::{DRAIN_TIMEOUT, IDLE_TIMEOUT, MESSAGE_TIMEOUT};
+use tnv_common::limits::{DRAIN_TIMEOUT, HELD_BYTES_MAX, IDLE_TIMEOUT, MESSAGE_TIMEOUT};
 use tnv_common::link::without_signature;
+use tnv_common::memory_budget::{Held, MemoryBudget};
 use tnv_common::net::Stream;
 use tnv_common::server::{Next, Service, Until};
 use tnv_common::stop::Stop;
@@ -18,7 +19,6 @@ use crate::content::Content;
 use crate::files::Files;
 use crate::head::{self, HEAD_BYTES_MAX, Head};
 use crate::relay::Relay;
-use crate::room::{Held, Room};
 use crate::service::FileService;
 use crate::status::{ALLOW, Headers, Refusal, Status, head as response_head};
 
@@ -28,7 +28,7 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The gate.
 pub struct Gate<F> {
     service: FileService<F>,
-    room: Room,
+    budget: MemoryBudget,
     stop: Stop,
 }
 
@@ -39,7 +39,7 @@ pub struct Conn<I> {
     /// Since when a head has been coming.
     since: Option<Instant>,
     phase: Phase<I>,
-    /// What it takes of the room for all while it waits.
+    /// What it takes of the memory budget while it waits.
     held: Held,
 }
 
@@ -184,10 +184,10 @@ impl<F: Files> Gate<F> {
         }
     }
 
-    /// Lets a connection wait, as long as there is room for what it holds meanwhile.
+    /// Lets a connection wait, as long as the budget has room for what it holds meanwhile.
     fn let_wait(&self, conn: &mut Conn<F::Info>, next: Next) -> Next {
         let bytes = conn.held_bytes();
-        if self.room.hold(&mut conn.held, bytes) {
+        if self.budget.hold(&mut conn.held, bytes) {
             return next;
         }
         const CROWDED: &str = "too many others wait in the middle";
@@ -200,7 +200,7 @@ impl<F: Files> Gate<F> {
 
     /// A gate to this service.
     pub fn new(service: FileService<F>, stop: Stop) -> Gate<F> {
-        Gate { service, room: Room::default(), stop }
+        Gate { service, budget: MemoryBudget::new(HELD_BYTES_MAX), stop }
     }
 
     /// Begins the answer to a request.
@@ -282,14 +282,14 @@ impl<I: Send> Conn<I> {
                 self.since.get_or_insert_with(Instant::now);
             }
             let start = self.unused.len();
-            match stream.read_some(&mut buffer[start..], Instant::now()) {
+            match stream.read_now(&mut buffer[start..]) {
                 Ok(count) if count > 0 => {
                     let news = &buffer[start..start + count];
                     self.unused.extend_from_slice(news);
                     // A head ends with a line; until one does, there is only its length to look at.
                     has_news = start == 0 || news.contains(&b'\n') || self.is_long();
                 }
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Incoming::Part,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Incoming::Part,
                 _ => return Incoming::Gone,
             }
         }

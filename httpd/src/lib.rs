@@ -3,8 +3,8 @@
 //!
 //! The way of a request: `gate` admits it from the network and reads its head (`head`); `service` finds the
 //! file (`target`, `files`), judges conditions and ranges (`conditional`, `range`), says what it is (`media`),
-//! and answers (`status`); the gate relays the answer (`relay`) and its `content`, within the `room` that
-//! there is for all.
+//! and answers (`status`); the gate relays the answer (`relay`) and its `content`, in `pieces` that suit
+//! the crowd.
 
 mod conditional;
 mod content;
@@ -15,9 +15,9 @@ mod gate;
 mod globals;
 mod head;
 mod media;
+mod pieces;
 mod range;
 mod relay;
-mod room;
 mod server;
 mod service;
 mod status;

@@ -13,7 +13,7 @@ use tnv_common::net::Stream;
 
 use crate::content::Content;
 use crate::files::Files;
-use crate::room::{PIECE_BYTES, SMALL_PIECE_BYTES};
+use crate::pieces::{PIECE_BYTES, SMALL_PIECE_BYTES};
 use crate::service::FileService;
 
 /// What is read at once for a viewer who is slow, at most.

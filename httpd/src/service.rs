@@ -15,8 +15,8 @@ use crate::files::Files;
 use crate::globals::Owner;
 use crate::head::Head;
 use crate::media::{self, Kind, Remembered, SNIFF_BYTES};
+use crate::pieces::{self, Buffer, Buffers, PIECE_BYTES};
 use crate::range::{self, Part, Selection};
-use crate::room::{self, Buffer, Buffers, PIECE_BYTES};
 use crate::status::{Headers, Refusal, Status};
 use crate::target::{self, Target};
 
@@ -179,7 +179,7 @@ impl<F: Files> FileService<F> {
 
     fn piece_bytes(&self, bytes: usize) -> usize {
         let others = self.under_way.load(Ordering::Relaxed).saturating_sub(1);
-        room::piece_bytes(bytes, others)
+        pieces::piece_bytes(bytes, others)
     }
 
     /// What the file is: by the name it is asked for, else by its first bytes.

@@ -259,7 +259,12 @@ impl Db {
 }
 
 fn statements(userid: &UserId) -> &'static Statements {
-    &STATEMENTS[usize::from(file_table(userid) - 1)]
+    &STATEMENTS[table_of(userid)]
+}
+
+/// The table of a user's files, as an index.
+pub fn table_of(userid: &UserId) -> usize {
+    usize::from(file_table(userid) - 1)
 }
 
 /// Whether a row is that of a live file of this very triple.

@@ -9,6 +9,7 @@ use tnv_common::config::kinds::Space;
 use tnv_common::config::{Config, Fault, keys};
 use tnv_common::db::DbSettings;
 use tnv_common::net;
+use tnv_common::pace::PaceLimits;
 use tnv_common::wire::{GroupName, HostName, IdKey};
 
 /// What the configuration says.
@@ -21,6 +22,8 @@ pub struct Settings {
     pub reserve: Space,
     /// Whether what is acknowledged is on stable storage.
     pub fsync: bool,
+    /// How slow the sender of an upload may be.
+    pub upload_pace: PaceLimits,
     /// How fast the scrub reads; 0 where it does not.
     pub scrub_bytes_a_second: u64,
     /// The least time from the beginning of one of its rounds to that of the next.
@@ -58,6 +61,10 @@ impl Settings {
             store_paths: config.get(&keys::TNV_STORE_PATHS)?,
             reserve: config.get(&keys::TNV_RESERVED_SPACE)?,
             fsync,
+            upload_pace: PaceLimits {
+                rate_min: config.get(&keys::TNV_UPLOAD_RATE_MIN)?,
+                pause_max: config.get(&keys::TNV_UPLOAD_PAUSE_MAX)?,
+            },
             scrub_bytes_a_second: config.get(&keys::TNV_SCRUB_RATE)?,
             scrub_interval: config.get(&keys::TNV_SCRUB_INTERVAL)?,
             trackers: config.get(&keys::TNV_TRACKER_ADDRS)?,

@@ -86,7 +86,9 @@ impl Server for Storage {
         let keys = Keys::new(globals.settings.app_keys_file.clone(), globals.settings.app_keys.clone());
         let reloaded = Arc::clone(&keys);
         daemon::on_hangup(move || reloaded.reload());
-        let service = Framed::new(Service::new(files, keys), globals.host.to_string(), common.max_conns);
+        let service = Service::new(Arc::new(files), keys);
+        let service = Framed::new(service, globals.host.to_string(), common.max_conns)
+            .with_pace(globals.settings.upload_pace);
         tracker::start(&globals, stop)?;
         daemon::ready(Part::Storage, address);
         server::run(listener, &common.server(Part::Storage), Arc::new(service), stop)

@@ -1,6 +1,9 @@
 //! TNV's commands: decodes each request, has the other rooms do it, and answers. It touches neither
 //! the disk nor a table itself.
 
+use std::fs::File;
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,38 +16,37 @@ use tnv_common::wire::tnv::{
 };
 
 use crate::file::Files;
+use crate::file::send::Found;
 use crate::session::{Keys, Session};
 
 /// The commands on these files.
 pub struct Service {
-    files: Files,
+    files: Arc<Files>,
     keys: Arc<Keys>,
 }
 
 impl Service {
     /// Serves these files, to whom these keys let.
-    pub fn new(files: Files, keys: Arc<Keys>) -> Service {
+    pub fn new(files: Arc<Files>, keys: Arc<Keys>) -> Service {
         Service { files, keys }
     }
 
     fn upload(&self, request: &mut Request<'_, Session>) -> Result<()> {
         let upload = Upload::decode(&request.head()?, request.body_bytes())?;
         self.keys.check(request.conn, &upload.file.appid)?;
-        self.files.upload(&upload.file, upload.size, None, &mut |buffer| request.content(buffer))?;
-        request.reply(&[]);
+        request.receive(self.files.upload(upload.file, upload.size, None)?);
         Ok(())
     }
 
     fn upload_checked(&self, request: &mut Request<'_, Session>) -> Result<()> {
-        // The question whether this command is known.
-        if request.body_bytes() > 0 {
-            let CheckedUpload { upload, crc32 } =
-                CheckedUpload::decode(&request.head()?, request.body_bytes())?;
-            self.keys.check(request.conn, &upload.file.appid)?;
-            let content = &mut |buffer: &mut [u8]| request.content(buffer);
-            self.files.upload(&upload.file, upload.size, Some(crc32), content)?;
+        if request.body_bytes() == 0 {
+            // The question whether this command is known.
+            request.reply(&[]);
+            return Ok(());
         }
-        request.reply(&[]);
+        let CheckedUpload { upload, crc32 } = CheckedUpload::decode(&request.head()?, request.body_bytes())?;
+        self.keys.check(request.conn, &upload.file.appid)?;
+        request.receive(self.files.upload(upload.file, upload.size, Some(crc32))?);
         Ok(())
     }
 
@@ -64,7 +66,7 @@ impl Service {
         let download = Download::decode(&request.fixed()?)?;
         let found = self.files.open(&download.file)?;
         let (offset, bytes) = download.check(found.size())?;
-        request.reply_file(&[], found.what, offset..offset + bytes);
+        self.reply_file(request, download.file, &[], found, offset..offset + bytes);
         Ok(())
     }
 
@@ -73,7 +75,7 @@ impl Service {
         let found = self.files.open(&download.file)?;
         let (offset, bytes) = download.clip(found.size())?;
         let stat = found.stat().encode();
-        request.reply_file(&stat, found.what, offset..offset + bytes);
+        self.reply_file(request, download.file, &stat, found, offset..offset + bytes);
         Ok(())
     }
 
@@ -84,8 +86,24 @@ impl Service {
             return fail!(NotFound, "the file was uploaded anew, fileid: {}", download.file.fileid);
         }
         let (offset, bytes) = download.check(found.size())?;
-        request.reply_file(&[], found.what, offset..offset + bytes);
+        self.reply_file(request, download.file, &[], found, offset..offset + bytes);
         Ok(())
+    }
+
+    /// Replies with a part of a file. Where the disk does not give it, that is noted like a failed write, and the
+    /// client asks another member.
+    fn reply_file(
+        &self,
+        request: &mut Request<'_, Session>,
+        file: Triple,
+        head: &[u8],
+        found: Found<File>,
+        part: Range<u64>,
+    ) {
+        let files = Arc::clone(&self.files);
+        let (content, row) = found.into_parts();
+        let failed = move |error: &io::Error| files.read_failed(&file, &row.path, error);
+        request.reply_file(head, content, part, Box::new(failed));
     }
 
     fn delete(&self, request: &mut Request<'_, Session>) -> Result<()> {

@@ -158,6 +158,13 @@ impl Frame {
         self.body
     }
 
+    /// The error number of a failure.
+    #[track_caller]
+    pub fn number(&self) -> i16 {
+        assert_eq!(self.status, -3, "the status of a failure; body {:?}", self.body);
+        i16::from_be_bytes([self.body[0], self.body[1]])
+    }
+
     /// Holds a failure against the document and gives its text without the host's name.
     #[track_caller]
     pub fn failure(&self, command: u8) -> String {

@@ -129,7 +129,7 @@ fn an_io_error_in(test: &str, name: &str, inject: &str, what: &str) {
     let frame = upload.frame();
     let text = frame.failure(102);
     assert!(text.contains(what) && text.contains("fileid: broken: Input/output error"), "{text}");
-    assert_eq!(i16::from_be_bytes([frame.body[0], frame.body[1]]), UNAVAILABLE, "another may do better");
+    assert_eq!(frame.number(), UNAVAILABLE, "another may do better");
     assert!(!file.exists(), "the file is given up");
     assert_eq!(disks.cluster.file_row("tnv001", "broken"), None);
 
@@ -265,7 +265,7 @@ fn a_disk_that_fills_up_in_the_middle_of_an_upload_is_told_and_passed_over_until
     let frame = upload.frame();
     let text = frame.failure(102);
     assert!(text.contains("write file fail, fileid: broken: No space left on device"), "{text}");
-    assert_eq!(i16::from_be_bytes([frame.body[0], frame.body[1]]), NO_SPACE);
+    assert_eq!(frame.number(), NO_SPACE);
     assert!(!file.exists());
     assert_eq!(disks.cluster.file_rows(), 0);
     assert_eq!(disks.lands_in("other"), "../more");
@@ -343,4 +343,55 @@ fn a_commit_that_cannot_be_synced_leaves_files_and_rows_that_agree() {
     let rows = cluster.file_rows();
     assert!((2..=7).contains(&rows), "{rows} rows");
     assert!(!cluster.storages[0].log().contains("is bad"), "the store path is not to blame");
+}
+
+/// The story: an I/O error when a file was served was an INFO line and a closed connection, though nothing had been
+/// sent: no failure reply, the next upload went to the same disk, and the client asked no other member.
+#[test]
+fn a_file_that_cannot_be_read_is_refused_and_its_disk_takes_no_new_files() {
+    let test = "a file that cannot be read";
+    let Some(disks) = TwoDisks::start(test, "unreadable", 64) else { return };
+    // A small one is read by the storage, a large one is sent by the kernel, which reads its first bytes before.
+    for (fileid, bytes, inject) in [
+        ("small", 5000, "inject=pread64,read:error=EIO"),
+        ("large", 3 << 20, "inject=pread64,read:error=EIO"),
+        ("open", 4000, "inject=openat,open:error=EIO"),
+    ] {
+        let content = sample(bytes, 5);
+        disks.cluster.put("tnv001", fileid, &content);
+        let row = disks.cluster.file_row("tnv001", fileid).expect("a row")[2].clone();
+        assert!(row.starts_with("../data/"), "{row}");
+        let file = disks.data().join(row.strip_prefix("../data/").expect("a path"));
+        let output = disks.cluster.path(&format!("log/strace-{fileid}"));
+        // The path as the storage opens it, and as the kernel knows it once it is open.
+        let args = [
+            "-P",
+            &row,
+            "-P",
+            file.to_str().expect("UTF-8"),
+            "-e",
+            "trace=openat,open,pread64,read",
+            "-e",
+            inject,
+        ];
+        let Some(strace) = Strace::attach(test, &disks.cluster.storages[0], &args, &output) else { return };
+        let mut raw = Raw::connect(disks.cluster.storage());
+        let frame = raw.ask(&raw::download("tnvideo", "tnv001", fileid, 0, 0));
+        println!("{fileid}: {}", frame.failure(102));
+        assert_eq!(frame.number(), UNAVAILABLE, "another member may have it");
+        assert_eq!(disks.lands_in(&format!("beside-{fileid}")), "../more");
+        // It is out of service at once, and the connection goes on.
+        assert_eq!(raw.ask(&raw::download("tnvideo", "tnv001", fileid, 0, 0)).number(), UNAVAILABLE);
+        drop(strace);
+        // The disk is well again: the scrub reads the file, and it is served again.
+        patient("the file is served again", PATIENCE, || {
+            let frame = raw::ask(disks.cluster.storage(), &raw::download("tnvideo", "tnv001", fileid, 0, 0));
+            frame.status == 0 && frame.success(102) == content
+        });
+        let mut count = 0;
+        patient("the disk takes files again", PATIENCE, || {
+            count += 1;
+            disks.lands_in(&format!("after-{fileid}{count}")) == "../data"
+        });
+    }
 }

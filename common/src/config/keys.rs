@@ -195,6 +195,15 @@ keys! {
     /// characters, as `openssl rand -hex 32` prints them.
     TNV_APP_KEYS_FILE: OptionalPath = OptionalPath, "tnv_app_keys_file", STORAGE, "", Some("/etc/tnv/app.keys");
 
+    /// The least bytes a second that the sender of an upload must keep to, on the whole. A sender below it is
+    /// refused once it has used up the time of `tnv_upload_pause_max`. 0 turns this off: each byte then gives that
+    /// time anew.
+    TNV_UPLOAD_RATE_MIN: Rate = Rate, "tnv_upload_rate_min", STORAGE, "1K", None;
+
+    /// The longest pause of the sender of an upload. A sender that is slower than `tnv_upload_rate_min` uses up this
+    /// time, too, and a faster one gets it back.
+    TNV_UPLOAD_PAUSE_MAX: Seconds = Seconds(1, DAY), "tnv_upload_pause_max", STORAGE, "60", None;
+
     /// The application that `/files/FILEID` stands for; any other is asked for by
     /// `/files/APPID/USERID/FILEID`.
     TNV_HTTP_APPID: Name<AppId> = Name::<AppId>::KIND, "tnv_http_appid", HTTPD, "tnvideo", None;

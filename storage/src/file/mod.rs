@@ -63,7 +63,6 @@ pub struct Files {
     settler: Arc<Settler>,
     flushers: Workers,
     lookers: Lookers,
-    receivers: write::Receivers,
 }
 
 impl Files {
@@ -101,7 +100,6 @@ impl Files {
             settler,
             flushers: Workers::new("flusher", FLUSHERS_MAX),
             lookers: Lookers::default(),
-            receivers: write::Receivers::default(),
         })
     }
 

@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use tnv_common::error::Result;
+use rustix::io::Errno;
+use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::wire::tnv::{Stat, Triple, Unique};
 
+use super::damaged::At;
 use super::{Files, no_such_file, paths, verify};
-use crate::db::FileRow;
+use crate::db::{FileRow, table_of};
 
 /// A file that is not as its row says is looked at again after these pauses, 1.55 s in all. At once,
 /// since it may have been deleted or replaced between the row and the file. Then because it may have
@@ -66,6 +68,11 @@ pub struct Found<T> {
 }
 
 impl<T> Found<T> {
+    /// What was wanted of it, and its row.
+    pub fn into_parts(self) -> (T, FileRow) {
+        (self.what, self.row)
+    }
+
     /// Bytes of the file.
     pub fn size(&self) -> u64 {
         self.row.size
@@ -138,7 +145,10 @@ impl Files {
                     self.cache.put(file, &row);
                     return Ok(found);
                 }
-                Err(error) => fault = error,
+                Err(Unfit { error: Some(error), .. }) if is_of_disk(&error) => {
+                    return Err(self.read_failed(file, &row.path, &error));
+                }
+                Err(unfit) => fault = unfit.text,
             }
         }
         log::error!("{fault}, fileid: {}", file.fileid);
@@ -147,6 +157,30 @@ impl Files {
             Unavailable,
             "the file's content is missing or damaged on this storage, fileid: {}",
             file.fileid
+        )
+    }
+
+    /// Notes that a file cannot be read here, and gives the failure for its reader, who asks another member. The
+    /// file is out of service until the scrub has read it whole, and where the disk failed its store path takes no
+    /// new files until it has proven itself: reads count like writes.
+    pub fn read_failed(&self, file: &Triple, path: &str, error: &io::Error) -> Error {
+        let fileid = &file.fileid;
+        if is_of_disk(error) || error.kind() == io::ErrorKind::UnexpectedEof {
+            let kept = self.damaged.add(path, At { table: table_of(&file.userid), id: fileid.to_string() });
+            let what = if kept { "out of service here" } else { "still served, too many are damaged" };
+            log::error!("unreadable, {what}: {path}: {error}, fileid: {fileid}, userid: {}", file.userid);
+        } else {
+            log::error!("read {path}: {error}, fileid: {fileid}");
+        }
+        if is_of_disk(error) {
+            self.stores.read_failed(path, error);
+        }
+        self.cache.remove(file);
+        Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "the file cannot be read on this storage, ask another one of its group, fileid: {fileid}"
+            ),
         )
     }
 
@@ -165,17 +199,31 @@ impl Files {
 fn check<T>(
     row: FileRow,
     look: impl Fn(&str) -> io::Result<(T, Metadata)>,
-) -> std::result::Result<Found<T>, String> {
+) -> std::result::Result<Found<T>, Unfit> {
+    let unfit = |text| Unfit { text, error: None };
     match look(&row.path) {
-        Ok((_, metadata)) if !metadata.is_file() => Err(format!("{} is no regular file", row.path)),
+        Ok((_, metadata)) if !metadata.is_file() => Err(unfit(format!("{} is no regular file", row.path))),
         Ok((what, metadata)) if metadata.len() == row.size => {
             Ok(Found { row, modified: metadata.mtime(), what })
         }
         Ok((_, metadata)) => {
-            Err(format!("{} has {} bytes, its row says {}", row.path, metadata.len(), row.size))
+            Err(unfit(format!("{} has {} bytes, its row says {}", row.path, metadata.len(), row.size)))
         }
-        Err(error) => Err(format!("open {}: {error}", row.path)),
+        Err(error) => Err(Unfit { text: format!("open {}: {error}", row.path), error: Some(error) }),
     }
+}
+
+/// A file that is not as its row says.
+struct Unfit {
+    text: String,
+    /// What the system said, where it is that.
+    error: Option<io::Error>,
+}
+
+/// Whether an error of reading is the disk's: of its surface, of what the file system has on it, or of its link.
+fn is_of_disk(error: &io::Error) -> bool {
+    let disk = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NXIO, Errno::NODEV, Errno::REMOTEIO];
+    disk.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 #[cfg(test)]

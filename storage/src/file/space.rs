@@ -220,6 +220,13 @@ impl Stores {
         }
     }
 
+    /// Notes that the disk of this file failed when it was read.
+    pub fn read_failed(&self, path: &str, error: &io::Error) {
+        if let Some(store) = self.store_of(path) {
+            store.read_failed(error);
+        }
+    }
+
     /// Whether the disk of this file is there.
     pub fn is_mounted(&self, path: &str) -> bool {
         self.store_of(path).is_none_or(|store| store.check().is_ok())
@@ -392,6 +399,22 @@ impl Store {
                 level,
                 "store path '{path}': {what}: {error}; trying it last for {FAILED_TIMEOUT:?}"
             ),
+        }
+    }
+
+    /// Notes that it failed when a file was read: no new files until it has proven itself. What is under way is not
+    /// in doubt, since nothing that was written is lost by a read.
+    fn read_failed(&self, error: &io::Error) {
+        let mut state = self.state();
+        let is_new = state.trust.suspect(Instant::now());
+        state.failed_at = Some(Instant::now());
+        drop(state);
+        if is_new {
+            log::error!(
+                "store path '{}' is bad: read: {error}; no new files there until it has proven itself: {PROOFS} \
+                 times a file written, synced and read back",
+                self.path
+            );
         }
     }
 

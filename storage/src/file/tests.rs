@@ -15,7 +15,7 @@ use super::*;
 use crate::db::SCHEMA;
 use crate::globals::Settings;
 use crate::scratch::Scratch;
-use tnv_common::fail;
+use tnv_common::receive::Receiver;
 use tnv_tests::tools::promptly;
 
 /// A group's store directory, its database and its ID server.
@@ -61,7 +61,7 @@ impl Group {
     }
 
     /// A storage of the group.
-    fn member(&self, port: u16) -> Files {
+    fn member(&self, port: u16) -> Arc<Files> {
         let database = DbSettings {
             addresses: Vec::new(),
             user: String::new(),
@@ -79,6 +79,7 @@ impl Group {
                 store_paths: vec![IdKey::new(self.data().to_str().unwrap()).unwrap()],
                 reserve: Space::Bytes(0),
                 fsync: true,
+                upload_pace: Default::default(),
                 scrub_bytes_a_second: 0,
                 scrub_interval: Duration::from_secs(1),
                 trackers: Vec::new(),
@@ -94,7 +95,7 @@ impl Group {
         let database = Database::open(&database, &SCHEMA, &self.stop).unwrap();
         let db = Db::new(database, &globals.settings.group, 8);
         let (damaged, _) = Damaged::open(self.data().to_str().unwrap(), &globals.host, globals.address);
-        Files::new(&globals, db, Ids::new(&id_servers), Arc::new(damaged), &self.stop).unwrap()
+        Arc::new(Files::new(&globals, db, Ids::new(&id_servers), Arc::new(damaged), &self.stop).unwrap())
     }
 
     fn data(&self) -> std::path::PathBuf {
@@ -128,12 +129,10 @@ fn triple(fileid: &str) -> Triple {
     }
 }
 
-fn upload(files: &Files, fileid: &str, content: &[u8]) -> Result<()> {
-    let mut rest = content;
-    files.upload(&triple(fileid), content.len() as u64, None, &mut |buffer| {
-        let count = rest.read(buffer).unwrap();
-        Ok(count)
-    })
+fn upload(files: &Arc<Files>, fileid: &str, content: &[u8]) -> Result<()> {
+    let mut upload = Box::new(files.upload(triple(fileid), content.len() as u64, None)?);
+    content.chunks(100_000).try_for_each(|piece| upload.write(piece))?;
+    upload.finish().map(drop)
 }
 
 fn content(files: &Files, fileid: &str) -> Result<Vec<u8>> {
@@ -161,13 +160,12 @@ fn a_file_comes_back_as_it_went_in() {
 fn what_fails_on_the_way_leaves_neither_file_nor_row() {
     let group = Group::new(1);
     let files = group.member(1);
-    let mut left = 3;
-    let error = files.upload(&triple("a"), 1 << 20, None, &mut |buffer| {
-        left -= 1;
-        if left == 0 { fail!(Unavailable, "the peer has gone") } else { Ok(buffer.len()) }
-    });
-    assert!(error.is_err());
-    assert!(files.upload(&triple("a"), 10, None, &mut |_| Ok(0)).is_err(), "shorter than it said");
+    let mut upload = Box::new(files.upload(triple("a"), 1 << 20, None).unwrap());
+    upload.write(&[1; 1000]).unwrap();
+    assert_eq!(group.files().len(), 1);
+    drop(upload);
+    let short = Box::new(files.upload(triple("a"), 10, None).unwrap());
+    assert_eq!(short.finish().unwrap_err().kind(), ErrorKind::Protocol, "shorter than it said");
     assert_eq!(group.files(), Vec::<String>::new());
     assert_eq!(files.look(&triple("a")).err().unwrap().kind(), ErrorKind::NotFound);
 }
@@ -178,14 +176,10 @@ fn what_fails_on_the_way_leaves_neither_file_nor_row() {
 fn a_sync_that_fails_for_one_upload_fails_all_that_were_under_way_there() {
     let group = Group::new(1);
     let files = group.member(1);
-    let mut left = 2;
-    let outcome = files.upload(&triple("a"), 1, None, &mut |_| {
-        left -= 1;
-        if left == 1 {
-            files.stores.lose();
-        }
-        Ok(left)
-    });
+    let mut pending = Box::new(files.upload(triple("a"), 1, None).unwrap());
+    files.stores.lose();
+    pending.write(b"x").unwrap();
+    let outcome = pending.finish();
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.message().contains("the disk failed during the upload, fileid: a"), "{error}");
@@ -199,7 +193,7 @@ fn a_large_duplicate_is_refused_before_its_content_is_read_and_the_first_one_sta
     let group = Group::new(1);
     let files = group.member(1);
     upload(&files, "a", b"first").unwrap();
-    let large = files.upload(&triple("a"), 1 << 20, None, &mut |_| panic!("it was read")).unwrap_err();
+    let large = files.upload(triple("a"), 1 << 20, None).map(drop).unwrap_err();
     let small = upload(&files, "a", b"other").unwrap_err();
     assert_eq!((large.kind(), small.kind()), (ErrorKind::Exists, ErrorKind::Exists));
     assert_eq!(group.files().len(), 1);
@@ -210,15 +204,11 @@ fn a_large_duplicate_is_refused_before_its_content_is_read_and_the_first_one_sta
 fn of_two_uploads_of_one_id_at_once_one_wins_and_the_other_leaves_nothing() {
     let group = Group::new(1);
     let files = group.member(1);
-    let outer = files.upload(&triple("a"), 5, None, &mut |buffer| {
-        // The other one begins and ends in the middle of this one.
-        if group.files().len() == 1 {
-            upload(&files, "a", b"other").unwrap();
-            buffer.copy_from_slice(b"outer");
-            return Ok(5);
-        }
-        Ok(0)
-    });
+    let mut outer = Box::new(files.upload(triple("a"), 5, None).unwrap());
+    // The other one begins and ends in the middle of this one.
+    upload(&files, "a", b"other").unwrap();
+    outer.write(b"outer").unwrap();
+    let outer = outer.finish();
     assert_eq!(outer.unwrap_err().kind(), ErrorKind::Exists);
     assert_eq!(content(&files, "a").unwrap(), b"other");
     assert_eq!(group.files().len(), 1);
@@ -279,29 +269,23 @@ fn a_number_that_was_given_twice_costs_nobody_his_file() {
 fn the_next_start_removes_what_a_kill_left_and_keeps_what_has_its_row() {
     let group = Group::new(1);
     let files = group.member(1);
-    let mut pieces = 0;
     // One upload has no row yet when the kill comes...
-    let _ = files.upload(&triple("half"), 5, None, &mut |_| {
-        pieces += 1;
-        if pieces > 1 {
-            return fail!(Unavailable, "the peer has gone");
-        }
-        // ...the other has its row, but its slot is not released.
-        upload(&files, "other", b"other").unwrap();
-        let path = files.db.find(&triple("other")).unwrap().unwrap().path;
-        let Triple { userid, fileid, .. } = triple("other");
-        let record = journal::Record { userid, fileid, path: path.clone() };
-        std::mem::forget(files.stores.journal_of(&path).unwrap().take(&record).unwrap());
-        assert_eq!(group.files().len(), 2);
-        // What a kill would leave now, in the name of another member.
-        let journal = |port: u16| group.data().join(format!(".uploads-host-127.0.0.1-{port}"));
-        std::fs::copy(journal(1), journal(3)).unwrap();
-        let started = group.member(3);
-        assert_eq!(group.files(), [path]);
-        assert_eq!(content(&started, "other").unwrap(), b"other");
-        Ok(1)
-    });
-    assert_eq!(pieces, 2);
+    let mut half = files.upload(triple("half"), 5, None).unwrap();
+    half.write(b"h").unwrap();
+    // ...the other has its row, but its slot is not released.
+    upload(&files, "other", b"other").unwrap();
+    let path = files.db.find(&triple("other")).unwrap().unwrap().path;
+    let Triple { userid, fileid, .. } = triple("other");
+    let record = journal::Record { userid, fileid, path: path.clone() };
+    std::mem::forget(files.stores.journal_of(&path).unwrap().take(&record).unwrap());
+    assert_eq!(group.files().len(), 2);
+    // What a kill would leave now, in the name of another member.
+    let journal = |port: u16| group.data().join(format!(".uploads-host-127.0.0.1-{port}"));
+    std::fs::copy(journal(1), journal(3)).unwrap();
+    let started = group.member(3);
+    assert_eq!(group.files(), [path]);
+    assert_eq!(content(&started, "other").unwrap(), b"other");
+    drop(half);
 }
 
 #[test]
@@ -377,14 +361,16 @@ fn a_file_that_cannot_be_removed_is_in_the_way_of_no_other() {
 #[test]
 fn a_disk_that_hangs_takes_no_worker() {
     let group = Group::new(1);
-    let mut files = group.member(1);
+    let files = group.member(1);
     upload(&files, "a", b"a").unwrap();
+    let mut files = Arc::into_inner(files).expect("no upload has it any more");
     // One whose threads do not ask the disk behind the test's back.
     let path = IdKey::new(group.data().to_str().unwrap()).unwrap();
     let (host, address) = (HostName::new("host").unwrap(), SocketAddr::from(([127, 0, 0, 1], 2)));
     let (stores, _) = Stores::open(&[path], Space::Bytes(0), &host, address).unwrap();
     files.stores = Arc::new(stores);
     files.settler = Arc::new(Settler::new(files.db.clone(), Arc::clone(&files.stores)));
+    let files = Arc::new(files);
 
     files.stores.silence();
     assert_eq!(upload(&files, "b", b"b").unwrap_err().kind(), ErrorKind::Unavailable);

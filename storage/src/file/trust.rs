@@ -82,6 +82,11 @@ impl Trust {
     /// Something failed; tells whether it was trusted until now.
     pub fn lose(&mut self, now: Instant) -> bool {
         self.losses += 1;
+        self.suspect(now)
+    }
+
+    /// The same where nothing that was written is in doubt.
+    pub fn suspect(&mut self, now: Instant) -> bool {
         if let Some(lost) = &mut self.lost {
             lost.proofs = 0;
             return false;

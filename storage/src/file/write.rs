@@ -39,14 +39,13 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::limits::COPY_BYTES;
+use tnv_common::receive::Receiver;
 use tnv_common::wire::tnv::Triple;
 
 use super::disk::{self, DiskError};
@@ -62,18 +61,6 @@ use crate::globals::now;
 /// ID database that was lost and began anew, and the very same second.
 const NUMBERS_MAX: usize = 4;
 
-/// So many uploads at once have a buffer of [`COPY_BYTES`] each.
-const LARGE_BUFFERS_MAX: usize = 64;
-
-/// The buffer of each where there are more: a thousand that stall then hold 64 MiB and not 256.
-const SMALL_BUFFER_BYTES: usize = 64 << 10;
-
-/// Buffers that are kept for the next uploads: 4 MiB in all.
-const IDLE_BUFFERS_MAX: usize = 16;
-
-/// A buffer of no more than this is made anew.
-const KEPT_BYTES_MIN: usize = 16 << 10;
-
 /// From this size on, space is allocated before content is read: then it either suffices, or
 /// another store path can take the file.
 const ALLOCATE_BYTES_MIN: u64 = 1 << 20;
@@ -81,24 +68,32 @@ const ALLOCATE_BYTES_MIN: u64 = 1 << 20;
 /// From this size on, the ID is looked up before content is read.
 const LOOK_UP_BYTES_MIN: u64 = 1 << 20;
 
-/// Where content comes from: fills the buffer with the next bytes and says how many, 0 at the end.
-pub type Content<'a> = &'a mut dyn FnMut(&mut [u8]) -> Result<usize>;
+/// An upload under way: its content is written as it comes. Dropped before it is finished it leaves nothing.
+pub struct PendingUpload {
+    draft: Draft,
+    file: Triple,
+    size: u64,
+    /// The CRC-32 that the content must have, where one is given.
+    expected: Option<u32>,
+    received: u64,
+    crc: crc32fast::Hasher,
+}
 
-impl Files {
-    /// Stores a file of so many bytes, and with this CRC-32 where one is given; returns when it is durable
-    /// and visible.
-    pub fn upload(
-        &self,
-        file: &Triple,
-        size: u64,
-        expected: Option<u32>,
-        content: Content<'_>,
-    ) -> Result<()> {
-        if size >= LOOK_UP_BYTES_MIN {
-            self.db.check_free(file)?;
+impl Receiver for PendingUpload {
+    /// Step 5.
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.crc.update(bytes);
+        self.received += bytes.len() as u64;
+        self.draft.write(bytes).map_err(|fault| self.draft.failed(&fault))
+    }
+
+    /// Steps 6 to 8: returns when the file is durable and visible.
+    fn finish(self: Box<Self>) -> Result<Vec<u8>> {
+        let PendingUpload { mut draft, file, size, expected, received, crc } = *self;
+        if received != size {
+            return fail!(Protocol, "the content ended after {received} of {size} bytes");
         }
-        let mut draft = self.begin(file, size)?;
-        let crc32 = draft.receive(size, content)?;
+        let crc32 = crc.finalize();
         if let Some(expected) = expected.filter(|expected| *expected != crc32) {
             return fail!(
                 Mismatch,
@@ -111,11 +106,11 @@ impl Files {
         let row = FileRow { path, size, crc32: Some(crc32) };
         // From here on a draft that is dropped, even by a panic, is left to the settler.
         draft.outcome = Outcome::Unknown;
-        match self.db.insert(file, &row) {
+        match draft.files.db.insert(&file, &row) {
             Ok(()) => {
                 draft.outcome = Outcome::Committed;
-                self.cache.put(file, &row);
-                Ok(())
+                draft.files.cache.put(&file, &row);
+                Ok(Vec::new())
             }
             Err(error) => {
                 if error.kind() != ErrorKind::OutcomeUnknown {
@@ -125,9 +120,25 @@ impl Files {
             }
         }
     }
+}
+
+impl Files {
+    /// Begins to store a file of so many bytes, and with this CRC-32 where one is given: steps 1 to 4.
+    pub fn upload(
+        self: &Arc<Files>,
+        file: Triple,
+        size: u64,
+        expected: Option<u32>,
+    ) -> Result<PendingUpload> {
+        if size >= LOOK_UP_BYTES_MIN {
+            self.db.check_free(&file)?;
+        }
+        let draft = self.begin(&file, size)?;
+        Ok(PendingUpload { draft, file, size, expected, received: 0, crc: crc32fast::Hasher::new() })
+    }
 
     /// Steps 2 to 4: an empty file in the best store path that takes it.
-    fn begin(&self, file: &Triple, size: u64) -> Result<Draft<'_>> {
+    fn begin(self: &Arc<Files>, file: &Triple, size: u64) -> Result<Draft> {
         let fileid = &file.fileid;
         let mut failure = None;
         let candidates = self.stores.candidates(size);
@@ -151,12 +162,12 @@ impl Files {
 
     /// The inner failure is the store path's, and another one may do; the outer one is final.
     fn begin_in(
-        &self,
+        self: &Arc<Files>,
         store: &Arc<Store>,
         promise: Promise,
         file: &Triple,
         size: u64,
-    ) -> Result<std::result::Result<Draft<'_>, DiskError>> {
+    ) -> Result<std::result::Result<Draft, DiskError>> {
         for _ in 0..NUMBERS_MAX {
             let number = self.ids.next(store.path())?;
             let place = Place::new(store.path(), number, now());
@@ -165,7 +176,7 @@ impl Files {
                 Ok((slot, record, created)) => {
                     let flush = Flush::new(created, self.fsync, &self.flushers);
                     let mut draft = Draft {
-                        files: self,
+                        files: Arc::clone(self),
                         store: Arc::clone(store),
                         losses,
                         place,
@@ -255,46 +266,6 @@ impl Files {
     }
 }
 
-/// The uploads that are being received, and buffers for the next ones: to make and clear one anew costs as
-/// much as what it is filled with.
-#[derive(Default)]
-pub struct Receivers {
-    count: AtomicUsize,
-    idle: Mutex<Vec<Vec<u8>>>,
-}
-
-/// One of them, until this is dropped.
-struct Receiving<'a> {
-    receivers: &'a Receivers,
-    buffer: Vec<u8>,
-}
-
-impl Receivers {
-    /// With a buffer that suits so many bytes of content; it has room for one byte at least.
-    fn join(&self, size: u64) -> Receiving<'_> {
-        let others = self.count.fetch_add(1, Ordering::Relaxed);
-        let most = if others < LARGE_BUFFERS_MAX { COPY_BYTES } else { SMALL_BUFFER_BYTES };
-        let bytes = usize::try_from(size).unwrap_or(most).clamp(1, most);
-        let idle = if bytes > KEPT_BYTES_MIN { self.idle().pop() } else { None };
-        let buffer = idle.unwrap_or_else(|| vec![0; if bytes > KEPT_BYTES_MIN { most } else { bytes }]);
-        Receiving { receivers: self, buffer }
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Receiving<'_> {
-    fn drop(&mut self) {
-        self.receivers.count.fetch_sub(1, Ordering::Relaxed);
-        let mut idle = self.receivers.idle();
-        if self.buffer.len() == COPY_BYTES && idle.len() < IDLE_BUFFERS_MAX {
-            idle.push(std::mem::take(&mut self.buffer));
-        }
-    }
-}
-
 /// Whether the row of a draft was committed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -307,8 +278,8 @@ enum Outcome {
 }
 
 /// A file on its way in. Dropping it leaves things as its outcome demands.
-struct Draft<'a> {
-    files: &'a Files,
+struct Draft {
+    files: Arc<Files>,
     store: Arc<Store>,
     /// How often the store path had failed when it was begun.
     losses: u64,
@@ -321,7 +292,7 @@ struct Draft<'a> {
     outcome: Outcome,
 }
 
-impl Draft<'_> {
+impl Draft {
     /// Gets the space for a large file, where the file system can.
     fn allocate(&mut self, size: u64) -> io::Result<()> {
         let Some(flush) = self.flush.as_ref().filter(|_| size >= ALLOCATE_BYTES_MIN) else { return Ok(()) };
@@ -335,27 +306,6 @@ impl Draft<'_> {
                 Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
-        }
-    }
-
-    /// Step 5; returns the CRC-32.
-    fn receive(&mut self, size: u64, content: Content<'_>) -> Result<u32> {
-        let mut receiving = self.files.receivers.join(size);
-        let buffer = &mut receiving.buffer;
-        let mut crc = crc32fast::Hasher::new();
-        let mut received = 0;
-        loop {
-            let count = content(buffer)?;
-            if count == 0 {
-                break;
-            }
-            crc.update(&buffer[..count]);
-            received += count as u64;
-            self.write(&buffer[..count]).map_err(|fault| self.failed(&fault))?;
-        }
-        match received == size {
-            true => Ok(crc.finalize()),
-            false => fail!(Protocol, "the content ended after {received} of {size} bytes"),
         }
     }
 
@@ -392,7 +342,7 @@ impl Draft<'_> {
     }
 }
 
-impl Drop for Draft<'_> {
+impl Drop for Draft {
     fn drop(&mut self) {
         let Some(open) = self.open.take() else { return };
         match self.outcome {

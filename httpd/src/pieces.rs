@@ -1,15 +1,8 @@
-//! How much memory all connections together may take. While they wait for their clients they hold heads
-//! that are not whole, and what is known of answers that were not taken: each alone is bounded, but there may
-//! be twenty thousand of them. And while they are worked on, each takes pieces of its file, which are large
-//! for a few and small for a crowd.
+//! The pieces that content is sent in: large for a few viewers and small for a crowd, so that all of them together
+//! stay within bounds.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// Bytes that all of them may hold. Honest heads come whole and of answers little is held, so it takes
-/// thousands who mean to fill it; and with it the server stays below 256 MiB.
-const ROOM_BYTES: usize = 48 << 20;
 
 /// What is read at once of a large file, where there is no crowd: a tenth faster than half of it; twice is no better.
 pub const PIECE_BYTES: usize = 512 << 10;
@@ -81,42 +74,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The room for all.
-pub struct Room(Arc<AtomicUsize>);
-
-impl Default for Room {
-    fn default() -> Room {
-        Room(Arc::new(AtomicUsize::new(ROOM_BYTES)))
-    }
-}
-
-/// What one connection takes of it, given back when this is dropped.
-#[derive(Default)]
-pub struct Held {
-    bytes: usize,
-    room: Option<Arc<AtomicUsize>>,
-}
-
-impl Room {
-    /// Lets one hold so many bytes instead of what it held before; tells whether there was room.
-    pub fn hold(&self, held: &mut Held, bytes: usize) -> bool {
-        *held = Held::default();
-        let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        if left.is_ok() {
-            *held = Held { bytes, room: Some(Arc::clone(&self.0)) };
-        }
-        left.is_ok()
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(room) = &self.room {
-            room.fetch_add(self.bytes, Ordering::Relaxed);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,19 +89,5 @@ mod tests {
         assert_eq!(lock(&buffers.0).len(), KEPT_MAX - 1);
         drop((large, small));
         assert_eq!(lock(&buffers.0).len(), KEPT_MAX);
-    }
-
-    #[test]
-    fn what_is_held_is_bounded_and_given_back() {
-        let room = Room::default();
-        let mut held: Vec<Held> = (0..3).map(|_| Held::default()).collect();
-        assert!(room.hold(&mut held[0], ROOM_BYTES / 2));
-        assert!(room.hold(&mut held[1], ROOM_BYTES / 2));
-        assert!(!room.hold(&mut held[2], 1));
-        assert!(room.hold(&mut held[1], 1000), "less than before");
-        assert!(room.hold(&mut held[2], 1));
-        drop(held);
-        assert!(room.hold(&mut Held::default(), ROOM_BYTES));
-        assert!(room.hold(&mut Held::default(), ROOM_BYTES));
     }
 }
