@@ -10,6 +10,7 @@ mod groups;
 mod list;
 mod server;
 mod service;
+mod shared_lists;
 mod status;
 
 fn main() -> std::process::ExitCode {

@@ -9,6 +9,7 @@ use tnv_common::error::{Error, Result};
 use tnv_common::fail;
 use tnv_common::framed::{Handler, Request};
 use tnv_common::limits::IDLE_TIMEOUT;
+use tnv_common::reply::SharedReply;
 use tnv_common::slots::Slots;
 use tnv_common::stop::Stop;
 use tnv_common::wire::GroupName;
@@ -21,6 +22,7 @@ use crate::db::TrackerDb;
 use crate::globals::Globals;
 use crate::groups::{Membership, Now};
 use crate::list;
+use crate::shared_lists::SharedLists;
 
 /// Joins into groups that are not known here ask the database, but not more often: a stranger's
 /// nonsense must not become the database's load.
@@ -40,6 +42,7 @@ pub struct Service {
     globals: Arc<Globals>,
     db: Arc<TrackerDb>,
     cache: RouteCache,
+    lists: SharedLists,
     /// For those who ask the database.
     slots: Slots,
     /// When an unknown group last made us ask the database.
@@ -51,7 +54,15 @@ impl Service {
     /// The commands on the shared state and the database, for so many workers.
     pub fn new(globals: Arc<Globals>, db: Arc<TrackerDb>, threads: usize, stop: Stop) -> Service {
         let cache = RouteCache::new(globals.settings.cache_lifetime);
-        Service { globals, db, cache, slots: Slots::of(threads), last_miss: Mutex::new(None), stop }
+        Service {
+            globals,
+            db,
+            cache,
+            lists: SharedLists::default(),
+            slots: Slots::of(threads),
+            last_miss: Mutex::new(None),
+            stop,
+        }
     }
 
     /// Command 10. The storage's IP is the connection's; its record is replaced where it has one.
@@ -181,9 +192,12 @@ impl Service {
     /// Command 13.
     fn groups(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
         request.empty()?;
-        let mut text = list::text(&self.globals.groups, &chrono::Local).into_bytes();
-        text.push(0);
-        request.reply(&text);
+        let list = self.lists.get(|| {
+            let mut text = list::text(&self.globals.groups, &chrono::Local).into_bytes();
+            text.push(0);
+            SharedReply::success(REPLY_TRACKER, &text)
+        });
+        request.reply_shared(&list);
         Ok(())
     }
 }
