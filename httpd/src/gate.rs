@@ -25,6 +25,11 @@ use crate::status::{ALLOW, Headers, Refusal, Status, head as response_head};
 /// How long a refused connection is read on, so that its client gets to read the refusal.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// As much of a target and of a method stands in the log, and is kept until the answer is sent: longer than any
+/// of ours.
+const LOGGED_TARGET_BYTES_MAX: usize = 1 << 10;
+const LOGGED_METHOD_BYTES_MAX: usize = 32;
+
 /// The gate.
 pub struct Gate<F> {
     service: FileService<F>,
@@ -225,8 +230,9 @@ impl<F: Files> Gate<F> {
                 ending.refusal(&Refusal::new(Status::METHOD_NOT_ALLOWED, text), &head)
             }
         };
-        let target = without_signature(&head.target);
-        let entry = Entry { method: head.method, target, status, began };
+        let target = shortened(without_signature(&head.target), LOGGED_TARGET_BYTES_MAX);
+        let method = shortened(head.method, LOGGED_METHOD_BYTES_MAX);
+        let entry = Entry { method, target, status, began };
         Answering { relay, after, entry: Some(entry) }
     }
 
@@ -326,6 +332,14 @@ impl<I: Send> Answering<I> {
                 log::info!("{method} {target} {status} {bytes} bytes in {took:?}, then {failure}")
             }
         }
+    }
+}
+
+/// A text of at most so many bytes; where it is cut it ends in an ellipsis.
+fn shortened(text: String, bytes_max: usize) -> String {
+    match text.len() <= bytes_max {
+        true => text,
+        false => format!("{}…", &text[..text.floor_char_boundary(bytes_max)]),
     }
 }
 

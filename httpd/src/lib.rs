@@ -2,9 +2,9 @@
 //! `tnv-httpd` is one call of it, and what strangers' bytes go through can be fuzzed.
 //!
 //! The way of a request: `gate` admits it from the network and reads its head (`head`); `service` finds the
-//! file (`target`, `files`), judges conditions and ranges (`conditional`, `range`), says what it is (`media`),
-//! and answers (`status`); the gate relays the answer (`relay`) and its `content`, in `pieces` that suit
-//! the crowd.
+//! file (`target`, `files`), judges conditions and ranges (`conditional`, `range`), says what it is (`kind`,
+//! `media`), and answers (`status`); the gate relays the answer (`relay`) and its `content`, in `pieces` that
+//! suit the crowd.
 
 mod conditional;
 mod content;
@@ -14,6 +14,7 @@ pub mod fuzz;
 mod gate;
 mod globals;
 mod head;
+mod kind;
 mod media;
 mod pieces;
 mod range;

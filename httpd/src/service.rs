@@ -14,7 +14,8 @@ use crate::content::{Content, Piece, Source};
 use crate::files::Files;
 use crate::globals::Owner;
 use crate::head::Head;
-use crate::media::{self, Kind, Remembered, SNIFF_BYTES};
+use crate::kind::{Kind, SNIFF_BYTES};
+use crate::media::{self, Remembered};
 use crate::pieces::{self, Buffer, Buffers, PIECE_BYTES};
 use crate::range::{self, Part, Selection};
 use crate::status::{Headers, Refusal, Status};
@@ -233,7 +234,7 @@ fn validator_headers(validator: Option<&Validator>) -> Headers {
 
 /// The header lines that say what it is, and keep a browser from running it.
 fn kind_headers(target: &Target, kind: Kind) -> Headers {
-    let is_attachment = target.download || !kind.is_shown();
+    let is_attachment = target.download || !kind.is_shown;
     let named;
     let name = match &target.name {
         Some(name) => name,
@@ -247,7 +248,7 @@ fn kind_headers(target: &Target, kind: Kind) -> Headers {
         ("X-Content-Type-Options", "nosniff".to_owned()),
         ("Content-Disposition", media::disposition(is_attachment, name)),
     ];
-    if !kind.is_shown() {
+    if !kind.is_shown {
         // Should a browser show it in spite of all that, then as nobody's, and without scripts.
         headers.push(("Content-Security-Policy", "sandbox; default-src 'none'".to_owned()));
     }

@@ -2,6 +2,8 @@
 //! `/files/FILEID[/NAME]` or `/files/APPID/USERID/FILEID[/NAME]`, with `?download` for an
 //! attachment. The number of parts tells the two apart.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 use tnv_common::wire::tnv::Triple;
 use tnv_common::wire::{AppId, FileId, UserId};
@@ -24,12 +26,13 @@ pub struct Target {
 pub fn parse(target: &str, owner: &Owner) -> Result<Target, Refusal> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let Some(path) = path.strip_prefix("/files/") else { return Err(no_such_place()) };
-    let parts: Vec<String> = path.split('/').map(decode).collect::<Result<_, _>>()?;
-    let mut parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let mut parts: Vec<&str> = path.split('/').collect();
     let name = match parts.len() {
         2 | 4 => parts.pop(),
         _ => None,
     };
+    let parts: Vec<Cow<'_, str>> = parts.into_iter().map(decode).collect::<Result<_, _>>()?;
+    let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
     let file = match parts[..] {
         [fileid] => triple(owner.appid.clone(), owner.userid.clone(), fileid),
         [appid, userid, fileid] => {
@@ -39,7 +42,7 @@ pub fn parse(target: &str, owner: &Owner) -> Result<Target, Refusal> {
     };
     Ok(Target {
         file: file.map_err(|error| Refusal::new(Status::BAD_REQUEST, error.message()))?,
-        name: name.filter(|name| !name.is_empty()).map(str::to_owned),
+        name: name.filter(|name| !name.is_empty()).map(decorating),
         download: query.split('&').any(|item| item == "download" || item.starts_with("download=")),
     })
 }
@@ -48,14 +51,21 @@ fn triple(appid: AppId, userid: UserId, fileid: &str) -> tnv_common::error::Resu
     Ok(Triple { appid, userid, fileid: FileId::new(fileid)? })
 }
 
-fn decode(part: &str) -> Result<String, Refusal> {
+/// A part that says which file is meant.
+fn decode(part: &str) -> Result<Cow<'_, str>, Refusal> {
     match percent_decode_str(part).decode_utf8() {
-        Ok(text) if !text.contains('\0') => Ok(text.into_owned()),
+        Ok(text) if !text.contains('\0') => Ok(text),
         _ => Err(Refusal::new(
             Status::BAD_REQUEST,
             "the path is not percent-encoded UTF-8, or has a NUL in it",
         )),
     }
+}
+
+/// The name that a download gets. It only decorates: old programs and pages write it in the character set of
+/// their language (GBK, Latin-1), and what is not UTF-8 in it is no reason to refuse a file that is known.
+fn decorating(name: &str) -> String {
+    percent_decode_str(name).decode_utf8_lossy().into_owned()
 }
 
 fn no_such_place() -> Refusal {
@@ -87,6 +97,18 @@ mod tests {
         assert_eq!(parsed("/files/f1/a%20b.mp4"), named("tnvideo|tnv001|f1", Some("a b.mp4")));
         assert_eq!(parsed("/files/app/o'brien/f1"), named("app|o'brien|f1", None));
         assert_eq!(parsed("/files/app/a%2Fb/f%25/x.mp4"), named("app|a/b|f%", Some("x.mp4")));
+    }
+
+    /// The story: links with names in GBK and Latin-1 were answered 400, though the ID was right.
+    #[test]
+    fn a_name_that_is_not_utf8_only_decorates() {
+        let named = |name: &str| ("tnvideo|tnv001|f1".to_owned(), Some(name.to_owned()), false);
+        assert_eq!(parsed("/files/f1/%B5%E7%D3%B0.mp4"), named("\u{FFFD}\u{FFFD}\u{4F0}.mp4"));
+        assert_eq!(parsed("/files/tnvideo/tnv001/f1/caf%E9.mp4"), named("caf\u{FFFD}.mp4"));
+        assert_eq!(parsed("/files/f1/a%00b"), named("a\0b"));
+        for target in ["/files/f%E9", "/files/f%E9/x.mp4", "/files/tnvideo/u%E9/f/x", "/files/%E9/u/f/x"] {
+            assert_eq!(parse(target, &owner()).unwrap_err().status.0, 400, "{target}");
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! A real player's path: ffprobe and ffmpeg read the clip, whose index is at its end, through the
 //! HTTP URL with seeks; curl and wget resume a download.
 
-use std::process::Command;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 
 use tnv_tests::bins::workspace;
+use tnv_tests::port::free_address;
 use tnv_tests::tools::installed;
-use tnv_tests::{Builder, Cluster, Output, http, sample, skipped};
+use tnv_tests::{Builder, Cluster, Output, PATIENCE, http, patient, sample, skipped};
 
 /// The clip of the repository, served; its URL and its bytes.
 fn clip(cluster: &Cluster) -> (String, Vec<u8>) {
@@ -130,4 +132,66 @@ fn wget_resumes_a_download() {
         Output::of(Command::new("wget").args(["-c", "-nv", "--tries=1", &url]).current_dir(cluster.dir()));
     assert_eq!(again.code, 0, "{again:?}");
     assert!(std::fs::read(cluster.path("film.bin")).expect("the file") == content);
+}
+
+/// An nginx that caches what the HTTP server has, slice by slice. It ends with this.
+struct SlicingCache(std::process::Child);
+
+impl SlicingCache {
+    fn start(cluster: &Cluster, address: SocketAddr) -> SlicingCache {
+        let config = format!(
+            "daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n access_log off;\n \
+             client_body_temp_path body;\n proxy_temp_path proxy;\n fastcgi_temp_path f;\n uwsgi_temp_path u;\n \
+             scgi_temp_path s;\n proxy_cache_path cache keys_zone=films:1m;\n server {{\n  listen {address};\n  \
+             location / {{\n   slice 64k;\n   proxy_cache films;\n   proxy_cache_key $uri$slice_range;\n   \
+             proxy_cache_valid 200 206 1h;\n   proxy_ignore_headers Cache-Control;\n   \
+             proxy_set_header Range $slice_range;\n   proxy_http_version 1.1;\n   proxy_pass http://{};\n  }}\n }}\n}}\n",
+            cluster.httpd()
+        );
+        let directory = cluster.path("nginx");
+        std::fs::create_dir(&directory).expect("make a directory");
+        let file = directory.join("nginx.conf");
+        std::fs::write(&file, config).expect("write a configuration");
+        let child = Command::new("nginx")
+            .arg("-p")
+            .arg(&directory)
+            .arg("-c")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("start nginx");
+        let cache = SlicingCache(child);
+        patient("nginx listens", PATIENCE, || TcpStream::connect(address).is_ok());
+        cache
+    }
+}
+
+impl Drop for SlicingCache {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The story: nginx asks for the first slice of every file, and each empty one was a 416 for its viewers.
+#[test]
+fn a_cache_that_slices_serves_files_of_every_size() {
+    let name = "a_cache_that_slices_serves_files_of_every_size";
+    let slices = Command::new("nginx").arg("-V").output();
+    let slices = slices.is_ok_and(|out| String::from_utf8_lossy(&out.stderr).contains("http_slice_module"));
+    if !slices {
+        return skipped(name, "there is no nginx with its slice module");
+    }
+    let cluster = Builder::new("slices").httpds(1).start();
+    let address = free_address();
+    let _cache = SlicingCache::start(&cluster, address);
+    for bytes in [0, 1, 65_535, 65_536, 65_537, 300_000] {
+        let content = sample(bytes, 9);
+        let id = cluster.upload("tnvideo", "tnv001", &content);
+        for _ in 0..2 {
+            let response = http::get(address, &format!("/files/{id}"), &[]);
+            assert_eq!((response.status, response.body.len()), (200, bytes));
+            assert!(response.body == content, "{bytes} bytes");
+        }
+    }
 }
