@@ -32,5 +32,6 @@ pub mod secret;
 pub mod server;
 pub mod slots;
 pub mod stop;
+pub mod text;
 pub mod wire;
 pub mod workers;

@@ -13,6 +13,7 @@ use sha2::Sha256;
 
 use crate::error::Result;
 use crate::fail;
+use crate::text;
 
 /// Bytes of an HMAC-SHA-256.
 pub const MAC_BYTES: usize = 32;
@@ -85,7 +86,7 @@ pub fn read_lines(file: &Path, bytes_max: usize) -> std::result::Result<Vec<(usi
     if bytes.len() > bytes_max {
         return Err(format!("{} has over {bytes_max} bytes", file.display()));
     }
-    let text = String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", file.display()))?;
+    let text = text::decode(&bytes).map_err(|what| format!("{} is {what}", file.display()))?;
     let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim().to_owned()));
     Ok(lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).collect())
 }
@@ -148,7 +149,12 @@ mod tests {
         chmod(0o640);
         assert_eq!(read_lines(&path, 100), Ok(vec![(3, "first".to_owned()), (4, "second".to_owned())]));
         assert!(read_lines(&path, 20).unwrap_err().contains("over 20 bytes"));
+        // As an editor on Windows writes it.
+        std::fs::write(&path, b"\xEF\xBB\xBFfirst\r\nsecond\r\n").unwrap();
+        assert_eq!(read_lines(&path, 100), Ok(vec![(1, "first".to_owned()), (2, "second".to_owned())]));
         std::fs::write(&path, b"\xff\xfe").unwrap();
+        assert!(read_lines(&path, 100).unwrap_err().contains("UTF-16"));
+        std::fs::write(&path, b"caf\xE9").unwrap();
         assert!(read_lines(&path, 100).unwrap_err().contains("UTF-8"));
         std::fs::remove_file(&path).unwrap();
         assert!(read_lines(&path, 100).unwrap_err().contains("No such file"));

@@ -103,14 +103,16 @@ service NAME {
 - Items of a list are separated by `;`. Times are in seconds. Sizes take K, M, G (of 1024) or %.
 - Relative paths are relative to the directory that the server is started in.
 - An unknown key is a fault.
-- UTF-8, at most 1 MiB in all and 16 KiB a line.
+- UTF-8, with a byte order mark or without, at most 1 MiB in all and 16 KiB a line. Lines end in a line feed,
+  with a carriage return before it or without.
 ";
 
 const LEGACY: &str = "\
 ## Keys of existing files
 
-The `redis_*`, `ioctl_*` and `use_redis_session` keys of existing files are accepted everywhere. Each
-costs a line in the log that says what replaces it; only `redis_key_timeout` sets something.
+The `redis_*`, `ioctl_*`, `master_*`, `mempool_*` and `use_redis_session` keys of existing files, some of which
+are those of the acl library, are accepted everywhere. Each costs a line in the log, and one of `--check`, that says
+what replaces it; only `redis_key_timeout` sets something.
 ";
 
 /// The servers of a key, by their binaries.

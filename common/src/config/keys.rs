@@ -279,6 +279,15 @@ pub(super) fn replacement(name: &str) -> Option<&'static str> {
         "ioctl_max_threads" => Some("tnv_threads replaces it"),
         "ioctl_use_limit" => Some("tnv_max_conns bounds the connections, and a server need not restart"),
         "ioctl_idle_timeout" | "ioctl_rw_timeout" => Some("the deadlines are fixed"),
+        "master_log" => Some("tnv_log_file replaces it"),
+        "master_debug" | "master_debugs" => Some("RUST_LOG sets how much is logged"),
+        "master_service" | "master_bind" | "master_addr" => Some("tnv_bind sets the address"),
+        "master_owner" => Some("systemd or the init script sets the user (TNV_USER)"),
+        // The existing servers are built on the acl library, which has keys of its own in the same file.
+        _ if name.starts_with("master_") => {
+            Some("there is no master process (acl_master); systemd or the init script starts the server")
+        }
+        _ if name.starts_with("mempool_") => Some("it has no effect, memory comes from the system"),
         _ if name.starts_with("redis_") => {
             Some("there is no Redis; redis_key_timeout sets the cache's lifetime")
         }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::fault::{Fault, quoted};
+use crate::text::{is_utf16, unmarked};
 use crate::wire::names::shown;
 
 /// A configuration file is at most this long; real ones have a few KiB.
@@ -40,8 +41,10 @@ pub(super) fn parse(file: &Path, text: &[u8]) -> (Parsed, Vec<Fault>) {
     if text.len() > FILE_BYTES_MAX {
         let got = format!("over {FILE_BYTES_MAX} bytes");
         parser.fault(1, "file too long", got, "a configuration file");
+    } else if is_utf16(text) {
+        parser.fault(1, "invalid text", "UTF-16", "UTF-8");
     } else {
-        parser.text(text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text));
+        parser.text(unmarked(text));
     }
     (Parsed { service_line: parser.service_line, entries: parser.entries }, parser.faults)
 }

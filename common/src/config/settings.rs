@@ -15,6 +15,7 @@ use crate::link::LinkSecrets;
 use crate::net;
 use crate::secret::{HOW_TO_MAKE, Secret};
 use crate::server::ServerSettings;
+use crate::text;
 
 /// Longer than any password; a longer file is the wrong one.
 const PASSWORD_FILE_BYTES_MAX: usize = 4096;
@@ -191,6 +192,6 @@ fn password_of(file: &Path) -> Result<String, String> {
     if bytes.len() > PASSWORD_FILE_BYTES_MAX {
         return Err(format!("over {PASSWORD_FILE_BYTES_MAX} bytes"));
     }
-    let text = String::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
+    let text = text::decode(&bytes)?;
+    Ok(text::first_line(text).to_owned())
 }

@@ -128,6 +128,19 @@ fn keys_of_existing_files_are_accepted_with_a_line_each() {
     assert!(bad(Part::Tracker, "redis_key_timeout = soon")[0].starts_with("t.cfg:2: redis_key_timeout"));
 }
 
+/// The story: operators tune the acl library with its own keys in the same file, and each was a fatal fault whose
+/// hint named some other key.
+#[test]
+fn keys_of_the_acl_library_are_accepted_with_a_line_each() {
+    let settings = "master_log = /var/log/x.log\nmaster_args = -f\nmaster_debug = on\nmaster_maxproc = 1\n\
+                    mempool_limit = 100\nmempool_use_mmap = 1\nmaster_of_anything =";
+    for part in Part::ALL {
+        let notices = good(part, settings).notices();
+        assert_eq!(notices.len(), 7, "{part}: {notices:?}");
+        assert!(notices[0].starts_with("t.cfg:2: master_log: tnv_log_file"), "{notices:?}");
+    }
+}
+
 #[test]
 fn a_storage_port_sets_the_port_of_the_address() {
     let bind = |settings: &str| good(Part::Storage, settings).common().unwrap().bind.to_string();
@@ -163,6 +176,11 @@ fn the_password_comes_from_the_file_or_from_its_own_file_and_is_never_shown() {
     assert_eq!(database(&named).unwrap().password.expose(), " hunter2 ");
     let both = database(&format!("mysql_pass = x\n{named}")).unwrap_err();
     assert_eq!(both, ["t.cfg:3: mysql_pass_file, got it beside mysql_pass on line 2, want one of the two"]);
+    // As editors on Windows write it: the story is that the mark became part of the password.
+    std::fs::write(&file, b"\xEF\xBB\xBFhunter2\r\n").unwrap();
+    assert_eq!(database(&named).unwrap().password.expose(), "hunter2");
+    std::fs::write(&file, b"\xFF\xFEh\0u\0").unwrap();
+    assert!(database(&named).unwrap_err()[0].contains("UTF-16"));
     std::fs::write(&file, vec![b'x'; 5000]).unwrap();
     assert!(database(&named).unwrap_err()[0].contains("over 4096 bytes"));
     std::fs::remove_file(&file).unwrap();

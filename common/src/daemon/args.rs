@@ -21,6 +21,8 @@ pub(super) enum Action {
 pub(super) struct Args {
     pub action: Action,
     pub file: Option<PathBuf>,
+    /// The file with the process number, where one is wanted.
+    pub pid_file: Option<PathBuf>,
     /// Options of the job.
     pub given: Given,
 }
@@ -55,7 +57,7 @@ impl Given {
 }
 
 pub(super) fn parse(mut parser: lexopt::Parser, job: Option<&Job>) -> Result<Args, lexopt::Error> {
-    let mut args = Args { action: Action::Run, file: None, given: Given::default() };
+    let mut args = Args { action: Action::Run, file: None, pid_file: None, given: Given::default() };
     let (name, switches, numbers): (_, &[_], &[_]) =
         job.map_or((None, &[], &[]), |job| (Some(job.name), job.switches, job.numbers));
     let known = |names: &[&'static str], typed: &str| names.iter().copied().find(|name| *name == typed);
@@ -63,6 +65,8 @@ pub(super) fn parse(mut parser: lexopt::Parser, job: Option<&Job>) -> Result<Arg
         match arg {
             Short('c') if args.file.is_none() => args.file = Some(parser.value()?.into()),
             Short('c') => return Err("-c is given twice".into()),
+            Long("pid-file") if args.pid_file.is_none() => args.pid_file = Some(parser.value()?.into()),
+            Long("pid-file") => return Err("--pid-file is given twice".into()),
             Long("check") => args.action = Action::Check,
             Long("version") => return Ok(Args { action: Action::Version, ..args }),
             Long("help") => return Ok(Args { action: Action::Help, ..args }),
@@ -99,16 +103,21 @@ pub(super) fn help(part: Part, job: Option<&Job>) -> String {
         "\
 {summary}
 
-Usage: {part} [-c FILE] [--check] [--version] [--help]
+Usage: {part} [-c FILE] [--pid-file FILE] [--check] [--version] [--help]
 
   -c FILE     the configuration; without it, the first of these that is there:
               {places}
+  --pid-file FILE
+              hold FILE locked (flock) as long as it runs, so that no second one does with the same FILE, and
+              write the process number into it as soon as it can be reached
   --check     read the configuration, open what it refers to, tell every fault, and exit
   --version   tell the version and exit
   --help      tell this and exit
 
 {job}It runs in the foreground and logs to standard error, or to the file that tnv_log_file names;
 RUST_LOG sets how much (error, warn, info, debug, trace; info by default).
+
+Service managers: NOTIFY_SOCKET is sent READY=1 and STOPPING=1, as systemd's Type=notify has it.
 
 Signals: SIGTERM and SIGINT stop it when what is under way is done, within tnv_stop_timeout; the
 second one stops it at once. SIGHUP opens the log file anew.
@@ -132,14 +141,24 @@ mod tests {
     #[test]
     fn the_contract_of_the_command_line() {
         let args = |action, file: Option<&str>| {
-            Ok(Args { action, file: file.map(PathBuf::from), given: Given::default() })
+            Ok(Args { action, file: file.map(PathBuf::from), pid_file: None, given: Given::default() })
         };
         assert_eq!(parsed(&[]), args(Action::Run, None));
         assert_eq!(parsed(&["-c", "x.cfg"]), args(Action::Run, Some("x.cfg")));
         assert_eq!(parsed(&["--check", "-cx.cfg"]), args(Action::Check, Some("x.cfg")));
         assert_eq!(parsed(&["--version", "nonsense"]), args(Action::Version, None));
         assert_eq!(parsed(&["--help"]), args(Action::Help, None));
-        for wrong in [&["x"][..], &["--chekc"], &["-c"], &["-c", "a", "-c", "b"], &["--check=1"]] {
+        let with_pid_file = parsed(&["--pid-file", "/run/x.pid", "-c", "x.cfg"]).unwrap();
+        assert_eq!(with_pid_file.pid_file, Some(PathBuf::from("/run/x.pid")));
+        for wrong in [
+            &["x"][..],
+            &["--chekc"],
+            &["-c"],
+            &["-c", "a", "-c", "b"],
+            &["--check=1"],
+            &["--pid-file"],
+            &["--pid-file", "a", "--pid-file", "b"],
+        ] {
             assert!(parsed(wrong).is_err(), "{wrong:?}");
         }
     }
@@ -165,6 +184,6 @@ mod tests {
     fn help_says_where_the_configuration_is_searched() {
         let help = help(Part::IdServer, None);
         assert!(help.contains("./etc/id.cfg, ../etc/id.cfg, /etc/tnv/id.cfg"), "{help}");
-        assert!(help.contains("Usage: tnv-idserver [-c FILE]"), "{help}");
+        assert!(help.contains("Usage: tnv-idserver [-c FILE] [--pid-file FILE]"), "{help}");
     }
 }

@@ -3,6 +3,8 @@
 
 mod args;
 mod log;
+mod notify;
+mod pid_file;
 mod signals;
 
 use std::fmt::Display;
@@ -12,7 +14,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ::log::{info, warn};
+use ::log::{Level, info, log_enabled, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::{CommonSettings, Config, Fault, Part, keys};
@@ -66,20 +68,27 @@ pub fn main<S: Server>() -> ExitCode {
             return ExitCode::from(WRONG_USAGE);
         }
     };
+    if let Err(error) = signals::survive() {
+        complain(format_args!("{}: {error}", S::PART));
+        return ExitCode::FAILURE;
+    }
     let file = args.file.as_deref();
     match args.action {
         Action::Help => print(args::help(S::PART, S::JOB)),
         Action::Version => print(args::version(S::PART)),
         Action::Check => check::<S>(file),
-        Action::Run => serve::<S>(file),
+        Action::Run => serve::<S>(file, args.pid_file.as_deref()),
         Action::Job => job::<S>(file, &args.given),
     }
 }
 
-/// Tells that the server can be reached. The line is what scripts wait for.
+/// Reports that the server can be reached: to the log, to the pid file, which is what scripts wait for, and to a
+/// service manager.
 pub fn ready(part: Part, address: impl Display) {
     READY.store(true, Ordering::Relaxed);
     info!("{part} ready on {address}");
+    pid_file::write();
+    notify::notify(notify::READY);
 }
 
 /// Has something done on SIGHUP, beside opening the log anew.
@@ -145,7 +154,7 @@ fn notices(config: &Config, common: &CommonSettings) -> impl Iterator<Item = Str
 }
 
 /// Runs the server in the foreground.
-fn serve<S: Server>(file: Option<&Path>) -> ExitCode {
+fn serve<S: Server>(file: Option<&Path>, pid_file: Option<&Path>) -> ExitCode {
     let (config, settings, common) = match prepare::<S>(file) {
         Ok(prepared) => prepared,
         Err(faults) => {
@@ -162,11 +171,14 @@ fn serve<S: Server>(file: Option<&Path>) -> ExitCode {
     notices(&config, &common).for_each(|notice| warn!("{notice}"));
     drop(config); // Nobody needs the password of its text any more.
 
-    match run::<S>(settings, common) {
+    let outcome = pid_file.map_or(Ok(()), pid_file::take).and_then(|()| run::<S>(settings, common));
+    pid_file::release();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             ::log::error!("{}: {error}", S::PART);
-            if log_file.is_some() {
+            // Who started it reads standard error, whatever the log has and wherever that is.
+            if log_file.is_some() || !log_enabled!(Level::Error) {
                 complain(format_args!("{}: {error}", S::PART));
             }
             ExitCode::FAILURE

@@ -171,11 +171,15 @@ pub fn make_durably(path: &Path) -> io::Result<()> {
 
 /// A failing disk, for the client: another storage may do better.
 pub fn error(what: impl Display, error: &io::Error) -> Error {
-    let kind = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-        _ => ErrorKind::Unavailable,
+    let (kind, hint) = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (ErrorKind::NoSpace, ""),
+        io::ErrorKind::FileTooLarge => (
+            ErrorKind::NoSpace,
+            "; raise the storage's limit of file sizes (ulimit -f, LimitFSIZE), or take another file system",
+        ),
+        _ => (ErrorKind::Unavailable, ""),
     };
-    Error::new(kind, format!("{what}: {error}"))
+    Error::new(kind, format!("{what}: {error}{hint}"))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod trust;
 pub mod verify;
 pub mod write;
 
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -110,6 +111,10 @@ impl Files {
 
     /// Notes that a store path's disk failed. Nothing that was known of one that is not trusted counts.
     fn failed(&self, store: &Store, failure: &DiskError) {
+        // A file that may not be so large says nothing about its disk: all others can still go there.
+        if failure.error.kind() == io::ErrorKind::FileTooLarge {
+            return;
+        }
         store.failed(failure);
         if failure.distrust {
             self.directories.forget(store.path().as_str());
