@@ -1,6 +1,7 @@
 //! The client as others see it. Each request goes through [`Client::try_each`], which asks one storage
 //! after another; what is particular to uploads and downloads stands in their rooms.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,8 +20,9 @@ use crate::download;
 use crate::mngr::{Manager, Owner};
 use crate::options::Options;
 use crate::publish::Temporary;
+use crate::source::Source;
 use crate::trail::{At, Progress, Trail, Tried, Turn};
-use crate::upload::{self, FileContent, ReaderContent};
+use crate::upload::{self, ReaderContent};
 
 /// The pause before the tracker is asked anew, so that a server that restarts has a moment to.
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
@@ -113,7 +115,36 @@ impl Client {
         upload::upload(self, (appid.clone(), userid.clone()), &mut content, Some(crc32), "upload")
     }
 
-    /// Uploads a regular file, which must not change its size meanwhile.
+    /// Uploads all that comes of a reader. It is read to its end first and kept meanwhile, in memory where it fits
+    /// into a piece, else in a file in TMPDIR (`/var/tmp`); so any storage can be tried again. `crc32` is the
+    /// checksum that it must have, where that is known; see [`Client::upload_checked`].
+    pub fn upload_to_end(
+        &self,
+        appid: &AppId,
+        userid: &UserId,
+        content: &mut dyn Read,
+        crc32: Option<u32>,
+    ) -> Result<FileId> {
+        let name = Path::new("the content");
+        self.upload_source(appid, userid, Source::read(content, name)?, crc32, "upload")
+    }
+
+    /// The same of what follows in a file or a pipe that is open, such as standard input; `name` is what it is
+    /// called in errors. A large file is not read twice.
+    pub fn upload_open_file(
+        &self,
+        appid: &AppId,
+        userid: &UserId,
+        file: File,
+        name: &Path,
+        crc32: Option<u32>,
+    ) -> Result<FileId> {
+        let what = format!("upload {}", name.display());
+        self.upload_source(appid, userid, Source::of_file(file, name)?, crc32, &what)
+    }
+
+    /// Uploads a regular file, which must not change its size meanwhile, or all that comes of a pipe. What is
+    /// stored is what was read: where a file has another size than it gives, that counts, or it is refused.
     pub fn upload_file(&self, appid: &AppId, userid: &UserId, path: &Path) -> Result<FileId> {
         self.upload_path(appid, userid, path, None)
     }
@@ -130,9 +161,27 @@ impl Client {
     }
 
     fn upload_path(&self, appid: &AppId, userid: &UserId, path: &Path, crc32: Option<u32>) -> Result<FileId> {
-        let mut content = FileContent::open(path)?;
         let what = format!("upload {}", path.display());
-        upload::upload(self, (appid.clone(), userid.clone()), &mut content, crc32, &what)
+        self.upload_source(appid, userid, Source::open(path)?, crc32, &what)
+    }
+
+    fn upload_source(
+        &self,
+        appid: &AppId,
+        userid: &UserId,
+        source: Source,
+        crc32: Option<u32>,
+        what: &str,
+    ) -> Result<FileId> {
+        let owner = (appid.clone(), userid.clone());
+        match source {
+            Source::File(mut content) => upload::upload(self, owner, &mut content, crc32, what),
+            Source::Memory(bytes) => {
+                let mut reader = bytes.as_slice();
+                let mut content = ReaderContent::new(&mut reader, bytes.len() as u64)?;
+                upload::upload(self, owner, &mut content, crc32, what)
+            }
+        }
     }
 
     /// The size of a file.

@@ -39,8 +39,8 @@
 //!
 //! # The rooms
 //!
-//! [`Client`] is what others see. Below it: `upload` and `download`, what each takes beyond one
-//! message; `mngr`, which servers to ask and in what order; `pool`, idle connections; `conn`, one
+//! [`Client`] is what others see. Below it: `upload` (with `source`, content of unknown
+//! size) and `download`, what each takes beyond one message; `mngr`, which servers to ask and in what order; `pool`, idle connections; `conn`, one
 //! function for each command; `trail`, what was tried; `publish`, files that are whole or absent.
 
 mod client;
@@ -54,6 +54,7 @@ mod options;
 mod pool;
 mod publish;
 mod recent;
+mod source;
 mod trail;
 mod upload;
 

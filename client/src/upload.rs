@@ -17,6 +17,7 @@
 //! sent; by the storage, before it acknowledges; and where the storage cannot do that, against what it
 //! gives back afterwards.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -26,7 +27,6 @@ use std::thread;
 use std::time::Duration;
 
 use crc32fast::Hasher;
-use rustix::fs::{Mode, OFlags, open};
 use tnv_common::conn::Conn;
 use tnv_common::error::{Context, Error, ErrorKind, Result};
 use tnv_common::fail;
@@ -44,6 +44,13 @@ use crate::trail::{Failure, Progress, Tried, Turn};
 /// storage may still be flushing it.
 const SETTLE_PAUSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(300), Duration::from_millis(1000), Duration::from_millis(3000)];
+
+/// A storage whose upload was broken off is told to delete it after each of these pauses, as long as it knows no
+/// such file: an existing one may be writing its row.
+const BREAK_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(800)];
+
+/// And it is waited for so long each time: the upload has failed already.
+const BREAK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What is uploaded.
 pub(crate) trait Content {
@@ -77,24 +84,15 @@ pub(crate) struct FileContent {
 }
 
 impl FileContent {
-    /// Opens a file, whose size is then what it has at this moment.
-    pub(crate) fn open(path: &Path) -> Result<FileContent> {
-        let shown = path.display();
-        // Opening a pipe without a writer would wait for one, but for this flag.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let opened = open(path, flags, Mode::empty()).map_err(io::Error::from);
-        let file = File::from(opened.context(|| format!("cannot open {shown}"))?);
-        let found = file.metadata().context(|| format!("cannot read {shown}"))?;
-        if found.is_dir() {
-            return fail!(Invalid, "cannot upload '{shown}', it is a directory, want a regular file");
-        }
-        if !found.is_file() {
-            return fail!(
-                Invalid,
-                "cannot upload '{shown}', it is a pipe, socket or device, want a regular file"
-            );
-        }
-        Ok(FileContent { file, path: path.to_owned(), size: found.len(), piece: Vec::new() })
+    /// The first `size` bytes of a file, which must be all of it. `path` is what it is called in errors.
+    pub(crate) fn new(file: File, path: &Path, size: u64) -> FileContent {
+        FileContent { file, path: path.to_owned(), size, piece: Vec::new() }
+    }
+
+    /// The size is not what it was, or never was what the file gives.
+    fn changed<T>(&self, now: impl Display) -> Result<T> {
+        let (path, size) = (self.path.display(), self.size);
+        fail!(Invalid, "{path} changed while it was read: it had {size} bytes, now {now}")
     }
 }
 
@@ -107,9 +105,10 @@ impl Content for FileContent {
         self.piece.resize(bytes, 0);
         match self.file.read_exact_at(&mut self.piece, position) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                let now = self.file.metadata().map_or(0, |found| found.len());
-                let (path, size) = (self.path.display(), self.size);
-                fail!(Invalid, "{path} changed while it was read: it had {size} bytes, now {now}")
+                match self.file.metadata().map_or(0, |found| found.len()) {
+                    now if now == self.size => self.changed("it gives fewer"),
+                    now => self.changed(now),
+                }
             }
             outcome => outcome.context(|| format!("read {}", self.path.display())),
         }
@@ -121,12 +120,14 @@ impl Content for FileContent {
 
     fn check_end(&mut self) -> Result<()> {
         let now = self.file.metadata().context(|| format!("read {}", self.path.display()))?.len();
-        match now == self.size {
-            true => Ok(()),
-            false => {
-                let (path, size) = (self.path.display(), self.size);
-                fail!(Invalid, "{path} changed while it was read: it had {size} bytes, now {now}")
-            }
+        if now != self.size {
+            return self.changed(now);
+        }
+        // The size is what the file system says, and what counts is what it gives.
+        match self.file.read_at(&mut [0], self.size) {
+            Ok(0) => Ok(()),
+            Ok(_) => self.changed("it gives more"),
+            Err(error) => Err(error).context(|| format!("read {}", self.path.display())),
         }
     }
 
@@ -229,8 +230,8 @@ impl Content for ReaderContent<'_> {
 
 /// An attempt that failed, and what it may have done all the same.
 enum Broken {
-    /// The content itself is at fault.
-    Content(Error),
+    /// The content itself is at fault; `begun` where a part of it was sent.
+    Content { error: Error, begun: bool },
     /// No connection was made.
     Connect(Error),
     /// On the way, or by the storage.
@@ -274,6 +275,8 @@ struct Sending<'a> {
     doubtful: bool,
     /// An attempt's outcome was not told.
     lost: bool,
+    /// All content was read and has the expected checksum.
+    proven: bool,
 }
 
 /// Uploads; `what` begins the error. Content with another checksum than the expected one is not stored.
@@ -299,6 +302,7 @@ pub(crate) fn upload(
         crc32: None,
         doubtful: false,
         lost: false,
+        proven: false,
     };
     let outcome = client.try_each(what, &owner, members, |address, turn| sending.attempt(address, turn));
     let Err(error) = outcome else { return sending.verified(&owner, what).map(|()| fileid) };
@@ -324,6 +328,9 @@ impl Sending<'_> {
             return Ok(());
         }
         let checks = self.expected.is_some() && self.client.mngr().checks_uploads(address, turn)?;
+        if !checks {
+            self.prove_first().map_err(Failure::here)?;
+        }
         let broken = match self.send(address, turn, true, checks) {
             // An idle connection that was dead is no failure of the storage.
             Err(Broken::Sent { error, replied: false, whole, reused: true })
@@ -343,7 +350,15 @@ impl Sending<'_> {
                 self.checked = checks;
                 return Ok(());
             }
-            Err(Broken::Content(error)) => return Err(Failure::here(error)),
+            Err(Broken::Content { error, begun }) => {
+                let left = match (self.doubtful, begun) {
+                    // An earlier attempt may have got through: the last word on it is still to come.
+                    (true, _) => return Err(Failure::here(error)),
+                    (false, true) => self.left_at(address),
+                    (false, false) => "nothing was sent".to_owned(),
+                };
+                return Err(Failure::here(Error::new(error.kind(), format!("{error}; {left}"))));
+            }
             Err(Broken::Connect(error)) => return Err(Failure::connect(error)),
             Err(Broken::Sent { error, replied, whole, .. }) => {
                 if replied && self.doubtful && self.landed() == Landed::Yes {
@@ -403,7 +418,7 @@ impl Sending<'_> {
                 self.client.mngr().put(conn);
                 Ok(())
             }
-            Err(SendError::Content(error)) => Err(Broken::Content(error)),
+            Err(SendError::Content { error, begun }) => Err(Broken::Content { error, begun }),
             Err(SendError::Server(error)) => {
                 Err(Broken::Sent { error, replied: conn.replied(), whole, reused })
             }
@@ -421,10 +436,11 @@ impl Sending<'_> {
         let mut position = 0;
         loop {
             let count = usize::try_from(size - position).unwrap_or(COPY_BYTES).min(COPY_BYTES);
-            self.content.read(position, count).map_err(SendError::Content)?;
+            let broken = |error| SendError::Content { error, begun: position > 0 };
+            self.content.read(position, count).map_err(broken)?;
             hasher.update(self.content.piece());
             if position + count as u64 == size {
-                self.check_end(&hasher).map_err(SendError::Content)?;
+                self.check_end(&hasher).map_err(broken)?;
             }
             let piece = self.content.piece();
             match position {
@@ -462,11 +478,66 @@ impl Sending<'_> {
         match self.expected.filter(|expected| *expected != crc32) {
             None => Ok(()),
             Some(expected) => {
-                fail!(
-                    Invalid,
-                    "the content has the CRC-32 {crc32:08x}, want {expected:08x}; nothing was stored"
-                )
+                fail!(Invalid, "the content has the CRC-32 {crc32:08x}, want {expected:08x}")
             }
+        }
+    }
+
+    /// Reads all content before a storage gets any of it that cannot hold it against its checksum. An existing
+    /// storage keeps what it has of an upload that is broken off, so one that is known to be wrong never begins.
+    /// What can only be read once is left to [`check_end`](Sending::check_end).
+    fn prove_first(&mut self) -> Result<()> {
+        let size = self.request.size;
+        if self.proven || self.expected.is_none() || !self.content.is_always_repeatable() {
+            return Ok(());
+        }
+        let mut hasher = Hasher::new();
+        let mut position = 0;
+        loop {
+            let count = usize::try_from(size - position).unwrap_or(COPY_BYTES).min(COPY_BYTES);
+            let read = self.content.read(position, count);
+            read.map_err(|error| Error::new(error.kind(), format!("{error}; nothing was sent")))?;
+            hasher.update(self.content.piece());
+            position += count as u64;
+            if position == size {
+                break;
+            }
+        }
+        let checked = self.check_end(&hasher);
+        checked.map_err(|error| Error::new(error.kind(), format!("{error}; nothing was sent")))?;
+        self.proven = true;
+        Ok(())
+    }
+
+    /// What a storage has of an upload that was broken off here, in words. Ours stores nothing less than the
+    /// whole. An existing one may keep what came, with a row or without: it is told to delete that.
+    fn left_at(&self, address: SocketAddr) -> String {
+        let file = &self.request.file;
+        let wait_max = Some(BREAK_WAIT_MAX);
+        // An existing storage does not know this command.
+        let asked = self.client.mngr().exchange(address, wait_max, |conn| conn::stat(conn, file));
+        if asked.is_err_and(|failure| failure.error.kind() == ErrorKind::NotFound) {
+            return "nothing was stored".to_owned();
+        }
+        let mut deleted = Ok(());
+        for pause in BREAK_PAUSES {
+            thread::sleep(pause);
+            let deletes = |conn: &mut Conn| conn::delete(conn, file);
+            deleted = self.client.mngr().exchange_proven(address, wait_max, &file.appid, deletes);
+            if !matches!(&deleted, Err(failure) if failure.error.kind() == ErrorKind::NotFound) {
+                break;
+            }
+        }
+        let fileid = &file.fileid;
+        match deleted {
+            Ok(()) => format!("{address} had stored a part of it as {fileid}, which was removed again"),
+            Err(failure) if failure.error.kind() == ErrorKind::NotFound => format!(
+                "{address} knows no file {fileid}, but may keep a part of it in its store path, as existing storages do"
+            ),
+            Err(failure) => format!(
+                "{address} may have stored a part of it as {fileid}, which could not be removed: {}",
+                failure.error
+            ),
         }
     }
 
@@ -493,7 +564,7 @@ impl Sending<'_> {
         }
         let gone = match self.client.delete(file) {
             Ok(()) => "and was removed again".to_owned(),
-            Err(error) => format!("and could not be removed: {error}"),
+            Err(error) => format!("and is still there, since it could not be removed: {error}"),
         };
         fail!(
             Mismatch,
@@ -570,6 +641,6 @@ impl Sending<'_> {
 }
 
 enum SendError {
-    Content(Error),
+    Content { error: Error, begun: bool },
     Server(Error),
 }

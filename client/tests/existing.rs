@@ -369,3 +369,70 @@ fn what_an_existing_storage_stored_otherwise_than_it_was_sent_is_removed_again()
     assert!(error.message().contains("and was removed again"), "{error}");
     assert_eq!(storage.commands(), [UPLOAD_CHECKED, UPLOAD, STAT, DOWNLOAD, DELETE]);
 }
+
+/// An existing storage that keeps what it has of an upload that is broken off, and makes a row of it or not.
+fn keeping_parts(makes_row: bool) -> Peer {
+    let kept = std::sync::atomic::AtomicBool::new(false);
+    Peer::new(move |request| {
+        use std::sync::atomic::Ordering;
+        match request.header.command {
+            command::UPLOAD => {
+                let mut body = std::io::Read::take(&mut *request.stream, request.header.body_bytes);
+                let _ = std::io::copy(&mut body, &mut std::io::sink());
+                kept.store(makes_row, Ordering::Relaxed);
+                Then::Close
+            }
+            command::DELETE => {
+                request.body();
+                match kept.swap(false, Ordering::Relaxed) {
+                    true => request.reply(REPLY_STORAGE, &[]),
+                    false => {
+                        request.raw(&captured("ERROR.response.hex"));
+                        Then::Close
+                    }
+                }
+            }
+            _ => request.unknown_command(),
+        }
+    })
+}
+
+/// The story: the checksum was known to be wrong when most of the content was there already, the client said
+/// "nothing was stored", and the existing storage had kept it.
+#[test]
+fn content_with_another_checksum_never_gets_to_an_existing_storage_where_it_can_be_read_twice() {
+    let storage = keeping_parts(true);
+    let client = client(&tracker(&[&storage]));
+    let scratch = peer::Scratch::new("wrong-sum");
+    let path = scratch.0.join("film");
+    let content = peer::content(1_000_000);
+    std::fs::write(&path, &content).unwrap();
+    let wrong = !crc32fast::hash(&content);
+    let error = client.upload_file_checked(&appid(), &userid(), &path, wrong).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    let error = client.upload_to_end(&appid(), &userid(), &mut &content[..], Some(wrong)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    assert!(!storage.commands().contains(&command::UPLOAD), "{:?}", storage.commands());
+}
+
+#[test]
+fn what_an_existing_storage_has_of_an_upload_that_was_broken_off_is_removed_or_told() {
+    let content = peer::content(1_000_000);
+    for (makes_row, says) in [(true, "which was removed again"), (false, "may keep a part of it")] {
+        let storage = keeping_parts(makes_row);
+        let client = client(&tracker(&[&storage]));
+        let upload = |reader: &mut dyn std::io::Read, size, crc32| {
+            client.upload_checked(&appid(), &userid(), reader, size, crc32).unwrap_err()
+        };
+        // It is wrong, or ends too early.
+        for error in [
+            upload(&mut &content[..], 1_000_000, !crc32fast::hash(&content)),
+            upload(&mut &content[..], 1_000_001, crc32fast::hash(&content)),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+            assert!(error.message().contains(says) && !error.message().contains("nothing was"), "{error}");
+            assert!(error.message().contains(&storage.address.to_string()), "{error}");
+        }
+        assert!(storage.commands().contains(&command::DELETE));
+    }
+}

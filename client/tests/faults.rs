@@ -240,6 +240,10 @@ fn a_reader_of_another_size_than_announced_stores_nothing() {
     let kept = Arc::clone(&stored);
     // Reads uploads by their parts, so that a broken one is seen as such.
     let storage = Peer::new(move |request| {
+        if request.header.command == command::STAT {
+            request.body();
+            return request.refuse(ErrorKind::NotFound, "no such file");
+        }
         request.read(408);
         let mut content = Vec::new();
         let size = request.header.body_bytes - 408;
@@ -256,6 +260,8 @@ fn a_reader_of_another_size_than_announced_stores_nothing() {
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
         let says = if size > bytes as u64 { "ended after" } else { "goes on after" };
         assert!(error.message().contains(says), "{error}");
+        // What is wrong in the first piece is found before a storage is asked.
+        assert!(bytes < 262_144 || error.message().contains("nothing was"), "{error}");
     }
     std::thread::sleep(Duration::from_millis(100));
     assert!(stored.lock().unwrap().is_empty());

@@ -3,6 +3,7 @@
 mod peer;
 
 use std::fs;
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::{Arc, Mutex};
 
@@ -99,22 +100,102 @@ fn a_download_goes_through_a_link_and_not_over_what_is_no_file() {
     assert_eq!(scratch.names().len(), 3);
 }
 
+/// A storage of ours: what it was sent, by upload.
+fn storing(stored: &Arc<Mutex<Vec<Vec<u8>>>>) -> Peer {
+    let stored = Arc::clone(stored);
+    Peer::new(move |request| match request.header.command {
+        command::UPLOAD => {
+            let content = request.body().split_off(408);
+            stored.lock().unwrap().push(content);
+            request.reply(REPLY_STORAGE, &[])
+        }
+        command::UPLOAD_CHECKED => request.unknown_command(),
+        _ => {
+            request.body();
+            request.refuse(ErrorKind::NotFound, "no such file")
+        }
+    })
+}
+
 #[test]
-fn only_regular_files_are_uploaded() {
+fn directories_sockets_and_devices_are_not_uploaded() {
     let scratch = Scratch::new("regular");
     let storage = Peer::new(|_| panic!("nothing is to be sent"));
     let client = client(&tracker(&[&storage]));
-    let pipe = scratch.0.join("pipe");
-    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let socket = scratch.0.join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     for (path, says) in [
         (scratch.0.clone(), "it is a directory"),
-        (pipe, "it is a pipe, socket or device"),
-        ("/dev/zero".into(), "it is a pipe, socket or device"),
+        (socket, "cannot open"),
+        ("/dev/zero".into(), "it is a device"),
         (scratch.0.join("missing"), "cannot open"),
     ] {
         let error = client.upload_file(&appid(), &userid(), &path).unwrap_err();
         assert!(error.message().contains(says), "{error}");
         assert!(error.message().contains(&path.display().to_string()), "{error}");
+    }
+}
+
+/// The story: `/proc/version` says that it has 0 bytes, and was stored as an empty file, with success.
+#[test]
+fn a_file_that_has_another_size_than_it_gives_is_stored_as_it_was_read() {
+    let stored = Arc::default();
+    let storage = storing(&stored);
+    let client = client(&tracker(&[&storage]));
+    // A line, more than a piece where the kernel is of usual size, and 4096 bytes that are only some.
+    for path in ["/proc/version", "/proc/kallsyms", "/sys/kernel/mm/transparent_hugepage/enabled"] {
+        let path = std::path::Path::new(path);
+        let Ok(content) = fs::read(path) else { continue };
+        client.upload_file(&appid(), &userid(), path).unwrap();
+        assert!(stored.lock().unwrap().pop().unwrap() == content, "{}", path.display());
+    }
+    assert_ne!(storage.commands().len(), 0);
+}
+
+#[test]
+fn all_that_comes_of_a_pipe_is_stored_however_slow_its_writer_is() {
+    let scratch = Scratch::new("pipe");
+    let stored = Arc::default();
+    let storage = storing(&stored);
+    let client = client(&tracker(&[&storage]));
+    let pipe = scratch.0.join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for bytes in [0, 1, 262_144, 262_145, 3_000_000] {
+        let (content, path) = (content(bytes), pipe.clone());
+        let given = content.clone();
+        let writer = std::thread::spawn(move || {
+            // The reader waits for a writer, and for what this gives piece by piece.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let mut out = fs::OpenOptions::new().write(true).open(path).unwrap();
+            let (early, late) = given.split_at(given.len() / 2);
+            out.write_all(early).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            out.write_all(late).unwrap();
+        });
+        client.upload_file(&appid(), &userid(), &pipe).unwrap();
+        writer.join().unwrap();
+        assert!(stored.lock().unwrap().pop().unwrap() == content, "{bytes} bytes");
+    }
+    client.upload_to_end(&appid(), &userid(), &mut &content(300_000)[..], None).unwrap();
+    assert!(stored.lock().unwrap().pop().unwrap() == content(300_000));
+    let wrong = client.upload_to_end(&appid(), &userid(), &mut &content(300_000)[..], Some(7)).unwrap_err();
+    assert_eq!(wrong.kind(), ErrorKind::Invalid);
+    assert!(stored.lock().unwrap().is_empty());
+}
+
+#[test]
+fn what_is_left_of_an_open_file_is_stored() {
+    let scratch = Scratch::new("open");
+    let stored = Arc::default();
+    let storage = storing(&stored);
+    let client = client(&tracker(&[&storage]));
+    let path = scratch.0.join("film");
+    fs::write(&path, content(600_000)).unwrap();
+    for start in [0, 10] {
+        let mut file = fs::File::open(&path).unwrap();
+        file.seek(SeekFrom::Start(start as u64)).unwrap();
+        client.upload_open_file(&appid(), &userid(), file, &path, None).unwrap();
+        assert!(stored.lock().unwrap().pop().unwrap() == content(600_000)[start..]);
     }
 }
 
@@ -127,6 +208,10 @@ fn a_file_whose_size_changes_while_it_is_read_is_not_stored() {
         let stored = Arc::new(Mutex::new(0));
         let (kept, changed) = (Arc::clone(&stored), path.clone());
         let storage = Peer::new(move |request| {
+            if request.header.command == command::STAT {
+                request.body();
+                return request.refuse(ErrorKind::NotFound, "no such file");
+            }
             // What is in the socket's buffers is far less than the file.
             request.read(408 + 100_000);
             let file = fs::OpenOptions::new().write(true).open(&changed).unwrap();
@@ -140,6 +225,7 @@ fn a_file_whose_size_changes_while_it_is_read_is_not_stored() {
         let error = client(&tracker(&[&storage])).upload_file(&appid(), &userid(), &path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         assert!(error.message().contains("changed while it was read: it had 8000000 bytes"), "{error}");
+        assert!(error.message().contains("nothing was stored"), "{error}");
         std::thread::sleep(std::time::Duration::from_millis(100));
         assert_eq!(*stored.lock().unwrap(), 0);
     }

@@ -22,9 +22,14 @@ impl Quickstart {
     }
 
     fn run(&self, args: &[&str]) -> Output {
+        self.run_with(args, "info")
+    }
+
+    fn run_with(&self, args: &[&str], log_level: &str) -> Output {
         Output::of(
             Command::new(workspace().join("scripts/quickstart"))
                 .args(args)
+                .env("RUST_LOG", log_level)
                 .env("TNV_BASE_PORT", self.port.to_string())
                 .env("TNV_RUN_DIR", self.dir.join("run"))
                 .env("TNV_BIN_DIR", bin("tnv").parent().expect("a directory"))
@@ -113,6 +118,13 @@ fn quickstart_serves_the_clip_reuses_what_runs_and_stops_it() {
 
 fn raw_content() -> &'static [u8] {
     b"something that is no video"
+}
+
+#[test]
+fn quickstart_needs_no_log() {
+    let quickstart = Quickstart::new("quickstart-quiet");
+    let first = quickstart.run_with(&[], "off");
+    assert_eq!(quickstart.fetch(&first).status, 200);
 }
 
 #[test]
@@ -304,6 +316,156 @@ fn init_scripts_fail_honestly() {
         init.expect("start", 0);
         init.expect("stop", 0);
     }
+}
+
+/// The processes of a server that run with the configuration of this test.
+fn processes(init: &Init) -> Vec<u32> {
+    let of = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.ok()?.path();
+        let pid = path.file_name()?.to_str()?.parse().ok()?;
+        let name = std::fs::read_to_string(path.join("comm")).ok()?;
+        let words = std::fs::read(path.join("cmdline")).ok()?;
+        let etc = init.dir.join("etc").display().to_string();
+        (name.trim() == init.name && String::from_utf8_lossy(&words).contains(&etc)).then_some(pid)
+    };
+    std::fs::read_dir("/proc").expect("list").filter_map(of).collect()
+}
+
+/// The story: the script waited for an INFO line, which `RUST_LOG=warn` leaves out, and killed a healthy server.
+#[test]
+fn init_scripts_start_and_stop_servers_that_log_nothing() {
+    for init in every_server() {
+        std::fs::write(init.dir.join("defaults"), "export RUST_LOG=off\nTNV_START_WAIT=60\n").expect("write");
+        init.expect("start", 0);
+        assert!(TcpStream::connect(init.address).is_ok(), "started means that it answers");
+        init.expect("status", 0);
+        init.expect("restart", 0);
+        init.expect("stop", 0);
+        // What keeps it from starting is still said.
+        let _taken = TcpListener::bind(init.address).expect("bind");
+        let out = init.expect("start", 1);
+        assert!(out.stderr.contains(&init.address.to_string()), "{out:?}");
+    }
+}
+
+/// The story: configuration management started it beside the boot. Both said "started", the pid file was the
+/// loser's, and "stop" said "does not run" of the one that ran.
+#[test]
+fn starts_stops_and_restarts_at_once_leave_one_server_or_none() {
+    let init = Init::new("tnv-tracker", "tracker.cfg", &[]);
+    let at_once = |actions: &[&str]| -> Vec<i32> {
+        std::thread::scope(|scope| {
+            let runs: Vec<_> =
+                actions.iter().map(|&action| scope.spawn(|| init.run(&[action]).code)).collect();
+            runs.into_iter().map(|run| run.join().expect("a run")).collect()
+        })
+    };
+    assert_eq!(at_once(&["start"; 4]), [0; 4]);
+    assert_eq!(processes(&init), [init.pid().parse::<u32>().expect("a pid")]);
+    init.expect("status", 0);
+    at_once(&["restart", "start", "stop", "restart", "start", "try-restart"]);
+    let running = processes(&init);
+    assert!(running.len() <= 1, "{running:?}");
+    init.expect("status", if running.is_empty() { 3 } else { 0 });
+    init.expect("start", 0);
+    assert_eq!(processes(&init), [init.pid().parse::<u32>().expect("a pid")]);
+    assert_eq!(at_once(&["stop"; 3]), [0; 3]);
+    assert_eq!(processes(&init), [0; 0]);
+    init.expect("status", 3);
+}
+
+#[test]
+fn init_scripts_find_a_server_whose_pid_file_is_lost_or_wrong() {
+    let init = Init::new("tnv-tracker", "tracker.cfg", &[]);
+    for spoil in [
+        |file: &Path| std::fs::remove_file(file).expect("remove"),
+        |file: &Path| std::fs::write(file, "").expect("write"),
+        |file: &Path| std::fs::write(file, "1\n").expect("write"),
+        |file: &Path| std::fs::write(file, "nonsense\n").expect("write"),
+    ] {
+        init.expect("start", 0);
+        let pid = init.pid();
+        spoil(&init.pid_file());
+        for action in ["status", "start"] {
+            let out = init.expect(action, 0);
+            assert!(out.text().contains(&format!("process {pid}")), "{out:?}");
+        }
+        assert_eq!(processes(&init).len(), 1);
+        init.expect("stop", 0);
+        assert_eq!(processes(&init), [0; 0]);
+        init.expect("status", 3);
+    }
+}
+
+/// A server that the scripts of the previous version started: no lock, and a number from the script.
+#[test]
+fn init_scripts_stop_a_server_that_earlier_ones_started() {
+    let init = Init::new("tnv-tracker", "tracker.cfg", &[]);
+    std::fs::create_dir_all(init.dir.join("work/run")).expect("make");
+    std::fs::create_dir_all(init.dir.join("pids")).expect("make");
+    let mut earlier = Command::new(bin(init.name))
+        .arg("-c")
+        .arg(init.dir.join("etc/tracker.cfg"))
+        .current_dir(init.dir.join("work/run"))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("start");
+    std::fs::write(init.pid_file(), format!("{}\n", earlier.id())).expect("write");
+    patient("it listens", PATIENCE, || TcpStream::connect(init.address).is_ok());
+    init.expect("status", 0);
+    init.expect("start", 0);
+    let reaper = std::thread::spawn(move || earlier.wait().expect("wait"));
+    init.expect("stop", 0);
+    assert!(reaper.join().expect("its end").success());
+    init.expect("status", 3);
+}
+
+#[test]
+fn a_pid_file_that_another_process_has_locked_is_told_and_its_holder_left_alone() {
+    let init = Init::new("tnv-tracker", "tracker.cfg", &[]);
+    std::fs::create_dir_all(init.dir.join("pids")).expect("make");
+    let held = std::fs::File::create(init.pid_file()).expect("make");
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).expect("lock");
+    init.expect("status", 4);
+    init.expect("start", 1);
+    init.expect("stop", 1);
+    drop(held);
+    init.expect("start", 0);
+    init.expect("stop", 0);
+}
+
+#[test]
+fn a_server_locks_its_pid_file_says_when_it_is_ready_and_runs_alone_with_it() {
+    let dir = Dir::new("pid-file");
+    let (pid_file, socket) = (dir.join("it.pid"), dir.join("notify"));
+    let notified = std::os::unix::net::UnixDatagram::bind(&socket).expect("bind");
+    notified.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+    let next = || {
+        let mut message = [0; 100];
+        let count = notified.recv(&mut message).expect("a message");
+        String::from_utf8_lossy(&message[..count]).into_owned()
+    };
+    let server = |name: &str| {
+        let config = dir.join(&format!("{name}.cfg"));
+        let text = format!("service x {{\n tnv_bind = {}\n tnv_db_path = db\n}}\n", free_address());
+        std::fs::write(&config, text).expect("write");
+        let mut command = Command::new(bin("tnv-tracker"));
+        command.arg("-c").arg(config).arg("--pid-file").arg(&pid_file).current_dir(dir.path());
+        command.env("RUST_LOG", "off").env("NOTIFY_SOCKET", &socket);
+        command
+    };
+    std::fs::write(&pid_file, "1\n").expect("write");
+    let mut first = server("first").spawn().expect("start");
+    assert_eq!(next(), "READY=1");
+    assert_eq!(std::fs::read_to_string(&pid_file).expect("read"), format!("{}\n", first.id()));
+    let second = Output::of(&mut server("second"));
+    assert_eq!(second.code, 1, "{second:?}");
+    assert!(second.stderr.contains(&format!("process {}", first.id())), "{second:?}");
+    let pid = rustix::process::Pid::from_child(&first);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("stop");
+    assert_eq!(next(), "STOPPING=1");
+    assert!(first.wait().expect("wait").success());
+    assert!(!pid_file.exists());
 }
 
 #[test]

@@ -37,8 +37,10 @@ pub(super) const HELP: &str = concat!(
 
   TRACKERS     host[:port], several separated by ';' (quote them); the port is 21000 by default
   groups       print the table of groups and their storages
-  upload       store a regular file; prints 'Upload success: FILEID'; with --crc32 only if its content has
-               this CRC-32, here and where it is stored
+  upload       store a regular file, or all that comes of a pipe; FILE is '-' for standard input (a file
+               of that name is ./-); prints 'Upload success: FILEID'; with --crc32 only if its content has
+               this CRC-32, here and where it is stored. What comes of a pipe is kept in TMPDIR (/var/tmp)
+               until all of it is here
   filesize     prints 'Get filesize success: BYTES'
   download     fetch SIZE bytes (0: all that follow) from OFFSET on; prints 'Download success: BYTES'
                OUT is a file, which is whole or absent, or '-' for standard output (the success line

@@ -65,6 +65,11 @@ pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
         Command::Groups => print(&client.groups()?),
         Command::Upload { appid, userid, file, crc32 } => {
             let fileid = match crc32 {
+                _ if file == Path::new("-") => {
+                    let stdin = io::stdin().as_fd().try_clone_to_owned().context(|| "open standard input")?;
+                    let name = Path::new("standard input");
+                    client.upload_open_file(&appid, &userid, File::from(stdin), name, crc32)?
+                }
                 Some(crc32) => client.upload_file_checked(&appid, &userid, &file, crc32)?,
                 None => client.upload_file(&appid, &userid, &file)?,
             };
