@@ -210,3 +210,38 @@ fn a_closed_pipe_is_a_quiet_end() {
     let out = Output::of(Command::new("sh").args(["-c", &script]));
     assert!(!out.stderr.contains("panicked"), "{}", out.stderr);
 }
+
+/// The story: `/proc/version` says that it has 0 bytes, and was uploaded as an empty file with "Upload success".
+#[test]
+fn standard_input_pipes_and_files_of_the_kernel_are_uploaded_to_their_end() {
+    let cluster = Builder::new("cli-pipes").start();
+    let content = sample(3 << 20, 5);
+    let file = cluster.file("film", &content);
+    let (tnv, film) = (bin("tnv"), file.display().to_string());
+    let upload = format!("'{}' '{}' upload tnvideo tnv001", tnv.display(), cluster.tracker_list());
+    let version = std::fs::read("/proc/version").expect("the kernel's version");
+    for (script, want) in [
+        (format!("{upload} - <'{film}'"), &content[..]),
+        (format!("cat '{film}' | {upload} -"), &content),
+        (format!("{{ sleep 0.2; cat '{film}'; }} | {upload} /dev/stdin"), &content),
+        (format!("{{ head -c 1000 >/dev/null; {upload} -; }} <'{film}'"), &content[1000..]),
+        (format!("printf short | {upload} -"), b"short"),
+        (format!("{upload} - </dev/null"), b""),
+        (format!("{upload} /proc/version"), &version),
+    ] {
+        let out = Output::of(Command::new("sh").args(["-c", &script]));
+        if script.ends_with("/dev/null") {
+            assert_eq!(out.code, 1, "a device, which may have no end: {out:?}");
+            continue;
+        }
+        let said = out.success();
+        let id = said.trim_end().strip_prefix("Upload success: ").expect("the line");
+        let back = cluster.tnv(&["download", "tnvideo", "tnv001", id, "0", "0", "-"]);
+        assert!(back.stdout == want, "{script}: {} bytes, want {}", back.stdout.len(), want.len());
+    }
+    let sum = format!("{:08x}", tnv_tests::raw::crc32(&content));
+    for (sum, code) in [(sum.as_str(), 0), ("12345678", 1)] {
+        let script = format!("cat '{film}' | {upload} - --crc32 {sum}");
+        assert_eq!(Output::of(Command::new("sh").args(["-c", &script])).code, code);
+    }
+}

@@ -9,10 +9,12 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use tnv_client::{
     AppId, AppKeys, Client, Error, ErrorKind, Options, Result, Secret, Triple, remove_temporaries,
@@ -41,6 +43,7 @@ impl From<Error> for Outcome {
 
 /// Runs one command.
 pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
+    survive()?;
     let Args { trackers, command, key_file } = match args::parse(parser).map_err(Outcome::Usage)? {
         Action::Help => return print(args::HELP),
         Action::Bench(bench::Asked::Help) => return print(bench::HELP),
@@ -184,6 +187,13 @@ impl Write for Stdout {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A write beyond the limit of file sizes (`ulimit -f`) is an error with its reason: SIGXFSZ, which comes with it,
+/// would end the process without a word.
+fn survive() -> Result<()> {
+    let registered = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+    registered.map(drop).context(|| "handle signals")
 }
 
 /// A download that is interrupted leaves nothing, on file systems without nameless files too.
