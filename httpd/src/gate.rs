@@ -292,8 +292,9 @@ impl<I: Send> Conn<I> {
                 Ok(count) if count > 0 => {
                     let news = &buffer[start..start + count];
                     self.unused.extend_from_slice(news);
-                    // A head ends with a line; until one does, there is only its length to look at.
-                    has_news = start == 0 || news.contains(&b'\n') || self.is_long();
+                    // A head ends with a line; until one does, there is only its length to look at, at each
+                    // bound once: whoever sends byte by byte must not have it all parsed again each time.
+                    has_news = start == 0 || news.contains(&b'\n') || self.crossed_a_bound(start);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Incoming::Part,
                 _ => return Incoming::Gone,
@@ -301,9 +302,10 @@ impl<I: Send> Conn<I> {
         }
     }
 
-    /// Whether so much has come that its length alone may refuse it.
-    fn is_long(&self) -> bool {
-        self.unused.len() > head::TARGET_BYTES_MAX
+    /// Whether so much has come, beyond what there was before, that its length alone may refuse it.
+    fn crossed_a_bound(&self, before: usize) -> bool {
+        let now = self.unused.len();
+        [head::LINE_BYTES_MAX + 1, HEAD_BYTES_MAX].into_iter().any(|bound| before < bound && now >= bound)
     }
 
     /// It is closed with nothing left to be said of it.

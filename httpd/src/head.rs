@@ -16,8 +16,11 @@ pub const HEADERS_MAX: usize = 100;
 /// 9110, section 4.1, asks for at least 8000 octets, and nginx takes as many.
 pub const TARGET_BYTES_MAX: usize = 8 << 10;
 
-/// The rest of a request line: method, blanks and version.
-const REQUEST_LINE_REST_BYTES_MAX: usize = 64;
+/// Longest request line: the target, and method, blanks and version.
+pub const LINE_BYTES_MAX: usize = TARGET_BYTES_MAX + 64;
+
+/// Most bytes of empty lines before a request. Old clients send one after a body.
+const EMPTY_LINES_BYTES_MAX: usize = 16;
 
 /// The header lines that the service uses. Several of one name are joined to a list, as HTTP has
 /// it; those that may not be lists are then no valid values and treated so.
@@ -50,6 +53,9 @@ impl Head {
 
 /// Reads a head off the front of `bytes`: the head and its length, or nothing when more must come.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>, Refusal> {
+    if bytes.len() - bytes.trim_ascii_start().len() > EMPTY_LINES_BYTES_MAX {
+        return Err(bad("there are many blanks or empty lines before the request"));
+    }
     let line = request_line(bytes);
     check_target_length(line)?;
     let plain = with_plain_target(bytes, line);
@@ -97,9 +103,7 @@ fn target_of(line: &[u8]) -> &[u8] {
 }
 
 fn check_target_length(line: &[u8]) -> Result<(), Refusal> {
-    match target_of(line).len() <= TARGET_BYTES_MAX
-        && line.len() <= TARGET_BYTES_MAX + REQUEST_LINE_REST_BYTES_MAX
-    {
+    match target_of(line).len() <= TARGET_BYTES_MAX && line.len() <= LINE_BYTES_MAX {
         true => Ok(()),
         false => {
             let text = format!("the request's target is longer than {TARGET_BYTES_MAX} bytes");
@@ -395,6 +399,7 @@ mod tests {
         }
         assert_eq!(refused(format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n")), 414);
         assert_eq!(refused(format!("GET /{long}{long}")), 414);
+        assert_eq!(refused("\r\n".repeat(9)), 400);
         let lines = "A: b\r\n".repeat(HEADERS_MAX);
         assert_eq!(refused(format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n")), 431);
         let line = format!("A: {}", "x".repeat(HEAD_BYTES_MAX));

@@ -39,6 +39,7 @@ const KINDS: &[Kind] = &[
     // Film.
     shown("video/mp4", "mp4"), shown("video/mp4", "m4v"), shown("video/mp4", "mp4v"), shown("video/mp4", "f4v"),
     shown("video/mp4", "cmfv"), shown("video/iso.segment", "m4s"),
+    // Chromium plays it in a page, and keeps it where its address is opened.
     shown("video/quicktime", "mov"), shown("video/quicktime", "qt"),
     shown("video/webm", "webm"),
     shown("video/matroska", "mkv"), shown("video/matroska-3d", "mk3d"),

@@ -413,7 +413,7 @@ fn the_type_comes_from_the_name_or_else_from_the_first_bytes() {
         ("mp4", &mp4(2000), "video/mp4"),
         ("webm", &webm, "video/webm"),
         ("mp3", b"ID3\x04\0\0\0\0\0\0aaaaaaaaaaaaaaaaaaaa", "audio/mpeg"),
-        ("flac", b"fLaC\0\0\0\x22aaaaaaaaaaaaaaaaaaaa", "audio/x-flac"),
+        ("flac", b"fLaC\0\0\0\x22aaaaaaaaaaaaaaaaaaaa", "audio/flac"),
         ("png", b"\x89PNG\r\n\x1A\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x02\0\0\0", "image/png"),
         ("jpg", b"\xFF\xD8\xFF\xE0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0", "image/jpeg"),
         ("gif", b"GIF89a\x01\0\x01\0\x80\0\0aaaaaaaaaaaaa", "image/gif"),
@@ -441,10 +441,12 @@ fn the_type_comes_from_the_name_or_else_from_the_first_bytes() {
         ("a.MP4", "video/mp4"),
         ("a.webm", "video/webm"),
         ("a.mp3", "audio/mpeg"),
-        ("a.m4a", "audio/"),
+        ("a.m4a", "audio/mp4"),
+        ("a.ts", "video/mp2t"),
+        ("a.m3u8", "application/vnd.apple.mpegurl"),
         ("a.jpg", "image/jpeg"),
         ("a.png", "image/png"),
-        ("a.mkv", "video/x-matroska"),
+        ("a.mkv", "video/matroska"),
     ] {
         let said = conn.ask("GET", &format!("/files/bin/{name}"), &[]);
         assert!(said.want("Content-Type").starts_with(kind), "{name}: {:?}", said.headers);
