@@ -82,6 +82,9 @@ pub(super) fn parse(mut parser: lexopt::Parser, job: Option<&Job>) -> Result<Arg
             other => return Err(other.unexpected()),
         }
     }
+    if args.pid_file.is_some() && args.action == Action::Job {
+        return Err("--pid-file belongs to the server, which may run beside this".into());
+    }
     match (args.given.0.first(), name) {
         (Some((option, _)), Some(name)) if args.action != Action::Job => {
             Err(format!("--{option} belongs to --{name}").into())
@@ -171,9 +174,13 @@ mod tests {
         assert!(args.given.has("repair"));
         assert_eq!(args.given.number("min-age"), Some(7));
         assert!(!parsed(&["--fsck"]).unwrap().given.has("repair"));
-        for wrong in
-            [&["--repair"][..], &["--min-age=3"], &["--fsck", "--min-age"], &["--fsck", "--min-age", "1h"]]
-        {
+        for wrong in [
+            &["--repair"][..],
+            &["--min-age=3"],
+            &["--fsck", "--min-age"],
+            &["--fsck", "--min-age", "1h"],
+            &["--fsck", "--pid-file", "p"],
+        ] {
             assert!(parsed(wrong).is_err(), "{wrong:?}");
         }
         assert!(parse(lexopt::Parser::from_args(["--fsck"]), None).is_err());

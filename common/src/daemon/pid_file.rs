@@ -8,7 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -84,7 +84,10 @@ impl PidFile {
             let named = fs::symlink_metadata(path)
                 .is_ok_and(|now| (now.dev(), now.ino()) == (found.dev(), found.ino()));
             if named {
-                file.set_len(0).context(|| format!("cannot write the pid file {shown}"))?;
+                // A full disk is found now, and not when a start script waits for the number.
+                let emptied =
+                    file.set_len(0).and_then(|()| (&file).write_all(b"\n")).and_then(|()| file.set_len(0));
+                emptied.context(|| format!("cannot write the pid file {shown}"))?;
                 return Ok(PidFile { path: path.to_owned(), file });
             }
         }
@@ -97,7 +100,7 @@ impl PidFile {
     }
 
     fn write(&self) {
-        let written = self.file.set_len(0).and_then(|()| writeln!(&self.file, "{}", process::id()));
+        let written = self.file.write_all_at(format!("{}\n", process::id()).as_bytes(), 0);
         if let Err(error) = written {
             error!("cannot write the process number to {}: {error}", self.path.display());
         }
