@@ -16,6 +16,8 @@ pub struct Kind {
     pub extension: &'static str,
     /// Whether a browser may show it in the site's name.
     pub is_shown: bool,
+    /// Whether its text, where it is text, is taken for UTF-8.
+    pub is_utf8: bool,
 }
 
 /// What is not known.
@@ -23,12 +25,12 @@ pub const UNKNOWN: Kind = attached("application/octet-stream", "");
 
 /// A kind that a browser may show.
 const fn shown(media_type: &'static str, extension: &'static str) -> Kind {
-    Kind { media_type, extension, is_shown: true }
+    Kind { media_type, extension, is_shown: true, is_utf8: true }
 }
 
 /// A kind that is only for keeping: a browser might run it, or cannot show it.
 const fn attached(media_type: &'static str, extension: &'static str) -> Kind {
-    Kind { media_type, extension, is_shown: false }
+    Kind { media_type, extension, is_shown: false, is_utf8: true }
 }
 
 /// The kinds of media, by the end of their names. The type is the one that IANA lists, unless Chromium does not
@@ -108,19 +110,34 @@ impl Kind {
             .or_else(|| ogg(bytes))
             .or_else(|| mpeg_audio(bytes))
             .or_else(|| is_transport_stream(bytes).then_some("ts"));
-        match extension.and_then(Kind::of_extension) {
+        let kind = match extension.and_then(Kind::of_extension) {
             Some(kind) => kind,
             None => inferred(bytes).unwrap_or(UNKNOWN),
-        }
+        };
+        // A letter of several bytes may be cut at the end of what is looked at.
+        let is_utf8 = std::str::from_utf8(bytes).err().is_none_or(|error| error.error_len().is_none());
+        Kind { is_utf8, ..kind }
+    }
+
+    /// What a file is by its name and by its first bytes together: the name says what it is, and the bytes of a
+    /// text in which character set it is not.
+    pub fn with_content(self, content: Kind) -> Kind {
+        Kind { is_utf8: content.is_utf8, ..self }
+    }
+
+    /// Whether the first bytes are to be looked at though the name is known.
+    pub fn is_text(self) -> bool {
+        self.media_type.starts_with("text/")
     }
 
     fn of_extension(extension: &str) -> Option<Kind> {
         KINDS.iter().find(|kind| kind.extension.eq_ignore_ascii_case(extension)).copied()
     }
 
-    /// The `Content-Type` value.
+    /// The `Content-Type` value. A text in the character set of its language (GBK, Latin-1) must not be called
+    /// UTF-8: without a word of it a browser finds out itself.
     pub fn content_type(self) -> String {
-        match self.media_type.starts_with("text/") {
+        match self.is_text() && self.is_utf8 {
             true => format!("{}; charset=utf-8", self.media_type),
             false => self.media_type.to_owned(),
         }
@@ -386,9 +403,30 @@ mod tests {
             (padded(b"\0\0\0\x0cJXL \r\n\x87\n"), "jxl"),
             (padded(b"\0\0\0\x0cjP  \r\n\x87\n\0"), "jp2"),
         ] {
-            let kind = Kind::of_content(&bytes);
+            let kind = Kind { is_utf8: true, ..Kind::of_content(&bytes) };
             assert_eq!(kind, Kind::of_extension(extension).unwrap(), "{extension}");
         }
+    }
+
+    /// The story: texts in GBK were sent as UTF-8, and no browser could read them.
+    #[test]
+    fn only_a_text_in_utf8_is_called_so() {
+        let text = Kind::of_name("a.txt").unwrap();
+        assert_eq!(text.content_type(), "text/plain; charset=utf-8");
+        for (bytes, content_type) in [
+            (&b""[..], "text/plain; charset=utf-8"),
+            (b"plain", "text/plain; charset=utf-8"),
+            ("\u{7535}\u{5F71}".as_bytes(), "text/plain; charset=utf-8"),
+            (&"\u{7535}\u{5F71}".as_bytes()[..5], "text/plain; charset=utf-8"),
+            (b"\xB5\xE7\xD3\xB0", "text/plain"),
+            (b"caf\xE9 au lait", "text/plain"),
+            (b"\xFF\xFEh\0i\0", "text/plain"),
+        ] {
+            assert_eq!(text.with_content(Kind::of_content(bytes)).content_type(), content_type, "{bytes:?}");
+        }
+        let film = Kind::of_name("a.mp4").unwrap();
+        assert!(!film.is_text() && text.is_text());
+        assert_eq!(film.content_type(), "video/mp4");
     }
 
     #[test]
@@ -405,7 +443,7 @@ mod tests {
             b"text",
             b"GGGGGGGG",
         ] {
-            assert_eq!(Kind::of_content(bytes), UNKNOWN, "{bytes:?}");
+            assert_eq!(Kind { is_utf8: true, ..Kind::of_content(bytes) }, UNKNOWN, "{bytes:?}");
         }
         // A picture that no browser shows keeps its type and is not shown.
         let kind = Kind::of_content(&padded(b"8BPS\0\x01"));

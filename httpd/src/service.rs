@@ -185,9 +185,15 @@ impl<F: Files> FileService<F> {
 
     /// What the file is: by the name it is asked for, else by its first bytes.
     fn kind(&self, target: &Target, info: &F::Info, first: Option<&(Buffer, usize)>) -> Result<Kind> {
-        if let Some(kind) = target.name.as_deref().and_then(Kind::of_name) {
-            return Ok(kind);
+        match target.name.as_deref().and_then(Kind::of_name) {
+            Some(named) if named.is_text() => Ok(named.with_content(self.looked_into(target, info, first)?)),
+            Some(named) => Ok(named),
+            None => self.looked_into(target, info, first),
         }
+    }
+
+    /// What its first bytes say. They are looked at once an upload.
+    fn looked_into(&self, target: &Target, info: &F::Info, first: Option<&(Buffer, usize)>) -> Result<Kind> {
         let stat = F::stat(info);
         if let Some(kind) = stat.and_then(|stat| self.kinds.get(&stat.unique)) {
             return Ok(kind);
