@@ -201,7 +201,7 @@ fn closing_heads() -> Vec<(u16, String)> {
         (405, post("Transfer-Encoding: chunked\r\n") + "5\r\nhello\r\n0\r\n\r\n"),
         (405, post("Transfer-Encoding: chunked\r\n") + "FFFFFFFFFFFFFFFFF\r\n"),
         // Too long.
-        (431, get(&format!("X: {}\r\n", "x".repeat(20_000)))),
+        (431, get(&format!("X: {}\r\n", "x".repeat(30_000)))),
         (431, get(&"X: y\r\n".repeat(1000))),
         (414, format!("GET /files/{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(10_000))),
     ];
@@ -706,7 +706,7 @@ fn ten_thousand_who_wait_in_the_middle_take_little_memory_of_the_http_server() {
     cluster.put("tnv001", "small", &sample(120 << 10, 1));
     cluster.put("tnv001", "large", &sample(8 << 20, 1));
     let before = pids(&mut cluster);
-    let part_of_head = format!("GET /files/f HTTP/1.1\r\nHost: h\r\nX: {}", "x".repeat(16_000));
+    let part_of_head = format!("GET /files/f HTTP/1.1\r\nHost: h\r\nX: {}", "x".repeat(24_000));
     let whole = "GET /files/small HTTP/1.1\r\nHost: h\r\n\r\n".to_owned();
     // An answer of several ranges has the most to be remembered of it.
     let ranges =
