@@ -98,6 +98,8 @@ fn all_of_it_runs_in_an_empty_chroot_with_host_names_in_the_configuration() {
             bind(storage),
             db,
             "tnv_store_paths = /data".to_owned(),
+            // The default is a share of the disk, and that of a test machine may be nearly full.
+            "tnv_reserved_space = 64M".to_owned(),
             format!("tnv_tracker_addrs = {trackers}"),
             format!("tnv_ids_addrs = ids.tnv.test:{}", id.port()),
         ],
