@@ -45,7 +45,7 @@ use crate::trail::{Failure, Progress, Tried, Turn};
 const SETTLE_PAUSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(300), Duration::from_millis(1000), Duration::from_millis(3000)];
 
-/// A storage whose upload was broken off is told to delete it after each of these pauses, as long as it knows no
+/// A storage whose upload was broken off gets a delete after each of these pauses, as long as it knows no
 /// such file: an existing one may be writing its row.
 const BREAK_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(800)];
 
@@ -510,7 +510,7 @@ impl Sending<'_> {
     }
 
     /// What a storage has of an upload that was broken off here, in words. Ours stores nothing less than the
-    /// whole. An existing one may keep what came, with a row or without: it is told to delete that.
+    /// whole. An existing one may keep what came, with a row or without: it gets a delete.
     fn left_at(&self, address: SocketAddr) -> String {
         let file = &self.request.file;
         let wait_max = Some(BREAK_WAIT_MAX);

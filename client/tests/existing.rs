@@ -416,7 +416,7 @@ fn content_with_another_checksum_never_gets_to_an_existing_storage_where_it_can_
 }
 
 #[test]
-fn what_an_existing_storage_has_of_an_upload_that_was_broken_off_is_removed_or_told() {
+fn what_an_existing_storage_keeps_of_a_broken_upload_is_deleted_or_reported() {
     let content = peer::content(1_000_000);
     for (makes_row, says) in [(true, "which was removed again"), (false, "may keep a part of it")] {
         let storage = keeping_parts(makes_row);

@@ -293,7 +293,7 @@ impl<I: Send> Conn<I> {
                     let news = &buffer[start..start + count];
                     self.unused.extend_from_slice(news);
                     // A head ends with a line; until one does, there is only its length to look at, at each
-                    // bound once: whoever sends byte by byte must not have it all parsed again each time.
+                    // bound once: a client that sends byte by byte must not have it all parsed again each time.
                     has_news = start == 0 || news.contains(&b'\n') || self.crossed_a_bound(start);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Incoming::Part,

@@ -421,7 +421,7 @@ fn init_scripts_stop_a_server_that_earlier_ones_started() {
 }
 
 #[test]
-fn a_pid_file_that_another_process_has_locked_is_told_and_its_holder_left_alone() {
+fn init_scripts_report_a_pid_file_that_another_process_has_locked_and_leave_that_process_alone() {
     let init = Init::new("tnv-tracker", "tracker.cfg", &[]);
     std::fs::create_dir_all(init.dir.join("pids")).expect("make");
     let held = std::fs::File::create(init.pid_file()).expect("make");

@@ -110,8 +110,8 @@ service NAME {
 const LEGACY: &str = "\
 ## Keys of existing files
 
-The `redis_*`, `ioctl_*`, `master_*`, `mempool_*` and `use_redis_session` keys of existing files, some of which
-are those of the acl library, are accepted everywhere. Each costs a line in the log, and one of `--check`, that says
+The `redis_*`, `ioctl_*`, `master_*`, `mempool_*` and `use_redis_session` keys of existing files are accepted
+everywhere; some of them are the acl library's. Each costs a line in the log, and one of `--check`, that says
 what replaces it; only `redis_key_timeout` sets something.
 ";
 

@@ -25,7 +25,7 @@ use crate::fail;
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Not for everybody: whoever can open a file can lock it, and so keep a server from starting.
+/// Not for all users: a user who can open the file can lock it, and so keep a server from starting.
 const MODE: Mode = Mode::from_raw_mode(0o640);
 
 /// The file of this process.
