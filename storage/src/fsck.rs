@@ -13,7 +13,12 @@
 //!   So where the file is seen, **then** no journal names it (no upload of it is under way), **then**
 //!   no row does, **then** again no journal (nor a delete) and **then** it is still there, it is
 //!   nobody's. Before it is removed the rows are read once more, by locking reads that wait for open
-//!   transactions. What a killed storage left is named by its journal, and the next start's matter.
+//!   transactions.
+//!
+//! A journal protects what it names only while a storage holds it, which the rules in `heartbeat` decide: what a
+//! killed storage left is without a row like any other file, and a storage that takes over the journal meanwhile
+//! comes to the same end by the same rows. Where only time can show that a journal is not held, this waits for
+//! that time, once.
 //!
 //! Existing storages have no journal, and a network file system may show the journal of another host
 //! a moment late: files younger than `--min-age` are therefore not judged at all, only told.
@@ -30,10 +35,11 @@
 //! 8 bytes for each row under the store paths, and 40 MiB at the most for everything else: 120 MiB for ten
 //! million files.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Display;
 use std::fs::{self, Metadata};
 use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -43,17 +49,21 @@ use tnv_common::db::Database;
 use tnv_common::error::{Context, Result};
 use tnv_common::fail;
 use tnv_common::stop::Stop;
+use tnv_common::wire::IdKey;
 
 use crate::db::{Db, Entry, SCHEMA, TABLES};
+use crate::file::heartbeat::Watch;
+use crate::file::journal::Journals;
 use crate::file::verify::{self, Fault};
-use crate::file::{journal, paths};
-use crate::globals::{Settings, now};
+use crate::file::{journal, paths, volume};
+use crate::globals::{MemberName, Settings, host_name, now};
 
 /// How it is asked for.
 pub static JOB: Job = Job {
     name: "fsck",
     switches: &["repair", "quick"],
     numbers: &["min-age"],
+    texts: &[],
     help: "\
   --fsck      compare the rows of this storage's group with the files under its store paths, beside
               running servers or without; run it in the directory that the server runs in
@@ -64,8 +74,9 @@ pub static JOB: Job = Job {
 
   It prints a line for each disagreement: its kind (missing, size, checksum, unreadable, path: a row and
   its file; orphan: a file without a row), path, application, user, file ID and a remark, separated by
-  tabs; backslashes and unprintable characters are escaped as in Rust (\\\\, \\n, \\u{1b}). At the
-  end come counts. It exits with 0 when all agree, with 1 when something does not, also where it has
+  tabs; backslashes and unprintable characters are escaped as in Rust (\\\\, \\n, \\u{1b}). A line of
+  the kind journal names what a storage left that has ended, for the next one that starts or runs to clear
+  up; the files that it names count like all others. At the end come counts. It exits with 0 when all agree, with 1 when something does not, also where it has
   been removed, or could not be compared.",
 };
 
@@ -86,12 +97,19 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Pauses are made so many times: where a whole disk is missing they would take days.
 const PAUSES_MAX: u32 = 120;
 
+/// How often it is looked whether a journal is held, where only time can show it.
+const WAIT_STEP: Duration = Duration::from_secs(1);
+
+/// In the place of an address that does not matter.
+const ANY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 /// Below a store path.
 const LEVELS: usize = 3;
 
 /// Compares; says whether all agrees.
 pub fn run(settings: &Settings, given: &Given, out: &mut dyn Write, stop: &Stop) -> Result<bool> {
-    let stores: Vec<String> = settings.store_paths.iter().map(|path| path.as_str().to_owned()).collect();
+    let plain = |path: &IdKey| paths::plain(path.as_str()).to_owned();
+    let stores: Vec<String> = settings.store_paths.iter().map(plain).collect();
     check_stores(&stores)?;
     if !Database::may_exist(&settings.database, &SCHEMA) {
         let directory = settings.database.directory.display();
@@ -105,6 +123,11 @@ pub fn run(settings: &Settings, given: &Given, out: &mut dyn Write, stop: &Stop)
         db: Db::new(database, &settings.group, 1),
         group: settings.group.as_str(),
         stores,
+        // The address does not matter: journals of this host's names are its own, whatever follows.
+        member: MemberName::new(settings.storage_id.as_ref(), &host_name()?, ANY_ADDRESS),
+        watch: Watch::new(),
+        waited: Duration::ZERO,
+        left: BTreeSet::new(),
         repair: given.has("repair"),
         min_age_secs: given.number("min-age").unwrap_or(MIN_AGE_SECS),
         known: Hashes::default(),
@@ -135,8 +158,15 @@ fn check_stores(stores: &[String]) -> Result<()> {
         if let Some((_, other)) = seen.iter().find(|(known, _)| *known == identity) {
             return fail!(Invalid, "store paths '{other}' and '{store}' are one directory; name it once");
         }
-        if !journal::is_store(store).context(|| format!("list store path '{store}'"))? {
-            log::warn!("store path '{store}' has never been a storage's: is its disk mounted?");
+        match volume::read(store).context(|| format!("read the marker of store path '{store}'"))? {
+            Some(marker) if marker.store_path != *store => log::warn!(
+                "store path '{store}' is volume {}, which was made for store path '{}': is the right disk mounted?",
+                marker.id,
+                marker.store_path
+            ),
+            Some(_) => {}
+            None if journal::is_store(store).context(|| format!("list store path '{store}'"))? => {}
+            None => log::warn!("store path '{store}' has never been a storage's: is its disk mounted?"),
         }
         seen.push((identity, store));
     }
@@ -158,6 +188,7 @@ struct Counts {
     files: u64,
     other_entries: u64,
     open: u64,
+    left: u64,
     young: u64,
     contents: u64,
     content_bytes: u64,
@@ -175,7 +206,15 @@ struct Counts {
 struct Fsck<'a> {
     db: Db,
     group: &'a str,
+    /// Plain texts.
     stores: Vec<String>,
+    member: MemberName,
+    /// Of the journals that may have no holder.
+    watch: Watch,
+    /// How long that was waited for.
+    waited: Duration,
+    /// The journals without a holder that were told of.
+    left: BTreeSet<String>,
     repair: bool,
     min_age_secs: u64,
     /// Of the paths of all rows under the store paths.
@@ -201,7 +240,7 @@ impl Fsck<'_> {
             let mut suspects = Vec::new();
             for entry in page {
                 if fsck.is_here(&entry.file.path) {
-                    fsck.known.add(hash(&entry.file.path));
+                    fsck.known.add(hash(&paths::normal(&entry.file.path)));
                 }
                 if !fsck.count_owner(&entry) {
                     continue;
@@ -238,8 +277,7 @@ impl Fsck<'_> {
 
     /// Whether a path is one under the store paths.
     fn is_here(&self, path: &str) -> bool {
-        let mut rests = self.stores.iter().filter_map(|store| path.strip_prefix(store.as_str()));
-        rests.any(|rest| rest.starts_with('/')) && paths::check(path).is_ok()
+        self.stores.iter().any(|store| paths::is_below(store, path)) && paths::check(path).is_ok()
     }
 
     /// Rows whose files were not as they should be: once more the file, then the row.
@@ -303,7 +341,7 @@ impl Fsck<'_> {
                 self.walk(&path, levels - 1, candidates)?;
             } else if levels == 0 && kind.is_file() && paths::check(&path).is_ok() {
                 self.counts.files += 1;
-                if !self.known.has(hash(&path)) {
+                if !self.known.has(hash(&paths::normal(&path))) {
                     candidates.push(Candidate { path, doubtful: false });
                 }
                 if candidates.len() >= CANDIDATES_MAX {
@@ -343,15 +381,39 @@ impl Fsck<'_> {
         if self.repair { self.remove(orphans) } else { Ok(()) }
     }
 
-    /// Those that no journal names.
+    /// Those that no held journal names.
     fn without_open(&mut self, mut candidates: Vec<Candidate>) -> Result<Vec<Candidate>> {
-        let mut open = HashSet::new();
-        for store in &self.stores {
-            let named = journal::open_paths(store);
-            open.extend(named.context(|| format!("read the journals in '{store}'"))?);
-        }
+        let open = loop {
+            let mut all = Journals::default();
+            for store in &self.stores {
+                let read = Journals::read(store, &self.member, &mut self.watch);
+                let Journals { open, doubtful, left } =
+                    read.context(|| format!("read the journals in '{store}'"))?;
+                all.open.extend(open);
+                all.doubtful.extend(doubtful);
+                all.left.extend(left);
+            }
+            for (journal, slots) in all.left {
+                if self.left.insert(journal.clone()) {
+                    self.counts.left += 1;
+                    let remark = format!("no storage holds it, {slots} slots are taken");
+                    self.tell(&["journal", &journal, "", "", "", &remark])?;
+                }
+            }
+            let doubtful = names(&all.doubtful);
+            let is_doubtful =
+                candidates.iter().any(|candidate| doubtful.contains(&*paths::normal(&candidate.path)));
+            if !is_doubtful || self.waited > self.watch.silence() + WAIT_STEP {
+                let mut open = names(&all.open);
+                open.extend(doubtful);
+                break open;
+            }
+            self.stop.wait(WAIT_STEP);
+            self.go_on()?;
+            self.waited += WAIT_STEP;
+        };
         let before = candidates.len();
-        candidates.retain(|candidate| !open.contains(&candidate.path));
+        candidates.retain(|candidate| !open.contains(&*paths::normal(&candidate.path)));
         self.counts.open += (before - candidates.len()) as u64;
         Ok(candidates)
     }
@@ -531,6 +593,7 @@ impl Fsck<'_> {
             ("files", counts.files),
             ("other entries", counts.other_entries),
             ("files of uploads and deletes under way", counts.open),
+            ("journals without a holder", counts.left),
             ("files without a row that are too young", counts.young),
             ("contents read", counts.contents),
             ("bytes read", counts.content_bytes),
@@ -550,6 +613,11 @@ impl Fsck<'_> {
         self.out.flush().context(|| "write to standard output")?;
         Ok(missing + size + checksum + unreadable + path + orphan + failed == 0)
     }
+}
+
+/// Paths as they are compared.
+fn names(texts: &[String]) -> HashSet<String> {
+    texts.iter().map(|path| paths::normal(path).into_owned()).collect()
 }
 
 fn is_there(path: &str) -> bool {

@@ -1,6 +1,6 @@
 //! The settings of this storage and what it is called. Nothing here changes while it runs.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +16,8 @@ use tnv_common::wire::{GroupName, HostName, IdKey};
 pub struct Settings {
     /// The group that it belongs to.
     pub group: GroupName,
+    /// What this member is called whatever its host is, where that is set.
+    pub storage_id: Option<HostName>,
     /// Where files are kept.
     pub store_paths: Vec<IdKey>,
     /// What stays free there.
@@ -58,6 +60,7 @@ impl Settings {
             app_keys,
             app_keys_file,
             group: config.get(&keys::TNV_GROUP_NAME)?,
+            storage_id: config.get(&keys::TNV_STORAGE_ID)?,
             store_paths: config.get(&keys::TNV_STORE_PATHS)?,
             reserve: config.get(&keys::TNV_RESERVED_SPACE)?,
             fsync,
@@ -80,12 +83,58 @@ impl Settings {
 pub struct Globals {
     /// The settings.
     pub settings: Settings,
-    /// This host's name, as trackers show it.
+    /// What trackers show as its host: the storage ID where there is one, else this host's name.
     pub host: HostName,
+    /// What its own files in the store paths are named by.
+    pub member: MemberName,
     /// The address that clients reach this storage at, with the port that is really listened on.
     pub address: SocketAddr,
     /// When it started, seconds since the epoch.
     pub started: u64,
+}
+
+/// What a member's own files in the store paths are named by: `tnv_storage_id` where it is set, else host name,
+/// address and port.
+#[derive(Clone, Debug)]
+pub struct MemberName {
+    name: String,
+    host: HostName,
+    may_move: bool,
+}
+
+impl MemberName {
+    /// The name of the storage that listens on this address of this host.
+    pub fn new(id: Option<&HostName>, host: &HostName, address: SocketAddr) -> MemberName {
+        let name = match id {
+            Some(id) => id.to_string(),
+            None => format!("{host}-{}-{}", address.ip(), address.port()),
+        };
+        MemberName { name: name.replace('/', "_"), host: host.clone(), may_move: id.is_some() }
+    }
+
+    /// Its file of this kind in a store path.
+    pub fn file_in(&self, store_path: &str, prefix: &str) -> String {
+        format!("{store_path}/{prefix}{}", self.name)
+    }
+
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether a member of this name may have run on another host.
+    pub fn may_move(&self) -> bool {
+        self.may_move
+    }
+
+    /// Whether a name says that it is that of a storage of this host, on any address and port. The name of another
+    /// host may begin like this one's; and some names are those of many hosts.
+    pub fn is_of_this_host(&self, name: &str) -> bool {
+        let prefix = format!("{}-", self.host).replace('/', "_");
+        let rest = name.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once('-'));
+        !self.host.as_str().starts_with("localhost")
+            && rest.is_some_and(|(ip, port)| ip.parse::<IpAddr>().is_ok() && port.parse::<u16>().is_ok())
+    }
 }
 
 /// This host's name, in a form that fits the wire.

@@ -2,8 +2,8 @@
 //! of it, and what it reads from disks can be fuzzed. From the way in to the ground: `server`, then
 //! `service`, which knows the commands, and `session`, who may upload and delete; then `file`, `db`, `cache`
 //! and `id`, which do the work, then `globals`; beside them `tracker`, which keeps this storage joined, and
-//! `scrub`, which reads all files again and again; and `fsck`, which compares tables and files instead of
-//! serving.
+//! `scrub`, which reads all files again and again; and, instead of serving, `fsck`, which compares tables and
+//! files, and `init`, which marks a store path's disk.
 
 mod cache;
 mod call;
@@ -14,6 +14,7 @@ mod fsck;
 pub mod fuzz;
 mod globals;
 mod id;
+mod init;
 #[cfg(test)]
 mod scratch;
 mod scrub;

@@ -49,9 +49,9 @@ pub fn start(
     db: Db,
     stores: Arc<Stores>,
     damaged: Arc<Damaged>,
-    reached: At,
     stop: &Stop,
 ) -> Result<()> {
+    let reached = damaged.reached();
     let scrub = Scrub {
         db,
         stores,
@@ -64,6 +64,7 @@ pub fn start(
         stamps: Vec::new(),
         cared_at: None,
         saved_at: Instant::now(),
+        is_save_told: false,
         round: Round::default(),
     };
     thread::Builder::new().name("scrub".into()).spawn(move || scrub.run()).context(|| "start the scrub")?;
@@ -84,6 +85,8 @@ struct Scrub {
     stamps: Vec<(String, Option<Stamp>)>,
     cared_at: Option<Instant>,
     saved_at: Instant,
+    /// The log was told that what is known cannot be kept.
+    is_save_told: bool,
     round: Round,
 }
 
@@ -239,7 +242,9 @@ impl Scrub {
                 Err(error) => log::info!("scrub: {error}"),
             }
         }
-        if changed || (self.bytes_a_second > 0 && self.saved_at.elapsed() >= SAVE_INTERVAL) {
+        let is_due = self.bytes_a_second > 0 && self.saved_at.elapsed() >= SAVE_INTERVAL;
+        // Lists also change when a disk comes.
+        if changed || is_due || self.damaged.is_changed() {
             self.save();
         }
     }
@@ -271,12 +276,18 @@ impl Scrub {
         self.saved_at = Instant::now();
         // At the end of a round there is no such table.
         let reached = if self.reached.table < TABLES { self.reached.clone() } else { At::default() };
-        let saved = self.stores.first_is_mounted().and_then(|()| self.damaged.save(&reached));
-        if let Err(error) = saved {
-            // How far it has come is no loss.
-            let level = if self.damaged.all().is_empty() { log::Level::Info } else { log::Level::Error };
-            log::log!(level, "keep what is known of damaged files: {error}");
+        self.damaged.reach(reached);
+        let saved = self.damaged.save(&|store_path| self.stores.is_there(store_path));
+        if let Err(error) = &saved {
+            let level = match self.is_save_told {
+                true => log::Level::Debug,
+                // How far it has come is no loss.
+                false if self.damaged.all().is_empty() => log::Level::Info,
+                false => log::Level::Error,
+            };
+            log::log!(level, "keep what is known of damaged files: {error}; trying again");
         }
+        self.is_save_told = saved.is_err();
     }
 }
 

@@ -17,10 +17,10 @@ use tnv_common::stop::Stop;
 
 use crate::db::{Db, SCHEMA};
 use crate::file::Files;
-use crate::file::damaged::Damaged;
 use crate::fsck;
-use crate::globals::{Globals, Settings, host_name, now};
+use crate::globals::{Globals, MemberName, Settings, host_name, now};
 use crate::id::Ids;
+use crate::init;
 use crate::scrub;
 use crate::service::Service;
 use crate::session::Keys;
@@ -34,7 +34,7 @@ impl Server for Storage {
 
     type Settings = Settings;
 
-    const JOB: Option<&'static Job> = Some(&fsck::JOB);
+    const JOBS: &'static [&'static Job] = &[&fsck::JOB, &init::JOB];
 
     fn settings(config: &Config) -> std::result::Result<Settings, Vec<Fault>> {
         Settings::new(config)
@@ -75,14 +75,14 @@ impl Server for Storage {
         let host = host_name()?;
         let database = Database::open(&settings.database, &SCHEMA, stop)?;
         log::info!("using the {}", database.describe());
-        let globals = Arc::new(Globals { settings, host, address, started: now() });
+        let member = MemberName::new(settings.storage_id.as_ref(), &host, address);
+        let host = settings.storage_id.clone().unwrap_or(host);
+        let globals = Arc::new(Globals { settings, host, member, address, started: now() });
         let ids = Ids::new(&globals.settings.id_servers);
         let db = Db::new(database, &globals.settings.group, common.threads);
-        let (damaged, reached) =
-            Damaged::open(globals.settings.store_paths[0].as_str(), &globals.host, address);
-        let damaged = Arc::new(damaged);
-        let files = Files::new(&globals, db.clone(), ids, Arc::clone(&damaged), stop)?;
-        scrub::start(&globals.settings, db, files.stores(), damaged, reached, stop)?;
+        let files = Files::new(&globals, db.clone(), ids, stop)?;
+        let stores = files.stores();
+        scrub::start(&globals.settings, db, files.stores(), files.damaged(), stop)?;
         let keys = Keys::new(globals.settings.app_keys_file.clone(), globals.settings.app_keys.clone());
         let reloaded = Arc::clone(&keys);
         daemon::on_hangup(move || reloaded.reload());
@@ -91,11 +91,17 @@ impl Server for Storage {
             .with_pace(globals.settings.upload_pace);
         tracker::start(&globals, stop)?;
         daemon::ready(Part::Storage, address);
-        server::run(listener, &common.server(Part::Storage), Arc::new(service), stop)
+        let outcome = server::run(listener, &common.server(Part::Storage), Arc::new(service), stop);
+        stores.close();
+        outcome
     }
 
-    fn job(settings: Settings, given: &Given, stop: &Stop) -> Result<bool> {
-        fsck::run(&settings, given, &mut BufWriter::new(io::stdout()), stop)
+    fn job(name: &str, settings: Settings, given: &Given, stop: &Stop) -> Result<bool> {
+        let out = &mut BufWriter::new(io::stdout());
+        match name == init::JOB.name {
+            true => init::run(&settings, given, out),
+            false => fsck::run(&settings, given, out, stop),
+        }
     }
 }
 

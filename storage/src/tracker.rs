@@ -70,7 +70,7 @@ impl Member {
     }
 
     fn join(&self) -> Result<Conn> {
-        let Globals { settings, host, address, started } = &*self.globals;
+        let Globals { settings, host, address, started, .. } = &*self.globals;
         let connected = connect_from(address.ip(), &self.tracker, Part::Tracker.default_port());
         let mut conn = connected.map_err(|error| hint(error, *address))?;
         let join = Join {

@@ -121,8 +121,8 @@ fn each_kind_is_told(db: Db<'_>) {
     let mut young = [coming.as_str(), touched];
     young.sort_unstable();
     assert_eq!(report.paths("young"), young);
-    // The journal, a directory on the top level, two in the last one and five files.
-    assert_eq!(report.count("other entries"), 9, "{report:#?}");
+    // The marker, the journal, a directory on the top level, two in the last one and five files.
+    assert_eq!(report.count("other entries"), 10, "{report:#?}");
     assert!(!hostile_file.exists() && !up_file.exists() && secret.exists());
     assert_eq!(cluster.file_rows(), rows, "never a row");
     for fileid in plain {
@@ -254,20 +254,66 @@ fn fsck_is_as_quiet_beside_work_on_mariadb() {
     it_is_quiet_beside_work(Db::Maria(&server));
 }
 
+/// The journal of a storage that is not there any more protected its half uploads for ever, and fsck said that all
+/// agrees.
 #[test]
-fn what_a_kill_left_is_the_next_start_s_and_not_fsck_s() {
+fn what_a_kill_left_is_told_and_removed_like_any_file_without_a_row() {
     let mut cluster = Builder::new("fsck-kill").start();
     cluster.put(USER, "first", b"first");
-    let _slow = half_an_upload(&cluster);
+    let slow = half_an_upload(&cluster);
+    let half = fsck(&cluster, 0, &["--min-age", "0", "--repair"]);
+    half.assert_agrees();
+    assert_eq!(half.count("files of uploads and deletes under way"), 1);
     cluster.storages[0].kill();
+    drop(slow);
+    let report = fsck(&cluster, 0, &["--min-age", "0"]);
+    assert_eq!(
+        (report.code, report.paths("orphan").len(), report.paths("journal").len()),
+        (1, 1, 1),
+        "{report:#?}"
+    );
     let report = fsck(&cluster, 0, &["--min-age", "0", "--repair"]);
-    report.assert_agrees();
-    assert_eq!(report.count("files of uploads and deletes under way"), 1);
-    assert_eq!(cluster.content_files("group001").len(), 2);
+    assert_eq!((report.code, report.count("removed"), report.count("journals without a holder")), (1, 1, 1));
+    assert_eq!(cluster.content_files("group001").len(), 1);
     cluster.storages[0].start();
     let report = fsck(&cluster, 0, &["--min-age", "0"]);
     report.assert_agrees();
     assert_eq!((report.count("files"), report.count("files of uploads and deletes under way")), (1, 0));
+}
+
+/// A store path was configured as `../data/`: rows said `../data//000/…`, and were not compared.
+#[test]
+fn a_slash_at_the_end_of_a_store_path_hides_no_file_from_fsck_or_the_scrub() {
+    let cluster = Builder::new("fsck-slash")
+        .set(Part::Storage, "tnv_store_paths", "../data/")
+        .set(Part::Storage, "tnv_scrub_rate", "1G")
+        .set(Part::Storage, "tnv_scrub_interval", 1)
+        .start();
+    for fileid in ["new", "old", "bad"] {
+        cluster.put(USER, fileid, b"0123456789");
+    }
+    let plain = row_path(&cluster, "new");
+    assert!(plain.starts_with("../data/000/"), "as existing storages write it: {plain}");
+    for fileid in ["old", "bad"] {
+        let doubled = row_path(&cluster, fileid).replacen("../data/", "../data//", 1);
+        update(&cluster, &format!("file_path = '{doubled}', group_name = NULL"), fileid);
+    }
+    let all = ["--min-age", "0", "--repair"];
+    let report = fsck(&cluster, 0, &all);
+    report.assert_agrees();
+    assert_eq!(
+        (report.count("rows of this group"), report.count("files"), report.count("contents read")),
+        (3, 3, 3)
+    );
+    flip(&file_of(&cluster, "bad"));
+    cluster.storages[0].wait_log("DAMAGED, out of service here: ../data//000/", PATIENCE);
+    let report = fsck(&cluster, 0, &all);
+    assert_eq!((report.code, report.fileids("checksum")), (1, vec!["bad"]));
+    let old = file_of(&cluster, "old");
+    let frame = raw::ask(cluster.storage(), &raw::download("tnvideo", USER, "old", 0, 0));
+    assert_eq!(frame.success(102), b"0123456789");
+    raw::ask(cluster.storage(), &raw::delete("tnvideo", USER, "old")).success(102);
+    assert!(!old.exists());
 }
 
 /// Run in the wrong directory, on an empty database, or after a store path got another text, every file

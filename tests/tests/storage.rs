@@ -70,11 +70,11 @@ fn where_a_disk_is_not_mounted_any_more_uploads_are_refused_and_deletes_catch_up
     }
     cluster.storages[0].wait_log("a disk is not mounted", PATIENCE);
     raw::ask(cluster.storage(), &raw::delete("tnvideo", "tnv001", "deleted")).success(102);
-    assert_eq!(files_in(&disk).len(), 3, "the journal and both files");
+    assert_eq!(files_in(&disk).len(), 4, "the marker, the journal and both files");
 
     let _mounted = bind().expect("mount again");
     patient("uploads work again", PATIENCE, || put(&cluster, "new", b"new").is_ok());
-    patient("the deleted file goes", PATIENCE, || files_in(&disk).len() == 3);
+    patient("the deleted file goes", PATIENCE, || files_in(&disk).len() == 4);
     assert_eq!(get(&cluster, "kept").as_deref(), Some(&b"kept"[..]));
     assert_eq!(get(&cluster, "deleted"), None);
     assert_eq!(cluster.file_rows(), 2);
@@ -95,7 +95,7 @@ fn a_full_disk_keeps_no_storage_from_starting_that_has_others() {
     Output::of(Command::new("dd").args(["if=/dev/zero", "bs=4096"]).arg(format!("of={}", filler.display())));
     cluster.start_all();
     let log = cluster.storages[0].log_of_run();
-    assert!(log.contains("write the head of ../small/.uploads-"), "{log}");
+    assert!(log.contains("make ../small/.tnv-volume: No space left"), "{log}");
     put(&cluster, "f", b"content").expect("the other path works");
     assert_eq!(get(&cluster, "f").as_deref(), Some(&b"content"[..]));
     fs::remove_file(&filler).expect("make room");
@@ -120,7 +120,7 @@ fn a_storage_whose_only_disk_cannot_be_written_says_so_and_exits_1() {
     storage.spawn();
     assert_eq!(storage.wait_exit(PATIENCE).code(), Some(1));
     let log = storage.log_of_run();
-    assert!(log.contains("store path '../data': open ../data/.uploads-"), "{log}");
+    assert!(log.contains("store path '../data': make ../data/.tnv-volume: Read-only"), "{log}");
     assert_eq!(log.matches("ERROR").count(), 1, "one clear line: {log}");
 }
 

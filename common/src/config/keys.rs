@@ -146,6 +146,12 @@ keys! {
     /// The group that this storage belongs to. All storages of a group keep the same files.
     TNV_GROUP_NAME: Name<GroupName> = Name::<GroupName>::KIND, "tnv_group_name", STORAGE, "group001", None;
 
+    /// What this storage is called whatever its host is: set it where the host name or the address may change, as
+    /// with containers. Its journals and its lists of damaged files in the store paths are named by it instead of
+    /// by host name, address and port, and trackers show it as HOSTNAME. Each storage of a group needs one of its
+    /// own; keep it for as long as its files are there.
+    TNV_STORAGE_ID: StorageId = StorageId, "tnv_storage_id", STORAGE, "", Some("storage1");
+
     /// The directories that files are kept in; each new file goes where there is room. All storages
     /// of a group must have the very same texts here, and see the same files under them: the path
     /// stands in the database as it is written here.

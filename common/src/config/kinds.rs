@@ -13,7 +13,7 @@ use super::fault::quoted;
 use crate::allow::{AllowList, Network};
 use crate::db::Password;
 use crate::error::Error;
-use crate::wire::names::{AppId, GroupName, IdKey, UserId};
+use crate::wire::names::{AppId, GroupName, HostName, IdKey, UserId};
 
 /// A list has at most this many items; no deployment comes near.
 const LIST_ITEMS_MAX: usize = 1024;
@@ -367,6 +367,35 @@ impl Kind for StorePaths {
     }
 }
 
+/// What a storage is called whatever its host is, where it is called so: a name that is plain in a file's name and
+/// on the wire.
+pub struct StorageId;
+
+/// A longer one would be hard to read in a list.
+const STORAGE_ID_BYTES_MAX: usize = 64;
+
+impl Kind for StorageId {
+    type Value = Option<HostName>;
+
+    fn form(&self) -> String {
+        format!(
+            "1 to {STORAGE_ID_BYTES_MAX} ASCII letters, digits, '-', '_' and '.', beginning with a letter or digit"
+        )
+    }
+
+    fn parse(&self, text: &str) -> Result<Option<HostName>, String> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let begins = text.starts_with(|first: char| first.is_ascii_alphanumeric());
+        match begins && text.len() <= STORAGE_ID_BYTES_MAX && text.bytes().all(plain) {
+            true => HostName::new(text).map(Some).map_err(|_| quoted(text)),
+            false => Err(quoted(text)),
+        }
+    }
+}
+
 /// A whole number in decimal digits and nothing else: `u64::from_str` takes a sign.
 fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
@@ -468,6 +497,18 @@ mod tests {
         );
         assert_eq!(Networks.parse("::1;::1/128"), Err("'::1/128' twice".to_owned()));
         assert!(Networks.parse(&"9".repeat(5000)).unwrap_err().len() < 200);
+    }
+
+    #[test]
+    fn a_storage_id_is_plain_in_a_files_name() {
+        assert_eq!(StorageId.parse(""), Ok(None));
+        assert_eq!(
+            StorageId.parse("media-1.a_b").map(|id| id.map(|id| id.to_string())),
+            Ok(Some("media-1.a_b".into()))
+        );
+        for bad in ["a/b", ".a", "a b", "ü", &"x".repeat(65)] {
+            assert_eq!(StorageId.parse(bad), Err(quoted(bad)));
+        }
     }
 
     #[test]

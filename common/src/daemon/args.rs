@@ -1,4 +1,4 @@
-//! The arguments that every server takes, and those of the job that a server may do beside serving.
+//! The arguments that every server takes, and those of the jobs that a server may do beside serving.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,8 @@ pub(super) enum Action {
     Check,
     Version,
     Help,
-    Job,
+    /// The job of this name.
+    Job(&'static str),
 }
 
 /// What was typed.
@@ -36,31 +37,54 @@ pub struct Job {
     pub switches: &'static [&'static str],
     /// Options that take a number.
     pub numbers: &'static [&'static str],
+    /// Options that take a text.
+    pub texts: &'static [&'static str],
     /// What it does and how it is asked for: the lines for `--help`.
     pub help: &'static str,
 }
 
 /// The options of a job that were given; of one that is given twice the last counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Given(Vec<(&'static str, u64)>);
+pub struct Given(Vec<(&'static str, Value)>);
+
+/// What was given with an option.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    Nothing,
+    Number(u64),
+    Text(String),
+}
 
 impl Given {
     /// Whether this option was given.
     pub fn has(&self, name: &str) -> bool {
-        self.number(name).is_some()
+        self.find(name).is_some()
     }
 
     /// The number that was given with it.
     pub fn number(&self, name: &str) -> Option<u64> {
-        self.0.iter().rev().find(|(given, _)| *given == name).map(|(_, number)| *number)
+        self.find(name).and_then(|value| if let Value::Number(number) = value { Some(*number) } else { None })
+    }
+
+    /// The text that was given with it.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.find(name)
+            .and_then(|value| if let Value::Text(text) = value { Some(text.as_str()) } else { None })
+    }
+
+    fn find(&self, name: &str) -> Option<&Value> {
+        self.0.iter().rev().find(|(given, _)| *given == name).map(|(_, value)| value)
     }
 }
 
-pub(super) fn parse(mut parser: lexopt::Parser, job: Option<&Job>) -> Result<Args, lexopt::Error> {
+pub(super) fn parse(
+    mut parser: lexopt::Parser,
+    jobs: &'static [&'static Job],
+) -> Result<Args, lexopt::Error> {
     let mut args = Args { action: Action::Run, file: None, pid_file: None, given: Given::default() };
-    let (name, switches, numbers): (_, &[_], &[_]) =
-        job.map_or((None, &[], &[]), |job| (Some(job.name), job.switches, job.numbers));
-    let known = |names: &[&'static str], typed: &str| names.iter().copied().find(|name| *name == typed);
+    let known = |list: fn(&Job) -> &'static [&'static str], typed: &str| {
+        jobs.iter().flat_map(|job| list(job)).copied().find(|name| *name == typed)
+    };
     while let Some(arg) = parser.next()? {
         match arg {
             Short('c') if args.file.is_none() => args.file = Some(parser.value()?.into()),
@@ -70,27 +94,32 @@ pub(super) fn parse(mut parser: lexopt::Parser, job: Option<&Job>) -> Result<Arg
             Long("check") => args.action = Action::Check,
             Long("version") => return Ok(Args { action: Action::Version, ..args }),
             Long("help") => return Ok(Args { action: Action::Help, ..args }),
-            Long(typed) if Some(typed) == name => args.action = Action::Job,
-            Long(typed) if known(switches, typed).is_some() => {
-                args.given.0.extend(known(switches, typed).map(|name| (name, 1)));
-            }
-            Long(typed) if known(numbers, typed).is_some() => {
-                let name = known(numbers, typed);
-                let number = parser.value()?.parse()?;
-                args.given.0.extend(name.map(|name| (name, number)));
+            Long(typed) => {
+                if let Some(job) = jobs.iter().find(|job| job.name == typed) {
+                    args.action = Action::Job(job.name);
+                } else if let Some(name) = known(|job| job.switches, typed) {
+                    args.given.0.push((name, Value::Nothing));
+                } else if let Some(name) = known(|job| job.numbers, typed) {
+                    args.given.0.push((name, Value::Number(parser.value()?.parse()?)));
+                } else if let Some(name) = known(|job| job.texts, typed) {
+                    args.given.0.push((name, Value::Text(parser.value()?.string()?)));
+                } else {
+                    return Err(arg.unexpected());
+                }
             }
             other => return Err(other.unexpected()),
         }
     }
-    if args.pid_file.is_some() && args.action == Action::Job {
+    if args.pid_file.is_some() && matches!(args.action, Action::Job(_)) {
         return Err("--pid-file belongs to the server, which may run beside this".into());
     }
-    match (args.given.0.first(), name) {
-        (Some((option, _)), Some(name)) if args.action != Action::Job => {
-            Err(format!("--{option} belongs to --{name}").into())
+    for (option, _) in &args.given.0 {
+        let owner = jobs.iter().find(|job| [job.switches, job.numbers, job.texts].concat().contains(option));
+        if let Some(owner) = owner.filter(|owner| args.action != Action::Job(owner.name)) {
+            return Err(format!("--{option} belongs to --{}", owner.name).into());
         }
-        _ => Ok(args),
     }
+    Ok(args)
 }
 
 /// The line of `--version`.
@@ -99,9 +128,9 @@ pub(super) fn version(part: Part) -> String {
 }
 
 /// The text of `--help`.
-pub(super) fn help(part: Part, job: Option<&Job>) -> String {
+pub(super) fn help(part: Part, jobs: &[&Job]) -> String {
     let places = DIRECTORIES.map(|directory| format!("{directory}/{}", part.file_name()));
-    let job = job.map_or(String::new(), |job| format!("{}\n\n", job.help));
+    let jobs: String = jobs.iter().map(|job| format!("{}\n\n", job.help)).collect();
     format!(
         "\
 {summary}
@@ -117,7 +146,7 @@ Usage: {part} [-c FILE] [--pid-file FILE] [--check] [--version] [--help]
   --version   tell the version and exit
   --help      tell this and exit
 
-{job}It runs in the foreground and logs to standard error, or to the file that tnv_log_file names;
+{jobs}It runs in the foreground and logs to standard error, or to the file that tnv_log_file names;
 RUST_LOG sets how much (error, warn, info, debug, trace; info by default).
 
 Service managers: NOTIFY_SOCKET is sent READY=1 and STOPPING=1, as systemd's Type=notify has it.
@@ -136,10 +165,13 @@ mod tests {
     use super::*;
 
     fn parsed(args: &[&str]) -> Result<Args, String> {
-        parse(lexopt::Parser::from_args(args), None).map_err(|error| error.to_string())
+        parse(lexopt::Parser::from_args(args), &[]).map_err(|error| error.to_string())
     }
 
-    const JOB: Job = Job { name: "fsck", switches: &["repair"], numbers: &["min-age"], help: "the job" };
+    static FSCK: Job =
+        Job { name: "fsck", switches: &["repair"], numbers: &["min-age"], texts: &[], help: "the job" };
+    static INIT: Job = Job { name: "init", switches: &[], numbers: &[], texts: &["path"], help: "another" };
+    static JOBS: &[&Job] = &[&FSCK, &INIT];
 
     #[test]
     fn the_contract_of_the_command_line() {
@@ -168,28 +200,31 @@ mod tests {
 
     #[test]
     fn a_job_has_options_that_nobody_else_takes() {
-        let parsed = |args: &[&str]| parse(lexopt::Parser::from_args(args), Some(&JOB));
+        let parsed = |args: &[&str]| parse(lexopt::Parser::from_args(args), JOBS);
         let args = parsed(&["--fsck", "-c", "x", "--min-age", "7", "--repair"]).unwrap();
-        assert_eq!(args.action, Action::Job);
+        assert_eq!(args.action, Action::Job("fsck"));
         assert!(args.given.has("repair"));
         assert_eq!(args.given.number("min-age"), Some(7));
         assert!(!parsed(&["--fsck"]).unwrap().given.has("repair"));
+        assert_eq!(parsed(&["--init", "--path", "../data"]).unwrap().given.text("path"), Some("../data"));
         for wrong in [
             &["--repair"][..],
             &["--min-age=3"],
             &["--fsck", "--min-age"],
             &["--fsck", "--min-age", "1h"],
             &["--fsck", "--pid-file", "p"],
+            &["--init", "--repair"],
+            &["--fsck", "--path", "x"],
         ] {
             assert!(parsed(wrong).is_err(), "{wrong:?}");
         }
-        assert!(parse(lexopt::Parser::from_args(["--fsck"]), None).is_err());
-        assert!(help(Part::Storage, Some(&JOB)).contains("\n\nthe job\n\n"));
+        assert!(parse(lexopt::Parser::from_args(["--fsck"]), &[]).is_err());
+        assert!(help(Part::Storage, JOBS).contains("\n\nthe job\n\nanother\n\n"));
     }
 
     #[test]
     fn help_says_where_the_configuration_is_searched() {
-        let help = help(Part::IdServer, None);
+        let help = help(Part::IdServer, &[]);
         assert!(help.contains("./etc/id.cfg, ../etc/id.cfg, /etc/tnv/id.cfg"), "{help}");
         assert!(help.contains("Usage: tnv-idserver [-c FILE] [--pid-file FILE]"), "{help}");
     }

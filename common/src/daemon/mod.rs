@@ -33,7 +33,7 @@ pub trait Server {
     type Settings;
 
     /// What else the binary does.
-    const JOB: Option<&'static Job> = None;
+    const JOBS: &'static [&'static Job] = &[];
 
     /// Makes the settings of a configuration, or tells everything that is wrong with it.
     fn settings(config: &Config) -> Result<Self::Settings, Vec<Fault>>;
@@ -45,9 +45,9 @@ pub trait Server {
     /// reached.
     fn run(settings: Self::Settings, common: CommonSettings, stop: &Stop) -> error::Result<()>;
 
-    /// Does [`Server::JOB`]; says whether all was well.
-    fn job(settings: Self::Settings, given: &Given, stop: &Stop) -> error::Result<bool> {
-        let _ = (settings, given, stop);
+    /// Does the one of [`Server::JOBS`] that has this name; says whether all was well.
+    fn job(name: &str, settings: Self::Settings, given: &Given, stop: &Stop) -> error::Result<bool> {
+        let _ = (name, settings, given, stop);
         Ok(true)
     }
 }
@@ -61,7 +61,7 @@ static READY: AtomicBool = AtomicBool::new(false);
 /// Everything that a server process does. It exits with 0 when it was told to stop, with 1 when it
 /// failed or its configuration is at fault, with 2 on wrong usage.
 pub fn main<S: Server>() -> ExitCode {
-    let args = match args::parse(lexopt::Parser::from_env(), S::JOB) {
+    let args = match args::parse(lexopt::Parser::from_env(), S::JOBS) {
         Ok(args) => args,
         Err(error) => {
             complain(format_args!("{}: {error}\nTry '{} --help'.", S::PART, S::PART));
@@ -74,11 +74,11 @@ pub fn main<S: Server>() -> ExitCode {
     }
     let file = args.file.as_deref();
     match args.action {
-        Action::Help => print(args::help(S::PART, S::JOB)),
+        Action::Help => print(args::help(S::PART, S::JOBS)),
         Action::Version => print(args::version(S::PART)),
         Action::Check => check::<S>(file),
         Action::Run => serve::<S>(file, args.pid_file.as_deref()),
-        Action::Job => job::<S>(file, &args.given),
+        Action::Job(name) => job::<S>(name, file, &args.given),
     }
 }
 
@@ -125,7 +125,7 @@ fn check<S: Server>(file: Option<&Path>) -> ExitCode {
 }
 
 /// Does the job. Its log is standard error: the log file is the server's, which may be running.
-fn job<S: Server>(file: Option<&Path>, given: &Given) -> ExitCode {
+fn job<S: Server>(name: &str, file: Option<&Path>, given: &Given) -> ExitCode {
     let settings = match prepare::<S>(file) {
         Ok((_, settings, _)) => settings,
         Err(faults) => {
@@ -136,7 +136,7 @@ fn job<S: Server>(file: Option<&Path>, given: &Given) -> ExitCode {
     let outcome = log::start(None).and_then(|()| {
         let stop = Stop::new()?;
         signals::watch(&stop)?;
-        S::job(settings, given, &stop)
+        S::job(name, settings, given, &stop)
     });
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

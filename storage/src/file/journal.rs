@@ -7,17 +7,18 @@
 //! is made of a number that never repeats, so a slot speaks of one upload only, however late it is
 //! resolved.
 //!
-//! The file is `.uploads-<host>-<address>-<port>`: storages that share a store path each have their
+//! The file is `.uploads-<member>` (see [`MemberName`]): storages that share a store path each have their
 //! own, and a lock keeps two processes of the same name apart. It is not synced: a killed process's
 //! writes are in the page cache and safe. A power loss may take a slot with it, and then a file that
 //! never got its row can stay; what is acknowledged is safe regardless.
 //!
-//! A storage that is started on another address or port takes over what others of its host left (see
-//! [`Journal::adopt`]). The open journal is also what a store path is known by: where it does not lie
-//! at its path any more, the disk is not mounted (see [`Journal::check`]).
+//! What a storage left that has ended is taken over by any member that serves the store path, whatever the
+//! name was (see [`Journal::adopt`]); that it has ended is shown by the rules in `heartbeat`. The open journal is
+//! also what shows that a store path is still the disk that was opened: where it does not lie at its path any
+//! more, the disk is not mounted (see [`Journal::check`]).
 //!
-//! Slots of [`SLOT_BYTES`], the first of which is the head: [`MAGIC`], zeros. The others, free where
-//! their checksum is wrong or their mark is not 1:
+//! Slots of [`SLOT_BYTES`], the first of which is the head: [`MAGIC`], the holder's heartbeat, zeros. The others,
+//! free where their checksum is wrong or their mark is not 1:
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -31,9 +32,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,9 +43,11 @@ use rustix::io::Errno;
 use tnv_common::error::{Context, Result};
 use tnv_common::fail;
 use tnv_common::wire::field::Reader;
-use tnv_common::wire::{FileId, HostName, UserId};
+use tnv_common::wire::{FileId, UserId};
 
+use super::heartbeat::{self, Heartbeat, Holder, LEASE, Watch};
 use super::paths;
+use crate::globals::MemberName;
 
 /// Room for the longest of each text: 10 + 255 + 127 + 512 bytes.
 pub const SLOT_BYTES: usize = 1024;
@@ -60,8 +62,8 @@ const SLOTS_MAX: u32 = 1 << 17;
 /// lets a delete be noted, and an upload fail in good order.
 const ALLOCATED_SLOTS: u32 = 1024;
 
-/// How long a lock that is held is waited for: another storage of this host may look just now whether
-/// there is something to adopt, which is a matter of milliseconds.
+/// How long a lock that is held is waited for: another storage may look just now whether there is something to
+/// adopt, which is a matter of milliseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 const TAKEN: u8 = 1;
@@ -119,6 +121,16 @@ pub struct Journal {
     path: String,
     identity: Identity,
     free: Mutex<Free>,
+    pulse: Mutex<Pulse>,
+}
+
+/// This process as the holder.
+struct Pulse {
+    holder: [u8; 16],
+    /// Heartbeats that were written.
+    count: u64,
+    /// When the writing of the last one began; none when the journal was let go.
+    since: Option<Instant>,
 }
 
 /// Which file it is, whatever its name: device and inode.
@@ -148,16 +160,28 @@ pub struct Open {
 
 impl Journal {
     /// Opens the journal of this storage in a store path, and returns what a predecessor left.
-    pub fn open(store_path: &str, host: &HostName, address: SocketAddr) -> Result<(Arc<Journal>, Vec<Open>)> {
-        let path = format!("{store_path}/{}{}-{}", prefix(host), address.ip(), address.port());
+    ///
+    /// A storage with an ID may have moved here from another host, whose lock is perhaps not seen: then the kind
+    /// of the failure is `Timeout` until the other one has stopped or has shown no heartbeat for long enough.
+    pub fn open(
+        store_path: &str,
+        member: &MemberName,
+        watch: &mut Watch,
+    ) -> Result<(Arc<Journal>, Vec<Open>)> {
+        let path = member.file_in(store_path, PREFIX);
         let file = open_locked(&path)?;
+        if member.may_move() && !heartbeat::is_local(&file) {
+            wait_for_holder(&path, &file, watch)?;
+        }
         begin(&file, &path)?;
         let records = read(&file).context(|| format!("read {path}"))?;
         let next = records.iter().map(|(index, _)| index + 1).max().unwrap_or(1);
         allocate(&file, next.max(ALLOCATED_SLOTS)).context(|| format!("shorten {path}"))?;
-        let indexes = (1..next).filter(|index| records.iter().all(|(taken, _)| taken != index)).collect();
+        let free = Mutex::new(Free { indexes: untaken(&records, next), next });
         let identity = identity(&file.metadata().context(|| format!("look at {path}"))?);
-        let journal = Arc::new(Journal { file, path, identity, free: Mutex::new(Free { indexes, next }) });
+        let pulse = Mutex::new(Pulse { holder: rand::random(), count: 0, since: None });
+        let journal = Arc::new(Journal { file, path, identity, free, pulse });
+        journal.beat().context(|| format!("write the heartbeat in {}", journal.path))?;
         tell(&journal.path, records.len());
         let left = records.into_iter().map(|(index, record)| {
             let slot = Slot { journal: Arc::clone(&journal), index };
@@ -167,28 +191,21 @@ impl Journal {
         Ok((journal, left))
     }
 
-    /// Takes over what storages of this host left that had another address or port and do not run:
-    /// their slots become slots of this journal, and their journals are removed.
-    ///
-    /// Only this host's: of others the lock need not tell that they run, since a network file system may
-    /// keep locks to each host. And none where the host's name is one that many hosts have. What cannot
-    /// be taken over stays as it is, for the next start.
-    pub fn adopt(self: &Arc<Journal>, store_path: &str, host: &HostName) -> Vec<Open> {
-        if host.as_str().starts_with("localhost") {
-            return Vec::new();
-        }
-        let others = match others(Path::new(store_path), host) {
+    /// Takes over what storages left that have ended: their slots become slots of this journal, and their journals
+    /// are removed. What cannot be taken over stays as it is, for the next time.
+    pub fn adopt(self: &Arc<Journal>, store_path: &str, member: &MemberName, watch: &mut Watch) -> Vec<Open> {
+        let others = match journals(store_path) {
             Ok(others) => others,
             Err(error) => {
-                log::warn!("look for journals in {store_path}: {error}");
+                log::debug!("look for journals in {store_path}: {error}");
                 return Vec::new();
             }
         };
         let mut left = Vec::new();
-        for path in others.iter().filter(|path| **path != self.path) {
-            match self.adopt_one(path) {
+        for path in others.iter().filter_map(|path| path.to_str()).filter(|path| *path != self.path) {
+            match self.adopt_one(path, member, watch) {
                 Ok(mut found) => left.append(&mut found),
-                Err(error) => log::warn!("take over {path}: {error}"),
+                Err(error) => log::warn!("take over {path}: {error}; trying again"),
             }
         }
         left
@@ -197,20 +214,29 @@ impl Journal {
     /// The copies come first, so that a kill in between leaves a slot twice, which is harmless, and
     /// never not at all. Whoever opens the file in the meantime finds it locked or gone, and opens
     /// it anew.
-    fn adopt_one(self: &Arc<Journal>, path: &str) -> io::Result<Vec<Open>> {
+    fn adopt_one(
+        self: &Arc<Journal>,
+        path: &str,
+        member: &MemberName,
+        watch: &mut Watch,
+    ) -> io::Result<Vec<Open>> {
         let file = match OpenOptions::new().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             result => result?,
         };
-        if !try_lock(&file)? || !is_at(&file, path)? {
+        if !try_lock(&file, FlockOperation::NonBlockingLockExclusive)? || !is_at(&file, path)? {
             return Ok(Vec::new());
         }
         let records = if has_head(&file)? { read(&file)? } else { Vec::new() };
+        let holder = holder_of(path, &file, &records, member, watch)?;
+        if holder == Holder::MayLive || holder == Holder::Still && records.is_empty() {
+            return Ok(Vec::new());
+        }
         tell(path, records.len());
         let mut left = Vec::new();
-        for (_, record) in records {
-            match self.take(&record) {
-                Ok(slot) => left.push(Open { slot: Some(slot), record }),
+        for (_, record) in &records {
+            match self.take(record) {
+                Ok(slot) => left.push(Open { slot: Some(slot), record: record.clone() }),
                 Err(error) => {
                     left.into_iter().filter_map(|open: Open| open.slot).for_each(Slot::release);
                     return Err(error);
@@ -218,10 +244,58 @@ impl Journal {
             }
         }
         self.file.sync_data()?;
-        if let Err(error) = fs::remove_file(path) {
+        if holder == Holder::Still {
+            records.iter().try_for_each(|(index, _)| free_slot(&file, *index))?;
+        } else if let Err(error) = fs::remove_file(path) {
             log::warn!("remove {path}, which was taken over: {error}");
         }
         Ok(left)
+    }
+
+    /// Shows that the holder lives. To be called every second. Fails where another process has written its own
+    /// heartbeat, and for ever after.
+    pub fn beat(&self) -> io::Result<()> {
+        let begun = Instant::now();
+        let (holder, count) = {
+            let pulse = self.pulse();
+            (pulse.holder, pulse.count)
+        };
+        if count > 0 && Heartbeat::read(&self.file)?.is_some_and(|found| found.holder != holder) {
+            self.pulse().since = None;
+            return Err(io::Error::other(format!(
+                "{} was taken by another storage: are two running with one tnv_storage_id? give each its own and \
+                 restart them",
+                self.path
+            )));
+        }
+        Heartbeat::new(count + 1, holder).write(&self.file)?;
+        let mut pulse = self.pulse();
+        (pulse.count, pulse.since) = (count + 1, Some(begun));
+        Ok(())
+    }
+
+    /// Whether the last heartbeat is so fresh that the journal was certainly not taken over: only then may an
+    /// upload that it names be acknowledged.
+    pub fn is_held(&self) -> bool {
+        self.pulse().since.is_some_and(|since| since.elapsed() < LEASE)
+    }
+
+    /// At the end, in good order: what is still in the journal can be taken over at once.
+    pub fn let_go(&self) {
+        let holder = {
+            let mut pulse = self.pulse();
+            if pulse.since.take().is_none() {
+                return;
+            }
+            pulse.holder
+        };
+        if let Err(error) = Heartbeat::new(0, holder).write(&self.file) {
+            log::debug!("{}: note that it was let go: {error}", self.path);
+        }
+    }
+
+    fn pulse(&self) -> MutexGuard<'_, Pulse> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the store path is still the one that was opened: a mount that went away leaves its mount
@@ -232,8 +306,8 @@ impl Journal {
             Ok(found) if identity(&found) == self.identity => Ok(()),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Err(io::Error::other(format!(
-                "{} is not the file that was opened at the start: a disk is not mounted, or the file was \
-                 deleted; mount the disk, or restart this storage",
+                "{} is not the file that was opened: a disk is not mounted, or the file was deleted; mount the \
+                 disk",
                 self.path
             ))),
         }
@@ -277,16 +351,26 @@ impl Journal {
 impl Slot {
     /// Frees the slot. Where that fails it is resolved once more at the next start, to the same end.
     pub fn release(self) {
-        // The mark, and with it the checksum's truth.
-        if let Err(error) = self.journal.file.write_all_at(&[0; 8], offset(self.index)) {
+        if let Err(error) = free_slot(&self.journal.file, self.index) {
             log::error!("{}: release slot {}: {error}", self.journal.path, self.index);
         }
         self.journal.free().indexes.push(self.index);
     }
 }
 
+/// Clears the mark, by which the checksum is wrong, too.
+fn free_slot(file: &File, index: u32) -> io::Result<()> {
+    file.write_all_at(&[0; 8], offset(index))
+}
+
+/// The slots below `next` that are not taken. The taken ones are in the order of the file.
+fn untaken(records: &[(u32, Record)], next: u32) -> Vec<u32> {
+    let mut taken = records.iter().map(|(index, _)| *index).peekable();
+    (1..next).filter(|index| taken.next_if_eq(index).is_none()).collect()
+}
+
 /// What the names of all journals begin with.
-const PREFIX: &str = ".uploads-";
+pub const PREFIX: &str = ".uploads-";
 
 /// How often the journals are read anew where one goes meanwhile, because it is adopted.
 const LISTS_MAX: usize = 16;
@@ -296,22 +380,91 @@ pub fn is_store(store_path: &str) -> io::Result<bool> {
     Ok(!journals(store_path)?.is_empty())
 }
 
-/// The paths in all taken slots of all journals in a store path, of this host's storages and of others',
-/// which may be running. Files whose slots were taken before this was called and released after it
-/// returned are among them.
-pub fn open_paths(store_path: &str) -> io::Result<Vec<String>> {
-    for _ in 0..LISTS_MAX {
-        let read = journals(store_path)?.into_iter().map(|path| {
-            let file = File::open(path)?;
-            if has_head(&file)? { read(&file) } else { Ok(Vec::new()) }
-        });
-        match read.collect::<io::Result<Vec<_>>>() {
-            // Its slots are now in another, which was perhaps read before; or it is being shortened.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {}
-            read => return Ok(read?.into_iter().flatten().map(|(_, record)| record.path).collect()),
+/// What the journals of a store path say, of this host's storages and of others', which may be running.
+#[derive(Default)]
+pub struct Journals {
+    /// The paths in the taken slots of journals that are held or may be. Files whose slots were taken before this
+    /// was read and released after it was, are among them.
+    pub open: Vec<String>,
+    /// The same of journals whose holder is perhaps dead: the next look may tell.
+    pub doubtful: Vec<String>,
+    /// Journals that have taken slots and no holder, and how many slots.
+    pub left: Vec<(String, usize)>,
+}
+
+impl Journals {
+    /// Reads them all.
+    pub fn read(store_path: &str, member: &MemberName, watch: &mut Watch) -> io::Result<Journals> {
+        for _ in 0..LISTS_MAX {
+            match Journals::read_once(store_path, member, watch) {
+                // Its slots are now in another, which was perhaps read before; or it is being shortened.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {}
+                read => return read,
+            }
         }
+        Err(io::Error::other("storages come and go too fast; try again later"))
     }
-    Err(io::Error::other("storages come and go too fast; try again later"))
+
+    fn read_once(store_path: &str, member: &MemberName, watch: &mut Watch) -> io::Result<Journals> {
+        let mut all = Journals::default();
+        for path in journals(store_path)? {
+            let file = File::open(&path)?;
+            if !has_head(&file)? {
+                continue;
+            }
+            let path = path.to_string_lossy();
+            // The lock is let go of with the file.
+            let is_free = try_lock(&file, FlockOperation::NonBlockingLockShared)?;
+            let records = read(&file)?;
+            let holder = match is_free && !records.is_empty() {
+                true => holder_of(&path, &file, &records, member, watch)?,
+                false => Holder::MayLive,
+            };
+            let has_heartbeat = is_free && Heartbeat::read(&file)?.is_some();
+            if holder == Holder::Dead {
+                all.left.push((path.into_owned(), records.len()));
+            } else {
+                let paths = records.into_iter().map(|(_, record)| record.path);
+                let doubtful = has_heartbeat && holder == Holder::MayLive;
+                if doubtful { all.doubtful.extend(paths) } else { all.open.extend(paths) }
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn holder_of(
+    path: &str,
+    file: &File,
+    records: &[(u32, Record)],
+    member: &MemberName,
+    watch: &mut Watch,
+) -> io::Result<Holder> {
+    let name = path.rsplit('/').next().and_then(|name| name.strip_prefix(PREFIX));
+    let named_here = name.is_some_and(|name| member.is_of_this_host(name));
+    watch.holder(path, file, named_here, &mut records.iter().map(|(_, record)| record.path.as_str()))
+}
+
+/// Of a storage with this ID that ran on another host.
+fn wait_for_holder(path: &str, file: &File, watch: &mut Watch) -> Result<()> {
+    let holder = || -> io::Result<Holder> {
+        match Heartbeat::read(file)? {
+            Some(found) if found.kernel != heartbeat::this_kernel() => {
+                watch.holder(path, file, false, &mut std::iter::empty())
+            }
+            _ => Ok(Holder::Dead),
+        }
+    };
+    match { holder }().context(|| format!("read {path}"))? {
+        Holder::MayLive => fail!(
+            Timeout,
+            "{path} was last held on another host, by a storage with the same tnv_storage_id; waiting until its \
+             heartbeat has stood still for {} s",
+            heartbeat::SILENCE.as_secs()
+        ),
+        Holder::Dead | Holder::Still => Ok(()),
+    }
 }
 
 fn journals(store_path: &str) -> io::Result<Vec<PathBuf>> {
@@ -329,26 +482,6 @@ fn offset(index: u32) -> u64 {
     u64::from(index) * SLOT_BYTES as u64
 }
 
-/// What the names of this host's journals begin with.
-fn prefix(host: &HostName) -> String {
-    format!("{PREFIX}{host}-").replace('/', "_")
-}
-
-/// The journals of this host in a store path. The name of another host may begin like this one's, so
-/// what follows must be an address and a port.
-fn others(store_path: &Path, host: &HostName) -> io::Result<Vec<String>> {
-    let prefix = prefix(host);
-    let mut others = Vec::new();
-    for entry in fs::read_dir(store_path)? {
-        let name = entry?.file_name();
-        let rest = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.rsplit_once('-'));
-        if rest.is_some_and(|(ip, port)| ip.parse::<IpAddr>().is_ok() && port.parse::<u16>().is_ok()) {
-            others.push(format!("{}/{}", store_path.display(), name.to_string_lossy()));
-        }
-    }
-    Ok(others)
-}
-
 /// Opens the file and locks it. A predecessor that is still finishing its uploads has let go of the
 /// port already: only the lock keeps its slots from being resolved under its hands, so there is no
 /// going on without it. Between opening and locking another storage may have adopted and removed the
@@ -358,7 +491,7 @@ fn open_locked(path: &str) -> Result<File> {
     loop {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.context(|| format!("open {path}"))?;
-        if try_lock(&file)
+        if try_lock(&file, FlockOperation::NonBlockingLockExclusive)
             .and_then(|locked| Ok(locked && is_at(&file, path)?))
             .context(|| format!("lock {path}"))?
         {
@@ -367,16 +500,16 @@ fn open_locked(path: &str) -> Result<File> {
         if Instant::now() >= deadline {
             return fail!(
                 Busy,
-                "{path} is locked: another storage of this host name, address and port is running or still \
-                 stopping"
+                "{path} is locked: another storage of this name (host name, address and port, or tnv_storage_id) is \
+                 running or still stopping"
             );
         }
         thread::sleep(Duration::from_millis(20));
     }
 }
 
-fn try_lock(file: &File) -> io::Result<bool> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+fn try_lock(file: &File, operation: FlockOperation) -> io::Result<bool> {
+    match flock(file, operation) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),
@@ -456,6 +589,8 @@ fn allocate(file: &File, slots: u32) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::scratch::Scratch;
+    use std::net::SocketAddr;
+    use tnv_common::wire::HostName;
 
     fn record(number: u32) -> Record {
         Record {
@@ -465,10 +600,12 @@ mod tests {
         }
     }
 
+    fn member(host: &str, port: u16) -> MemberName {
+        MemberName::new(None, &HostName::new(host).unwrap(), SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
     fn open(scratch: &Scratch) -> Result<(Arc<Journal>, Vec<Open>)> {
-        let host = HostName::new("a/host").unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], 23000));
-        Journal::open(scratch.path().to_str().unwrap(), &host, address)
+        Journal::open(scratch.path().to_str().unwrap(), &member("a/host", 23000), &mut Watch::new())
     }
 
     #[test]
@@ -545,64 +682,157 @@ mod tests {
         assert!(open(&scratch).is_ok());
     }
 
-    fn open_as(scratch: &Scratch, host: &str, port: u16) -> Arc<Journal> {
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        Journal::open(scratch.path().to_str().unwrap(), &HostName::new(host).unwrap(), address).unwrap().0
-    }
-
-    fn adopt(scratch: &Scratch, journal: &Arc<Journal>, host: &str) -> Vec<Open> {
-        journal.adopt(scratch.path().to_str().unwrap(), &HostName::new(host).unwrap())
-    }
-
-    /// A storage was killed in an upload and started on another port: nobody ever looked at what the
-    /// first one's journal named.
+    /// At a start each slot was looked for among all that were taken: with a full journal minutes of work.
     #[test]
-    fn what_a_storage_of_this_host_left_under_another_address_is_taken_over() {
+    fn a_full_journal_is_opened_as_fast_as_it_is_read() {
         let scratch = Scratch::new();
-        for (host, port) in [("a", 1), ("a-b", 1), ("b", 1), ("localhost", 1)] {
-            std::mem::forget(open_as(&scratch, host, port).take(&record(port.into())).unwrap());
+        let (journal, _) = open(&scratch).unwrap();
+        let path = journal.path.clone();
+        drop(journal);
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        let mut writer = io::BufWriter::with_capacity(1 << 20, &file);
+        writer.seek(SeekFrom::Start(offset(1))).unwrap();
+        let slot = record(1).encode();
+        // All but every thousandth.
+        let is_free = |index: u32| index.is_multiple_of(1000);
+        for index in 1..=SLOTS_MAX {
+            io::Write::write_all(&mut writer, if is_free(index) { &[0; SLOT_BYTES] } else { &slot }).unwrap();
         }
-        // That leaked the slots and with them the journals; a kill lets go of the locks.
-        let name = |host: &str, port: u16| scratch.path().join(format!(".uploads-{host}-127.0.0.1-{port}"));
-        for host in ["a", "a-b", "b", "localhost"] {
-            fs::copy(name(host, 1), name(host, 7)).unwrap();
+        io::Write::flush(&mut writer).unwrap();
+        let start = Instant::now();
+        let (journal, left) = open(&scratch).unwrap();
+        let took = start.elapsed();
+        assert_eq!(left.len() as u32, SLOTS_MAX - SLOTS_MAX / 1000);
+        assert_eq!(
+            journal.free().indexes,
+            (1..SLOTS_MAX).filter(|index| is_free(*index)).collect::<Vec<_>>()
+        );
+        // 10^10 steps take a minute even where they are fast.
+        assert!(took < Duration::from_secs(30), "{took:?}");
+    }
+
+    fn open_as(scratch: &Scratch, host: &str, port: u16) -> Arc<Journal> {
+        let store_path = scratch.path().to_str().unwrap();
+        Journal::open(store_path, &member(host, port), &mut Watch::new()).unwrap().0
+    }
+
+    fn adopt(scratch: &Scratch, journal: &Arc<Journal>, host: &str, watch: &mut Watch) -> Vec<Open> {
+        journal.adopt(scratch.path().to_str().unwrap(), &member(host, 1), watch)
+    }
+
+    fn records(left: &[Open]) -> Vec<Record> {
+        left.iter().map(|open| open.record.clone()).collect()
+    }
+
+    /// What a storage leaves that is killed: this one's journal, under another name, as if another kernel had run
+    /// it or, without a heartbeat, a previous version.
+    fn leave(scratch: &Scratch, name: &str, heartbeat: Option<u64>) -> PathBuf {
+        let path = scratch.path().join(format!(".uploads-{name}"));
+        let template = open_as(scratch, "template", 9);
+        let slot = template.take(&record(9)).unwrap();
+        fs::copy(&template.path, &path).unwrap();
+        slot.release();
+        fs::remove_file(&template.path).unwrap();
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[0; 100], 16).unwrap();
+        if let Some(count) = heartbeat {
+            Heartbeat { kernel: [7; 16], ..Heartbeat::new(count, [7; 16]) }.write(&file).unwrap();
         }
-        let running = open_as(&scratch, "a", 2);
+        path
+    }
+
+    /// A storage was killed in an upload and started on another port, or in a container of another name: nobody
+    /// ever looked at what the first one's journal named.
+    #[test]
+    fn what_a_storage_left_that_has_ended_is_taken_over_whatever_its_name_was() {
+        let scratch = Scratch::new();
+        let running = open_as(&scratch, "b", 2);
         let _slot = running.take(&record(2)).unwrap();
-        let mut open = open_paths(scratch.path().to_str().unwrap()).unwrap();
-        open.sort();
-        assert_eq!(open.len(), 9, "each host's two, and the one of the storage that runs");
-        assert_eq!((&open[0], &open[8]), (&record(1).path, &record(2).path));
         let journal = open_as(&scratch, "a", 3);
-        let left = adopt(&scratch, &journal, "a");
-        assert_eq!(left.iter().map(|open| open.record.clone()).collect::<Vec<_>>(), [record(1)]);
-        assert!(!name("a", 7).exists());
-        assert!(running.check().is_ok() && journal.check().is_ok());
-        for host in ["a-b", "b", "localhost"] {
-            assert!(name(host, 7).exists(), "another host's, or nobody knows whose");
+        let mut watch = Watch::with(Duration::from_millis(100), Duration::from_millis(400));
+        // Of this host, and stopped in good order: at once.
+        for (name, heartbeat) in [("a-127.0.0.1-7", None), ("b-127.0.0.1-7", Some(0)), ("an-id", Some(0))] {
+            let path = leave(&scratch, name, heartbeat);
+            assert_eq!(records(&adopt(&scratch, &journal, "a", &mut watch)), [record(9)], "{name}");
+            assert!(!path.exists(), "{name}");
         }
-        let journal = open_as(&scratch, "localhost", 3);
-        assert!(adopt(&scratch, &journal, "localhost").is_empty());
-        // The copies are in the journal that took them over.
-        fs::copy(name("a", 3), name("a", 8)).unwrap();
-        let left = adopt(&scratch, &running, "a");
-        assert_eq!(left.iter().map(|open| open.record.clone()).collect::<Vec<_>>(), [record(1)]);
+        // Of others, when they have shown nothing for some time.
+        let path = leave(&scratch, "c-127.0.0.1-7", Some(5));
+        assert!(adopt(&scratch, &journal, "a", &mut watch).is_empty());
+        thread::sleep(Duration::from_millis(120));
+        assert_eq!(records(&adopt(&scratch, &journal, "a", &mut watch)), [record(9)]);
+        assert!(!path.exists());
+        // Of a previous version: what it names, and not the journal.
+        let old = leave(&scratch, "d-127.0.0.1-7", None);
+        for pause in [0, 120] {
+            thread::sleep(Duration::from_millis(pause));
+            assert!(adopt(&scratch, &journal, "a", &mut watch).is_empty());
+        }
+        thread::sleep(Duration::from_millis(320));
+        assert_eq!(records(&adopt(&scratch, &journal, "a", &mut watch)), [record(9)]);
+        assert!(old.exists());
+        thread::sleep(Duration::from_millis(420));
+        assert!(adopt(&scratch, &journal, "a", &mut watch).is_empty(), "its slots are free now");
+        // A name that many hosts have says nothing of this one.
+        leave(&scratch, "localhost-127.0.0.1-7", None);
+        assert!(adopt(&scratch, &journal, "localhost", &mut watch).is_empty());
+        assert!(running.check().is_ok() && journal.check().is_ok());
+        let left =
+            Journals::read(scratch.path().to_str().unwrap(), &member("a", 3), &mut Watch::new()).unwrap();
+        assert!(left.open.contains(&record(2).path) && left.left.is_empty() && left.doubtful.is_empty());
+    }
+
+    #[test]
+    fn a_journal_protects_what_it_names_only_while_it_may_be_held() {
+        let scratch = Scratch::new();
+        let store_path = scratch.path().to_str().unwrap();
+        let mut watch = Watch::with(Duration::from_millis(100), Duration::from_secs(3600));
+        let mut read = || {
+            let read = Journals::read(store_path, &member("a", 3), &mut watch).unwrap();
+            (read.open.len(), read.doubtful.len(), read.left.len())
+        };
+        leave(&scratch, "stopped", Some(0));
+        assert_eq!(read(), (0, 0, 1));
+        leave(&scratch, "previous", None);
+        assert_eq!(read(), (1, 0, 1));
+        leave(&scratch, "elsewhere", Some(5));
+        assert_eq!(read(), (1, 1, 1));
+        let journal = open_as(&scratch, "running", 1);
+        let _slot = journal.take(&record(1)).unwrap();
+        assert_eq!(read(), (2, 1, 1));
+        thread::sleep(Duration::from_millis(120));
+        assert_eq!(read(), (2, 0, 2));
+    }
+
+    /// Two storages were given one ID, or a host that was cut off came back.
+    #[test]
+    fn a_holder_that_is_not_alone_or_was_silent_for_long_acknowledges_nothing() {
+        let scratch = Scratch::new();
+        let journal = open_as(&scratch, "a", 1);
+        assert!(journal.beat().is_ok() && journal.is_held());
+        Heartbeat::new(1, [7; 16]).write(&journal.file).unwrap();
+        assert!(journal.beat().is_err() && !journal.is_held());
+        let journal = open_as(&scratch, "a", 2);
+        journal.pulse().since = Instant::now().checked_sub(LEASE);
+        assert!(!journal.is_held());
+        assert!(journal.beat().is_ok() && journal.is_held(), "nobody has taken it");
+        journal.let_go();
+        assert!(!journal.is_held());
+        assert_eq!(Heartbeat::read(&journal.file).unwrap().map(|heartbeat| heartbeat.count), Some(0));
     }
 
     #[test]
     fn storages_that_start_at_once_take_nothing_from_each_other_and_lose_nothing() {
         let scratch = Scratch::new();
-        let template = open_as(&scratch, "x", 1);
-        std::mem::forget(template.take(&record(9)).unwrap());
         for _ in 0..20 {
-            fs::copy(&template.path, scratch.path().join(".uploads-a-127.0.0.1-99")).unwrap();
+            leave(&scratch, "x", Some(0));
             let taken: Vec<_> = thread::scope(|scope| {
                 let starts: Vec<_> = (1..5)
                     .map(|port| {
                         let scratch = &scratch;
                         scope.spawn(move || {
                             let journal = open_as(scratch, "a", port);
-                            let left = adopt(scratch, &journal, "a");
+                            let left = adopt(scratch, &journal, "a", &mut Watch::new());
                             journal.check().unwrap();
                             let count = left.len();
                             left.into_iter().filter_map(|open| open.slot).for_each(Slot::release);

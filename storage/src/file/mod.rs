@@ -2,8 +2,9 @@
 //! protocol asks, the same things are done in the same order.
 //!
 //! - [`paths`]: where a file lies.
-//! - [`space`] and [`trust`]: the store paths, which of them work, and which of them is next.
-//! - [`journal`] and [`settle`]: nothing half done stays, whatever happens.
+//! - [`space`] and [`trust`]: the store paths, which of them work, and which of them is next; [`volume`]: whether
+//!   one is the disk that it should be.
+//! - [`journal`] and [`settle`]: nothing half done stays, whatever happens; [`heartbeat`]: which journals are held.
 //! - [`disk`], [`flush`] and [`dirsync`]: directories, syncing.
 //! - [`mod@write`]: uploads and deletes, and the order that durability depends on.
 //! - [`send`]: finding and opening a file; [`verify`]: holding one against its row;
@@ -13,6 +14,7 @@ pub mod damaged;
 pub mod dirsync;
 pub mod disk;
 pub mod flush;
+pub mod heartbeat;
 pub mod journal;
 pub mod paths;
 pub mod send;
@@ -20,6 +22,7 @@ pub mod settle;
 pub mod space;
 pub mod trust;
 pub mod verify;
+pub mod volume;
 pub mod write;
 
 use std::io;
@@ -33,7 +36,7 @@ use tnv_common::wire::tnv::Triple;
 use tnv_common::workers::Workers;
 
 use crate::cache::Cache;
-use crate::db::Db;
+use crate::db::{Db, Entry};
 use crate::globals::Globals;
 use crate::id::Ids;
 use damaged::Damaged;
@@ -42,7 +45,8 @@ use disk::{Directories, DiskError, Fsync};
 use flush::FLUSHERS_MAX;
 use send::Lookers;
 use settle::Settler;
-use space::{Store, Stores};
+use space::{Opening, Store, Stores};
+use volume::Page;
 
 #[cfg(test)]
 mod tests;
@@ -68,14 +72,22 @@ pub struct Files {
 
 impl Files {
     /// Opens the store paths, and undoes what a predecessor that was killed left half done.
-    pub fn new(globals: &Globals, db: Db, ids: Ids, damaged: Arc<Damaged>, stop: &Stop) -> Result<Files> {
+    pub fn new(globals: &Globals, db: Db, ids: Ids, stop: &Stop) -> Result<Files> {
         let settings = &globals.settings;
         let fsync = if settings.fsync { Fsync::Yes } else { Fsync::No };
         if fsync == Fsync::No {
             log::warn!("tnv_fsync = no: a power cut may take files that were acknowledged");
         }
-        let (stores, left) =
-            Stores::open(&settings.store_paths, settings.reserve, &globals.host, globals.address)?;
+        let paths = settings.store_paths.iter().map(|path| path.as_str());
+        let damaged = Arc::new(Damaged::new(paths, &globals.member));
+        let opening = Opening {
+            reserve: settings.reserve,
+            member: globals.member.clone(),
+            group: settings.group.to_string(),
+            pages: pages(&db, settings.group.as_str()),
+            damaged: Arc::clone(&damaged),
+        };
+        let (stores, left) = Stores::open(&settings.store_paths, &opening)?;
         let stores = Arc::new(stores);
         let settler = Arc::new(Settler::new(db.clone(), Arc::clone(&stores)));
         left.into_iter().for_each(|open| settler.add(open));
@@ -109,6 +121,11 @@ impl Files {
         Arc::clone(&self.stores)
     }
 
+    /// The files that are out of service.
+    pub fn damaged(&self) -> Arc<Damaged> {
+        Arc::clone(&self.damaged)
+    }
+
     /// Notes that a store path's disk failed. Nothing that was known of one that is not trusted counts.
     fn failed(&self, store: &Store, failure: &DiskError) {
         // A file that may not be so large says nothing about its disk: all others can still go there.
@@ -117,9 +134,22 @@ impl Files {
         }
         store.failed(failure);
         if failure.distrust {
-            self.directories.forget(store.path().as_str());
+            self.directories.forget(store.directory());
         }
     }
+}
+
+/// The rows by which a store path is known: live ones of this group, and of no group, which existing storages
+/// wrote.
+fn pages(db: &Db, group: &str) -> Arc<volume::Pages> {
+    let (db, group) = (db.clone(), group.to_owned());
+    Arc::new(move |table, after: Option<&str>| {
+        let page = db.page(table, after)?;
+        let last = page.last().map(|entry| entry.id.clone());
+        let own = |entry: &Entry| entry.live && entry.group.as_ref().is_none_or(|other| *other == group);
+        let files = page.into_iter().filter(own).map(|entry| entry.file).collect();
+        Ok(Page { last, files })
+    })
 }
 
 /// The failure of whoever asks for a file that is not there, or is not his.

@@ -13,6 +13,11 @@
 //! has not. What stands before them is not held against `tnv_store_paths`, since a store path that
 //! was taken out of the list for new files still holds old ones, and a relative one has `..` in it
 //! anyway. Symbolic links in the place of the file itself are not followed (see `send`).
+//!
+//! **Slashes.** `../data` and `../data/` are one store path. Its files are written as `../data/000/…`; rows that
+//! have `../data//000/…`, as storages up to 0.1 wrote where the setting ended with a slash, name the same files.
+
+use std::borrow::Cow;
 
 use md5::{Digest, Md5};
 use tnv_common::error::Result;
@@ -43,7 +48,7 @@ impl Place {
     /// The place of the file with this number, made at this time.
     pub fn new(store_path: &IdKey, number: u64, time: u64) -> Place {
         let digit = |power: u32| number / FAN_OUT.pow(power) % FAN_OUT;
-        let store = store_path.as_str().to_owned();
+        let store = plain(store_path.as_str()).to_owned();
         let outer = format!("{store}/{:03X}", digit(3));
         let middle = format!("{outer}/{:03X}", digit(2));
         let inner = format!("{middle}/{:03X}", digit(1));
@@ -55,6 +60,33 @@ impl Place {
     pub fn directory(&self) -> &str {
         &self.directories[LEVELS]
     }
+}
+
+/// The text of a store path without slashes at its end: what its files' paths begin with.
+pub fn plain(store_path: &str) -> &str {
+    match store_path.trim_end_matches('/') {
+        "" => "/",
+        plain => plain,
+    }
+}
+
+/// Whether a path lies below a store path, whose text is plain.
+pub fn is_below(store_path: &str, path: &str) -> bool {
+    path.strip_prefix(store_path).is_some_and(|rest| rest.starts_with('/') || store_path.ends_with('/'))
+}
+
+/// A path with one slash where there are several: two texts of one path become one.
+pub fn normal(path: &str) -> Cow<'_, str> {
+    if !path.contains("//") {
+        return Cow::Borrowed(path);
+    }
+    let mut normal = String::with_capacity(path.len());
+    path.chars().for_each(|char| {
+        if char != '/' || !normal.ends_with('/') {
+            normal.push(char);
+        }
+    });
+    Cow::Owned(normal)
 }
 
 /// Holds a path of the database against the form above.
@@ -120,6 +152,21 @@ mod tests {
         let directories = ["../data", "../data/000", "../data/000/000", "../data/000/000/001"];
         assert_eq!(place(512).directories, directories);
         assert_eq!(place(512).directory(), "../data/000/000/001");
+    }
+
+    #[test]
+    fn a_slash_at_the_end_of_a_store_path_changes_no_path() {
+        for text in ["../data", "../data/", "../data//"] {
+            let place = Place::new(&IdKey::new(text).unwrap(), 512, 0x5F9E_3FA7);
+            assert_eq!(place.path, "../data/000/000/001/5F9E3FA7_000");
+            assert_eq!(place.directories[0], "../data");
+            for path in [place.path.as_str(), "../data//000/000/001/5F9E3FA7_000"] {
+                assert!(is_below(plain(text), path) && !is_below("../dat", path));
+                assert_eq!(normal(path), place.path);
+            }
+        }
+        assert_eq!((plain("/"), plain("//")), ("/", "/"));
+        assert!(is_below("/", "/000/000/001/5F9E3FA7_000"));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The store paths: which of them work and have room, and in what order to try them for a new file.
 //!
 //! Each has a thread that asks its disk every second: whether it still is the disk that was opened,
-//! and how much space it has. Nobody who has work to do asks it himself: a network file system whose
+//! and how much space it has. It opens what is the right disk (see `volume`), also where that comes late, writes
+//! the heartbeat of its journal, and takes over what storages left that have ended (see `journal`). Nobody who has work to do asks it himself: a network file system whose
 //! cable is cut answers after a minute, and all workers would wait for it. A store path without a fresh
 //! and good answer is passed over; what it holds is served as far as the disk allows. Only where there is no
 //! other with an answer is it waited for, and for some seconds.
@@ -11,7 +12,6 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,14 +20,19 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use tnv_common::config::kinds::Space;
-use tnv_common::error::{Context, ErrorKind, Result};
+use tnv_common::error::{Context, Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::stop::Stop;
-use tnv_common::wire::{HostName, IdKey};
+use tnv_common::wire::IdKey;
 
+use super::damaged::Damaged;
 use super::disk::{DiskError, make_durably};
+use super::heartbeat::Watch;
 use super::journal::{Journal, Open};
+use super::paths;
 use super::trust::{PROOFS, Proof, Trust, prove};
+use super::volume::{self, Finding, Marker, Pages, Search};
+use crate::globals::MemberName;
 
 /// How often a disk is asked; the bytes that go by meanwhile are counted here.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
@@ -47,8 +52,33 @@ const GRACE: Duration = Duration::from_millis(100);
 /// A store path that failed is tried last for so long.
 const FAILED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Takes what a predecessor left in a store path that could not be opened earlier.
+/// How often it is looked for journals and lists of storages that have ended.
+const ADOPT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// So long the start may read rows to find whether the store paths without a marker are the right disks; the rest
+/// is read beside the service.
+const START_SEARCH_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The same each time that the disk is asked: the next second is not far.
+const SEARCH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Takes what a predecessor left in a store path.
 pub type Add = Arc<dyn Fn(Open) + Send + Sync>;
+
+/// What opening a store path takes.
+#[derive(Clone)]
+pub struct Opening {
+    /// What stays free.
+    pub reserve: Space,
+    /// This storage.
+    pub member: MemberName,
+    /// Its group's name.
+    pub group: String,
+    /// The rows, to find whether a disk is the right one.
+    pub pages: Arc<Pages>,
+    /// Where the lists of damaged files are kept.
+    pub damaged: Arc<Damaged>,
+}
 
 /// All store paths of this storage.
 pub struct Stores {
@@ -57,16 +87,25 @@ pub struct Stores {
 
 /// One of them.
 pub struct Store {
-    path: IdKey,
-    reserve: Space,
-    host: HostName,
-    address: SocketAddr,
+    /// As configured, which is what its numbers are asked by.
+    key: IdKey,
+    /// Its plain text, which is what its files' paths begin with.
+    path: String,
+    opening: Opening,
     state: Mutex<State>,
+    /// What its thread knows; no other thread waits for it.
+    search: Mutex<Search>,
+    watch: Mutex<Watch>,
 }
 
 struct State {
     /// None as long as it could not be opened; then there are no new files.
     journal: Option<Arc<Journal>>,
+    /// The marker that was found, and which file it was. It stays: another disk is not this store path.
+    marker: Option<(Marker, volume::Stamp)>,
+    /// How often the journal was lost and opened anew.
+    reopened: u64,
+    adopted_at: Option<Instant>,
     /// What was wrong when the disk was last asked.
     fault: Option<String>,
     asked_at: Instant,
@@ -91,6 +130,26 @@ enum Room {
     Fault,
 }
 
+/// What is wrong with a store path.
+struct Fault {
+    error: Error,
+    /// Nothing has failed: the right disk is not there yet, or the journal may be another host's.
+    may_come: bool,
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Fault {
+        Fault { may_come: false, error }
+    }
+}
+
+/// Something that may come.
+fn not_yet(error: Error) -> Fault {
+    Fault { may_come: true, error }
+}
+
+type Asked = std::result::Result<(u64, u64), Fault>;
+
 /// Bytes that an upload under way will still need.
 pub struct Promise {
     store: Arc<Store>,
@@ -98,36 +157,41 @@ pub struct Promise {
 }
 
 impl Stores {
-    /// Opens each store path, made where it is missing, and collects what a predecessor left undone.
-    /// One that cannot be opened is tried again later, unless none can, or another storage has it.
-    pub fn open(
-        store_paths: &[IdKey],
-        reserve: Space,
-        host: &HostName,
-        address: SocketAddr,
-    ) -> Result<(Stores, Vec<Open>)> {
+    /// Opens each store path, and collects what a predecessor left undone. One that cannot be opened is tried again
+    /// later, unless none can, or another storage has it. One whose disk is not there or is not the right one is no
+    /// failure: it may be mounted later.
+    pub fn open(store_paths: &[IdKey], opening: &Opening) -> Result<(Stores, Vec<Open>)> {
         let mut answers = Vec::new();
         let mut left = Vec::new();
+        let deadline = Instant::now() + START_SEARCH_TIMEOUT;
         for path in store_paths {
-            let store = Store::new(path, reserve, host, address);
-            let asked = store.make(&mut left).context(|| format!("store path '{path}'"));
-            if let Err(error) = &asked
+            let store = Store::new(path, opening);
+            let asked = store.ask(&mut left, deadline).map_err(|fault| store.named(fault));
+            if let Err(Fault { error, .. }) = &asked
                 && error.kind() == ErrorKind::Busy
             {
                 return Err(error.clone());
             }
             answers.push((Arc::new(store), asked));
         }
-        let works = answers.iter().any(|(store, _)| store.journal().is_some());
+        let may_work = |(store, asked): &(Arc<Store>, Asked)| {
+            store.journal().is_some() || matches!(asked, Err(Fault { may_come: true, .. }))
+        };
+        let works = answers.iter().any(may_work);
         let mut stores = Vec::new();
         for (store, asked) in answers {
-            if let (Err(error), false) = (&asked, works) {
+            if let (Err(Fault { error, .. }), false) = (&asked, works) {
                 return Err(error.clone());
             }
             store.note(asked);
             stores.push(store);
         }
         Ok((Stores { stores }, left))
+    }
+
+    /// Lets go of the journals: nothing more is acknowledged, and what they name may be taken over at once.
+    pub fn close(&self) {
+        self.stores.iter().filter_map(|store| store.journal()).for_each(|journal| journal.let_go());
     }
 
     /// Starts the threads that ask the disks. They end when `stop` is set.
@@ -232,24 +296,26 @@ impl Stores {
         self.store_of(path).is_none_or(|store| store.check().is_ok())
     }
 
-    /// Fails where the disk of the first store path is not there.
-    pub fn first_is_mounted(&self) -> io::Result<()> {
-        self.stores.first().map_or(Ok(()), |store| store.check())
+    /// Fails where the disk of a store path is not there.
+    pub fn is_there(&self, store_path: &str) -> io::Result<()> {
+        let store = self.stores.iter().find(|store| store.path == store_path);
+        store.map_or(Ok(()), |store| store.check())
     }
 
     fn store_of(&self, path: &str) -> Option<&Arc<Store>> {
-        let holds = |store: &&Arc<Store>| {
-            path.strip_prefix(store.path.as_str()).is_some_and(|rest| rest.starts_with('/'))
-        };
-        self.stores.iter().filter(holds).max_by_key(|store| store.path.as_str().len())
+        let holds = |store: &&Arc<Store>| paths::is_below(&store.path, path);
+        self.stores.iter().filter(holds).max_by_key(|store| store.path.len())
     }
 }
 
 impl Store {
     /// One that has not been opened yet.
-    fn new(path: &IdKey, reserve: Space, host: &HostName, address: SocketAddr) -> Store {
+    fn new(key: &IdKey, opening: &Opening) -> Store {
         let state = State {
             journal: None,
+            marker: None,
+            reopened: 0,
+            adopted_at: None,
             fault: None,
             asked_at: Instant::now(),
             silent: false,
@@ -259,21 +325,26 @@ impl Store {
             failed_at: None,
             trust: Trust::new(),
         };
-        Store { path: path.clone(), reserve, host: host.clone(), address, state: Mutex::new(state) }
+        Store {
+            key: key.clone(),
+            path: paths::plain(key.as_str()).to_owned(),
+            opening: opening.clone(),
+            state: Mutex::new(state),
+            search: Mutex::default(),
+            watch: Mutex::new(Watch::new()),
+        }
     }
 
-    /// At the start: makes the directory, and asks for the first time. Later a directory that is missing
-    /// is not made: its disk is.
-    fn make(&self, left: &mut Vec<Open>) -> Result<(u64, u64)> {
-        make_durably(Path::new(self.path.as_str())).context(|| "make the directory")?;
-        self.ask(left)
+    fn named(&self, fault: Fault) -> Fault {
+        Fault { error: fault.error.context(format_args!("store path '{}'", self.path)), ..fault }
     }
 
     /// The thread.
     fn watch(&self, stop: &Stop, add: &dyn Fn(Open)) {
         while !stop.wait(ASK_INTERVAL) {
             let mut left = Vec::new();
-            let asked = self.ask(&mut left).context(|| format!("store path '{}'", self.path));
+            let asked =
+                self.ask(&mut left, Instant::now() + SEARCH_TIMEOUT).map_err(|fault| self.named(fault));
             let works = asked.is_ok();
             self.note(asked);
             left.into_iter().for_each(add);
@@ -285,7 +356,7 @@ impl Store {
 
     /// Lets a store path that is not trusted make a proof, and tells what came of it.
     fn prove(&self) {
-        let losses = self.losses();
+        let losses = self.state().trust.losses();
         let proven = prove(&self.proof());
         let now = self.state().trust.tried(Instant::now(), proven.is_ok(), losses);
         match (now, proven) {
@@ -306,33 +377,166 @@ impl Store {
 
     /// The file that proofs are made with, told apart among the members as their journals are.
     fn proof(&self) -> PathBuf {
-        let name = format!(".proof-{}-{}-{}", self.host, self.address.ip(), self.address.port());
-        Path::new(self.path.as_str()).join(name.replace('/', "_"))
+        self.opening.member.file_in(&self.path, ".proof-").into()
     }
 
     /// Asks the disk for the free bytes and for all; opens the journal where it is not open yet. Not
     /// under the lock: a disk that hangs must not stop those who only count.
-    fn ask(&self, left: &mut Vec<Open>) -> Result<(u64, u64)> {
+    fn ask(&self, left: &mut Vec<Open>, deadline: Instant) -> Asked {
         match self.journal() {
-            Some(journal) => journal.check()?,
-            None => {
-                let (journal, mut found) = Journal::open(self.path.as_str(), &self.host, self.address)?;
-                left.append(&mut found);
-                left.append(&mut journal.adopt(self.path.as_str(), &self.host));
-                self.state().journal = Some(journal);
-                // What a kill left of a proof.
-                let _ = fs::remove_file(self.proof());
+            Some(journal) => {
+                if let Err(error) = journal.check() {
+                    if !self.is_same_disk() {
+                        return Err(Error::from(error).into());
+                    }
+                    log::warn!(
+                        "store path '{}': its journal is gone and its disk is not: uploads that are under way there \
+                         fail, and a new journal is made",
+                        self.path
+                    );
+                    let mut state = self.state();
+                    state.journal = None;
+                    state.reopened += 1;
+                    drop(state);
+                    self.open(left, deadline)?;
+                }
             }
+            None => self.open(left, deadline)?,
         }
         let found = statvfs(self.path.as_str()).map_err(io::Error::from).context(|| "find its free space")?;
         if found.f_flag.contains(StatVfsMountFlags::RDONLY) {
-            return fail!(Unavailable, "it is mounted read-only");
+            return Err(Error::new(ErrorKind::Unavailable, "it is mounted read-only").into());
+        }
+        if let Some(journal) = self.journal() {
+            journal.beat().context(|| "write the heartbeat")?;
+            self.adopt(&journal, left);
         }
         Ok((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))
     }
 
+    /// Opens what is shown to be the right disk: first the list of damaged files, so that none of them is served.
+    fn open(&self, left: &mut Vec<Open>, deadline: Instant) -> std::result::Result<(), Fault> {
+        self.identify(deadline)?;
+        self.opening
+            .damaged
+            .open(&self.path)
+            .context(|| "read the list of damaged files; move it away to go on without it")?;
+        let opened = Journal::open(&self.path, &self.opening.member, &mut self.lock(&self.watch));
+        let (journal, mut found) = opened.map_err(|error| match error.kind() {
+            // Another host's storage with this ID may hold it.
+            ErrorKind::Timeout => not_yet(error),
+            _ => error.into(),
+        })?;
+        left.append(&mut found);
+        self.state().journal = Some(journal);
+        // What a kill left of a proof.
+        let _ = fs::remove_file(self.proof());
+        Ok(())
+    }
+
+    /// Takes over what storages left that have ended, every few seconds.
+    fn adopt(&self, journal: &Arc<Journal>, left: &mut Vec<Open>) {
+        if self.state().adopted_at.is_some_and(|at| at.elapsed() < ADOPT_INTERVAL) {
+            return;
+        }
+        left.append(&mut journal.adopt(&self.path, &self.opening.member, &mut self.lock(&self.watch)));
+        if let Err(error) = self.opening.damaged.adopt(&self.path) {
+            log::debug!("take over lists of damaged files in '{}': {error}", self.path);
+        }
+        self.state().adopted_at = Some(Instant::now());
+    }
+
+    /// Whether the marker that was found lies where it lay.
+    fn is_same_disk(&self) -> bool {
+        let known = self.state().marker.as_ref().map(|(_, stamp)| *stamp);
+        known.is_some_and(|known| volume::stamp(&self.path).is_ok_and(|stamp| stamp == known))
+    }
+
+    /// Finds whether this is the right disk (see `volume`), and marks it where it is and has no marker.
+    fn identify(&self, deadline: Instant) -> std::result::Result<(), Fault> {
+        let path = self.path.as_str();
+        let is_there = match fs::metadata(path) {
+            Ok(found) if !found.is_dir() => {
+                return Err(Error::from(io::Error::from(io::ErrorKind::NotADirectory)).into());
+            }
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(Error::from(error).into()),
+        };
+        let found = if is_there { volume::read(path).context(|| "read its marker")? } else { None };
+        let known = self.state().marker.as_ref().map(|(marker, _)| marker.id.clone());
+        let group = &self.opening.group;
+        match (&known, found) {
+            (Some(known), Some(found)) if found.id != *known => {
+                return Err(not_yet(Error::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "it is volume {} now and was volume {known} before: another disk is mounted; mount the right \
+                         one, or restart this storage to use this one",
+                        found.id
+                    ),
+                )));
+            }
+            (Some(_), None) => {
+                let what = format!("it has no {} any more: its disk is not mounted; mount it", volume::NAME);
+                return Err(not_yet(Error::new(ErrorKind::Unavailable, what)));
+            }
+            (Some(_), Some(found)) => return self.keep(found),
+            (None, Some(found)) if found.store_path == path && found.group == *group => {
+                return self.keep(found);
+            }
+            (None, found) => {
+                let finding = self.lock(&self.search).go_on(path, &*self.opening.pages, deadline)?;
+                self.judge(found, finding)
+            }
+        }
+    }
+
+    /// A disk that does not say that it is this store path: its rows decide.
+    fn judge(&self, found: Option<Marker>, finding: Finding) -> std::result::Result<(), Fault> {
+        let path = self.path.as_str();
+        let says = match &found {
+            Some(Marker { id, store_path, group, .. }) => {
+                format!("it is volume {id}, which was made for store path '{store_path}' of group {group}")
+            }
+            None => format!("it has no {}", volume::NAME),
+        };
+        let fault = |what: String| Err(not_yet(Error::new(ErrorKind::Unavailable, what)));
+        match (finding, found) {
+            (Finding::Unfinished, _) => {
+                fault(format!("{says}; looking among the rows whether its files are here"))
+            }
+            (Finding::Wrong(rows), _) => fault(format!(
+                "{says}, and of {rows} rows that name files under it none has its file here: its disk is not \
+                 mounted, or another one is; nothing is stored there. Mount the right disk, or, if this one is to \
+                 begin empty, run tnv-storage --init --store-path {path}"
+            )),
+            (Finding::NoRows | Finding::Right, Some(found)) => {
+                log::warn!("store path '{path}': {says}; no row contradicts it, so it is used");
+                self.keep(found)
+            }
+            (Finding::NoRows | Finding::Right, None) => {
+                make_durably(Path::new(path)).context(|| "make the directory")?;
+                let marker = volume::create(path, &Marker::new(path, &self.opening.group));
+                let marker = marker.context(|| format!("make {path}/{}", volume::NAME))?;
+                log::info!("store path '{path}' is volume {} from now on", marker.id);
+                self.keep(marker)
+            }
+        }
+    }
+
+    fn keep(&self, marker: Marker) -> std::result::Result<(), Fault> {
+        let stamp = volume::stamp(&self.path).context(|| "look at its marker")?;
+        self.state().marker = Some((marker, stamp));
+        Ok(())
+    }
+
+    fn lock<'a, T>(&self, what: &'a Mutex<T>) -> MutexGuard<'a, T> {
+        what.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps the answer, and tells what has changed.
-    fn note(&self, asked: Result<(u64, u64)>) {
+    fn note(&self, asked: Asked) {
         let mut state = self.state();
         state.asked_at = Instant::now();
         let silent = std::mem::take(&mut state.silent);
@@ -341,7 +545,7 @@ impl Store {
                 (state.free, state.total) = (free, total);
                 None
             }
-            Err(error) => Some(error.to_string()),
+            Err(fault) => Some(fault.error.to_string()),
         };
         let before = std::mem::replace(&mut state.fault, fault.clone());
         drop(state);
@@ -356,6 +560,11 @@ impl Store {
 
     /// Its text, as configured.
     pub fn path(&self) -> &IdKey {
+        &self.key
+    }
+
+    /// What the paths of its files begin with.
+    pub fn directory(&self) -> &str {
         &self.path
     }
 
@@ -372,9 +581,17 @@ impl Store {
         }
     }
 
-    /// How often it failed in a way that costs the trust.
+    /// How often it failed in a way that costs the trust, or lost its journal. Who finds another number than before
+    /// was on the disk when it did.
     pub fn losses(&self) -> u64 {
-        self.state().trust.losses()
+        let state = self.state();
+        state.trust.losses() + state.reopened
+    }
+
+    /// Whether the slots of this storage are certainly still its own, so that nobody can have removed what they
+    /// name.
+    pub fn holds_journal(&self) -> bool {
+        self.journal().is_some_and(|journal| journal.is_held())
     }
 
     /// Notes that it does not work: others are tried first for a while, or until it has proven itself.
@@ -421,7 +638,7 @@ impl Store {
     /// Sets bytes aside for an upload, unless others have taken the room meanwhile.
     pub fn promise(self: &Arc<Store>, bytes: u64) -> Option<Promise> {
         let mut state = self.state();
-        if state.trust.is_lost() || state.room(self.reserve).is_none_or(|room| room < bytes) {
+        if state.trust.is_lost() || state.room(self.opening.reserve).is_none_or(|room| room < bytes) {
             return None;
         }
         state.promised += bytes;
@@ -443,7 +660,7 @@ impl Store {
             }
             return Room::Fault;
         }
-        match (&state.fault, state.room(self.reserve)) {
+        match (&state.fault, state.room(self.opening.reserve)) {
             (Some(_), _) => Room::Fault,
             _ if state.trust.is_lost() => Room::Fault,
             (None, Some(room)) => Room::Bytes(room),
@@ -510,25 +727,44 @@ impl Stores {
 
     /// Asks all disks.
     pub fn ask(&self) {
-        self.stores.iter().for_each(|store| store.note(store.ask(&mut Vec::new())));
+        self.stores.iter().for_each(|store| store.note(store.ask(&mut Vec::new(), Instant::now())));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::FileRow;
     use crate::file::journal::Record;
+    use crate::file::volume::Page;
     use crate::scratch::Scratch;
-    use tnv_common::wire::{FileId, UserId};
+    use std::net::SocketAddr;
+    use tnv_common::wire::{FileId, HostName, UserId};
+
+    fn key(scratch: &Scratch, name: &str) -> IdKey {
+        IdKey::new(scratch.path().join(name).to_str().unwrap()).unwrap()
+    }
+
+    /// With these rows.
+    fn opening(keys: &[IdKey], rows: &Arc<Mutex<Vec<FileRow>>>) -> Opening {
+        let address = SocketAddr::from(([127, 0, 0, 1], 23000));
+        let member = MemberName::new(None, &HostName::new("host").unwrap(), address);
+        let damaged = Arc::new(Damaged::new(keys.iter().map(IdKey::as_str), &member));
+        let rows = Arc::clone(rows);
+        let pages = Arc::new(move |table, after: Option<&str>| {
+            let files = if table == 0 && after.is_none() { rows.lock().unwrap().clone() } else { Vec::new() };
+            Ok(Page { last: (!files.is_empty()).then(String::new), files })
+        });
+        Opening { reserve: Space::Bytes(1000), member, group: "group001".to_owned(), pages, damaged }
+    }
+
+    fn try_open(scratch: &Scratch, names: &[&str], rows: &Arc<Mutex<Vec<FileRow>>>) -> Result<Stores> {
+        let keys: Vec<_> = names.iter().map(|name| key(scratch, name)).collect();
+        Stores::open(&keys, &opening(&keys, rows)).map(|(stores, _)| stores)
+    }
 
     fn stores(scratch: &Scratch, names: &[&str]) -> Stores {
-        let paths: Vec<_> = names
-            .iter()
-            .map(|name| IdKey::new(scratch.path().join(name).to_str().unwrap()).unwrap())
-            .collect();
-        let host = HostName::new("host").unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], 23000));
-        Stores::open(&paths, Space::Bytes(1000), &host, address).unwrap().0
+        try_open(scratch, names, &Arc::default()).unwrap()
     }
 
     fn set(store: &Store, free: u64) {
@@ -549,14 +785,14 @@ mod tests {
     /// What the store path's thread does every second.
     fn look(store: &Store) -> Vec<Open> {
         let mut left = Vec::new();
-        let asked = store.ask(&mut left);
+        let asked = store.ask(&mut left, Instant::now());
         store.note(asked);
         left
     }
 
     fn order(stores: &Stores, size: u64) -> Vec<String> {
         let candidates = stores.candidates(size).unwrap_or_default();
-        candidates.iter().map(|store| store.path.as_str().rsplit('/').next().unwrap().to_owned()).collect()
+        candidates.iter().map(|store| store.path.rsplit('/').next().unwrap().to_owned()).collect()
     }
 
     #[test]
@@ -611,7 +847,7 @@ mod tests {
             assert_eq!(order(&stores, 100), ["b"]);
             bad.prove();
         }
-        assert_eq!(fs::read_dir(bad.path.as_str()).unwrap().count(), 1, "the journal");
+        assert_eq!(fs::read_dir(&bad.path).unwrap().count(), 2, "the marker and the journal");
         assert!(bad.promise(1).is_some());
         assert_eq!(bad.losses(), 1);
     }
@@ -621,10 +857,7 @@ mod tests {
         let scratch = Scratch::new();
         assert_eq!(order(&stores(&scratch, &["new/deep"]), 0).len(), 1);
         std::fs::write(scratch.path().join("file"), "").unwrap();
-        let path = IdKey::new(scratch.path().join("file").to_str().unwrap()).unwrap();
-        let host = HostName::new("host").unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], 23000));
-        let error = Stores::open(&[path], Space::Bytes(0), &host, address).err().unwrap();
+        let error = try_open(&scratch, &["file"], &Arc::default()).err().unwrap();
         assert!(error.message().contains("/file'"), "{error}");
     }
 
@@ -732,10 +965,115 @@ mod tests {
     fn a_store_path_that_another_storage_has_is_no_matter_to_go_on_without() {
         let scratch = Scratch::new();
         let _first = stores(&scratch, &["b"]);
-        let paths = ["a", "b"].map(|name| IdKey::new(scratch.path().join(name).to_str().unwrap()).unwrap());
-        let host = HostName::new("host").unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], 23000));
-        let error = Stores::open(&paths, Space::Bytes(0), &host, address).err().unwrap();
+        let error = try_open(&scratch, &["a", "b"], &Arc::default()).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Busy);
+    }
+
+    fn row(scratch: &Scratch, store: &str) -> FileRow {
+        FileRow { path: format!("{}/000/000/000/1_000", key(scratch, store)), size: 1, crc32: None }
+    }
+
+    /// A disk was not mounted at the start: its store path got a directory and a journal on the disk below, and what
+    /// was uploaded there was gone from sight when the disk was mounted.
+    #[test]
+    fn a_store_path_whose_rows_have_no_file_there_is_left_alone_until_its_disk_comes() {
+        let scratch = Scratch::new();
+        let rows = Arc::new(Mutex::new(vec![row(&scratch, "a")]));
+        for is_mount_point in [false, true] {
+            if is_mount_point {
+                fs::create_dir(scratch.path().join("a")).unwrap();
+            }
+            let stores = try_open(&scratch, &["a"], &rows).unwrap();
+            assert_eq!(stores.candidates(0).err().unwrap().kind(), ErrorKind::Unavailable);
+            assert!(stores.remove(&rows.lock().unwrap()[0].path).is_err(), "it may be there on its disk");
+            look(&stores.stores[0]);
+            assert_eq!(scratch.path().join("a").exists(), is_mount_point);
+            if is_mount_point {
+                assert_eq!(fs::read_dir(scratch.path().join("a")).unwrap().count(), 0);
+            }
+            // The disk of a previous version is mounted: no marker, and the file is there.
+            fs::create_dir_all(scratch.path().join("a/000/000/000")).unwrap();
+            fs::write(&rows.lock().unwrap()[0].path, "1").unwrap();
+            look(&stores.stores[0]);
+            assert_eq!(order(&stores, 0), ["a"]);
+            drop(stores);
+            fs::remove_dir_all(scratch.path().join("a")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_store_path_without_its_disk_is_in_no_other_ones_way() {
+        let scratch = Scratch::new();
+        let rows = Arc::new(Mutex::new(vec![row(&scratch, "a")]));
+        assert_eq!(order(&try_open(&scratch, &["a", "b"], &rows).unwrap(), 0), ["b"]);
+    }
+
+    #[test]
+    fn disks_that_were_exchanged_take_no_files() {
+        let scratch = Scratch::new();
+        let rows = Arc::new(Mutex::new(Vec::new()));
+        drop(try_open(&scratch, &["a", "b"], &rows).unwrap());
+        let [a, b, c] = ["a", "b", "c"].map(|name| scratch.path().join(name));
+        let path = |store: &str, name: &str| format!("{}/000/000/000/{name}", key(&scratch, store));
+        let row = |path: String| FileRow { path, size: 1, crc32: None };
+        *rows.lock().unwrap() = vec![row(path("a", "1_000")), row(path("b", "2_000"))];
+        for (store, name) in [("a", "1_000"), ("b", "2_000")] {
+            fs::create_dir_all(scratch.path().join(store).join("000/000/000")).unwrap();
+            fs::write(path(store, name), "1").unwrap();
+        }
+        for (from, to) in [(&a, &c), (&b, &a), (&c, &b)] {
+            fs::rename(from, to).unwrap();
+        }
+        assert_eq!(order(&try_open(&scratch, &["a", "b"], &rows).unwrap(), 0), Vec::<String>::new());
+        for (from, to) in [(&a, &c), (&b, &a), (&c, &b)] {
+            fs::rename(from, to).unwrap();
+        }
+        assert_eq!(order(&try_open(&scratch, &["a", "b"], &rows).unwrap(), 0).len(), 2);
+    }
+
+    #[test]
+    fn another_disk_under_a_running_storage_takes_no_files_though_it_has_a_marker() {
+        let scratch = Scratch::new();
+        drop(stores(&scratch, &["a"]));
+        fs::rename(scratch.path().join("a"), scratch.path().join("other")).unwrap();
+        let stores = stores(&scratch, &["a"]);
+        fs::rename(scratch.path().join("a"), scratch.path().join("first")).unwrap();
+        fs::rename(scratch.path().join("other"), scratch.path().join("a")).unwrap();
+        look(&stores.stores[0]);
+        assert_eq!(order(&stores, 0), Vec::<String>::new());
+        fs::rename(scratch.path().join("a"), scratch.path().join("other")).unwrap();
+        fs::rename(scratch.path().join("first"), scratch.path().join("a")).unwrap();
+        look(&stores.stores[0]);
+        assert_eq!(order(&stores, 0), ["a"]);
+    }
+
+    /// A process that stood still for long lost its journal to another member.
+    #[test]
+    fn a_journal_that_is_gone_from_its_disk_is_made_anew_and_fails_what_is_under_way() {
+        let scratch = Scratch::new();
+        let stores = stores(&scratch, &["a"]);
+        let store = &stores.stores[0];
+        let before = store.losses();
+        for entry in fs::read_dir(&store.path).unwrap() {
+            let path = entry.unwrap().path();
+            if path.to_str().unwrap().contains(".uploads-") {
+                fs::remove_file(path).unwrap();
+            }
+        }
+        look(store);
+        assert_eq!(order(&stores, 0), ["a"]);
+        assert!(store.losses() != before && store.holds_journal());
+    }
+
+    #[test]
+    fn a_slash_at_the_end_of_a_store_path_is_no_other_store_path() {
+        let scratch = Scratch::new();
+        let stores = stores(&scratch, &["a/", "b"]);
+        let store = &stores.stores[0];
+        assert!(store.path().as_str().ends_with('/') && !store.directory().ends_with('/'));
+        for slashes in ["/", "//"] {
+            let path = format!("{}{slashes}000/000/000/1_000", store.directory());
+            assert!(Arc::ptr_eq(stores.store_of(&path).unwrap(), store));
+        }
     }
 }

@@ -13,7 +13,7 @@ use tnv_common::wire::{AppId, FileId, GroupName, HEADER_BYTES, Header, HostName,
 
 use super::*;
 use crate::db::SCHEMA;
-use crate::globals::Settings;
+use crate::globals::{MemberName, Settings};
 use crate::scratch::Scratch;
 use tnv_common::receive::Receiver;
 use tnv_tests::tools::promptly;
@@ -76,6 +76,7 @@ impl Group {
                 app_keys: Default::default(),
                 app_keys_file: None,
                 group: GroupName::new("group001").unwrap(),
+                storage_id: None,
                 store_paths: vec![IdKey::new(self.data().to_str().unwrap()).unwrap()],
                 reserve: Space::Bytes(0),
                 fsync: true,
@@ -89,13 +90,13 @@ impl Group {
                 database: database.clone(),
             },
             host: HostName::new("host").unwrap(),
+            member: member_name(port),
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             started: 0,
         };
         let database = Database::open(&database, &SCHEMA, &self.stop).unwrap();
         let db = Db::new(database, &globals.settings.group, 8);
-        let (damaged, _) = Damaged::open(self.data().to_str().unwrap(), &globals.host, globals.address);
-        Arc::new(Files::new(&globals, db, Ids::new(&id_servers), Arc::new(damaged), &self.stop).unwrap())
+        Arc::new(Files::new(&globals, db, Ids::new(&id_servers), &self.stop).unwrap())
     }
 
     fn data(&self) -> std::path::PathBuf {
@@ -108,6 +109,11 @@ impl Group {
         collect(&self.data(), &mut found);
         found
     }
+}
+
+fn member_name(port: u16) -> MemberName {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    MemberName::new(None, &HostName::new("host").unwrap(), address)
 }
 
 fn collect(directory: &Path, found: &mut Vec<String>) {
@@ -366,8 +372,14 @@ fn a_disk_that_hangs_takes_no_worker() {
     let mut files = Arc::into_inner(files).expect("no upload has it any more");
     // One whose threads do not ask the disk behind the test's back.
     let path = IdKey::new(group.data().to_str().unwrap()).unwrap();
-    let (host, address) = (HostName::new("host").unwrap(), SocketAddr::from(([127, 0, 0, 1], 2)));
-    let (stores, _) = Stores::open(&[path], Space::Bytes(0), &host, address).unwrap();
+    let opening = Opening {
+        reserve: Space::Bytes(0),
+        member: member_name(2),
+        group: "group001".to_owned(),
+        pages: pages(&files.db, "group001"),
+        damaged: files.damaged(),
+    };
+    let (stores, _) = Stores::open(&[path], &opening).unwrap();
     files.stores = Arc::new(stores);
     files.settler = Arc::new(Settler::new(files.db.clone(), Arc::clone(&files.stores)));
     let files = Arc::new(files);

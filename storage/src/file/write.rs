@@ -325,7 +325,7 @@ impl Draft {
         }
         directory.wait().map_err(|fault| self.failed(&fault))?;
         // The directory is shared: its sync may have failed for somebody else, and then succeeds for us.
-        if self.store.losses() != self.losses {
+        if self.store.losses() != self.losses || !self.store.holds_journal() {
             return fail!(Unavailable, "the disk failed during the upload, fileid: {}", self.fileid());
         }
         Ok(self.place.path.clone())

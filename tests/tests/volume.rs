@@ -1,0 +1,262 @@
+//! Store paths that are not what they were, and storages that are not called what they were: nothing is stored on the
+//! wrong disk, nothing that is known is lost with a name, and nothing is left behind.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tnv_tests::bins::bin;
+use tnv_tests::cluster::{Part, group_list};
+use tnv_tests::fsck::fsck;
+use tnv_tests::raw::{self, Raw};
+use tnv_tests::{Builder, Cluster, Output, PATIENCE, Process, patient, sample, skipped};
+
+const USER: &str = "tnv001";
+
+fn put(cluster: &Cluster, fileid: &str, content: &[u8]) -> Result<(), i16> {
+    let frame = raw::ask(cluster.storage(), &raw::upload("tnvideo", USER, fileid, content));
+    if frame.status == 0 { Ok(()) } else { Err(i16::from_be_bytes([frame.body[0], frame.body[1]])) }
+}
+
+fn get(cluster: &Cluster, fileid: &str) -> Option<Vec<u8>> {
+    let frame = raw::ask(cluster.storage(), &raw::download("tnvideo", USER, fileid, 0, 0));
+    (frame.status == 0).then(|| frame.success(102))
+}
+
+/// The error number of "another server may do better".
+const UNAVAILABLE: i16 = -11;
+
+fn entries(dir: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).expect("list a directory").map(|entry| entry.expect("an entry").path());
+    entries
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
+        .collect()
+}
+
+/// `tnv-storage --init`.
+fn init(cluster: &Cluster, options: &[&str]) -> Output {
+    let storage = &cluster.storages[0];
+    let mut command = Command::new(bin("tnv-storage"));
+    Output::of(command.arg("-c").arg(storage.config()).arg("--init").args(options).current_dir(storage.cwd()))
+}
+
+/// The mount point was there and the disk was not: a journal was made in it, uploads were acknowledged into it, and
+/// all of them were gone from sight when the disk was mounted.
+#[test]
+fn a_disk_that_is_not_mounted_at_the_start_gets_nothing_and_serves_when_it_comes() {
+    let mut cluster = Builder::new("late-disk").no_wait().start();
+    cluster.put(USER, "before", b"before");
+    cluster.put(USER, "deleted", b"deleted");
+    let (data, away) = (cluster.path("group001/data"), cluster.path("away"));
+    for mount_point in [true, false] {
+        cluster.storages[0].kill();
+        fs::rename(&data, &away).expect("unmount");
+        if mount_point {
+            fs::create_dir(&data).expect("make a mount point");
+        }
+        cluster.storages[0].start();
+        for count in 0..20 {
+            assert_eq!(put(&cluster, &format!("f{count}"), b"content"), Err(UNAVAILABLE));
+        }
+        assert_eq!(get(&cluster, "before"), None);
+        cluster.storages[0].wait_log("tnv-storage --init --store-path ../data", PATIENCE);
+        if mount_point {
+            raw::ask(cluster.storage(), &raw::delete("tnvideo", USER, "deleted")).success(102);
+            assert_eq!(entries(&data, ""), Vec::<PathBuf>::new());
+            fs::remove_dir(&data).expect("remove the mount point");
+        }
+        assert!(!data.exists());
+        fs::rename(&away, &data).expect("mount");
+        let fileid = format!("after-{mount_point}");
+        patient("uploads work again", PATIENCE, || put(&cluster, &fileid, b"after").is_ok());
+        assert_eq!(get(&cluster, "before").as_deref(), Some(&b"before"[..]));
+    }
+    patient("the deleted file goes", PATIENCE, || cluster.content_files("group001").len() == 3);
+    fsck(&cluster, 0, &["--min-age", "0"]).assert_agrees();
+}
+
+#[test]
+fn an_empty_disk_in_the_place_of_one_that_is_lost_is_used_when_an_operator_says_so() {
+    let mut cluster = Builder::new("new-disk").no_wait().start();
+    cluster.put(USER, "lost", b"lost");
+    let data = cluster.path("group001/data");
+    let marker = fs::read_to_string(data.join(".tnv-volume")).expect("a marker");
+    let already = init(&cluster, &[]).success();
+    assert!(marker.contains(already.split(' ').find(|word| word.len() == 32).expect("an ID")), "{already}");
+    cluster.storages[0].kill();
+    fs::remove_dir_all(&data).expect("lose a disk");
+    cluster.storages[0].start();
+    assert_eq!(put(&cluster, "new", b"new"), Err(UNAVAILABLE));
+    assert_eq!(init(&cluster, &["--store-path", "../other"]).code, 1);
+    assert!(!data.exists());
+    init(&cluster, &["--store-path", "../data/"]).success();
+    patient("uploads work", PATIENCE, || put(&cluster, "new", b"new").is_ok());
+    assert_ne!(fs::read_to_string(data.join(".tnv-volume")).expect("a marker"), marker);
+    assert_eq!((get(&cluster, "new").as_deref(), get(&cluster, "lost")), (Some(&b"new"[..]), None));
+}
+
+/// As a previous version leaves it: files, a journal, no marker.
+#[test]
+fn an_upgrade_takes_a_disk_by_its_files_and_needs_nobody() {
+    let mut cluster = Builder::new("no-marker").start();
+    for count in 0..5 {
+        cluster.put(USER, &format!("f{count}"), b"content");
+    }
+    cluster.storages[0].kill();
+    let data = cluster.path("group001/data");
+    fs::remove_file(data.join(".tnv-volume")).expect("remove the marker");
+    // All but one are lost, too.
+    for file in &cluster.content_files("group001")[1..] {
+        fs::remove_file(file).expect("remove a file");
+    }
+    cluster.storages[0].start();
+    put(&cluster, "new", b"new").expect("an upload right after the start");
+    assert!(data.join(".tnv-volume").is_file());
+    assert!(!cluster.storages[0].log_of_run().contains("ERROR"), "{}", cluster.storages[0].log_of_run());
+}
+
+#[test]
+fn members_that_start_at_once_on_a_new_disk_make_one_marker() {
+    let cluster = Builder::new("one-marker").groups(&["group001"], 4).start();
+    let data = cluster.path("group001/data");
+    assert_eq!(entries(&data, ".tnv-volume"), [data.join(".tnv-volume")]);
+    for storage in &cluster.storages {
+        let request = raw::upload("tnvideo", USER, &storage.address().to_string(), b"x");
+        raw::ask(storage.address(), &request).success(102);
+    }
+}
+
+fn flip(path: &Path) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).expect("open a stored file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 3).expect("read a byte");
+    file.write_all_at(&[byte[0] ^ 1], 3).expect("write a byte");
+}
+
+fn file_of(cluster: &Cluster, fileid: &str) -> PathBuf {
+    let path = cluster.file_row(USER, fileid).expect("a row")[2].clone();
+    cluster.storages[0].cwd().join(path)
+}
+
+/// The list of damaged files was read once, from the first store path: where that disk came late it was empty, what
+/// was damaged was served again, and the empty list was written over the other one.
+#[test]
+fn what_is_damaged_on_a_disk_that_comes_late_stays_out_of_service() {
+    let mut cluster = Builder::new("late-list")
+        .no_wait()
+        .set(Part::Storage, "tnv_store_paths", "../data;../more")
+        .set(Part::Storage, "tnv_scrub_rate", "1G")
+        .set(Part::Storage, "tnv_scrub_interval", 1)
+        .start();
+    let data = cluster.path("group001/data");
+    let mut count = 0;
+    let fileid = loop {
+        let fileid = format!("f{count}");
+        cluster.put(USER, &fileid, b"0123456789");
+        if cluster.file_row(USER, &fileid).expect("a row")[2].starts_with("../data/") {
+            break fileid;
+        }
+        count += 1;
+        assert!(count < 1000, "both paths take files");
+    };
+    flip(&file_of(&cluster, &fileid));
+    cluster.storages[0].wait_log("DAMAGED, out of service here: ../data/", PATIENCE);
+    cluster.storages[0].kill();
+    // The scrub does not find it anew.
+    let config = cluster.storages[0].config().to_owned();
+    let text = fs::read_to_string(&config).expect("read the configuration");
+    fs::write(&config, text.replace("tnv_scrub_rate = 1G", "tnv_scrub_rate = 0")).expect("write it");
+    for _ in 0..2 {
+        fs::rename(&data, cluster.path("away")).expect("unmount");
+        cluster.storages[0].start();
+        put(&cluster, &format!("meanwhile-{}", cluster.storages[0].pid()), b"x")
+            .expect("the other path works");
+        assert_eq!(get(&cluster, &fileid), None);
+        fs::rename(cluster.path("away"), &data).expect("mount");
+        cluster.storages[0].wait_log("store path '../data' works again", PATIENCE);
+        assert_eq!(get(&cluster, &fileid), None, "known as soon as the disk is used");
+        cluster.storages[0].restart();
+        assert_eq!(get(&cluster, &fileid), None);
+        cluster.storages[0].kill();
+    }
+}
+
+/// A command that starts a server on a host of this name.
+fn on_host(name: &str) -> Vec<String> {
+    let script = "echo \"$1\" > /proc/sys/kernel/hostname && shift && exec \"$@\"";
+    ["unshare", "--uts", "sh", "-c", script, "sh", name].map(str::to_owned).to_vec()
+}
+
+/// The same storage, on a host of another name.
+fn renamed(cluster: &Cluster, name: &str) -> Process {
+    let old = &cluster.storages[0];
+    let log = cluster.path(&format!("log/{name}.log"));
+    Process::new("tnv-storage", old.address(), old.config(), old.cwd(), &[], &log).wrapped(&on_host(name))
+}
+
+/// Killed in the middle of an upload, with a file that is known to be damaged, and started under other names.
+fn a_host_that_is_renamed(test: &str, storage_id: Option<&str>) {
+    let probe = Command::new("unshare").args(&on_host("probe")[1..]).arg("true").output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        return skipped(test, "no host name can be set here");
+    }
+    let mut builder = Builder::new(storage_id.unwrap_or("renamed"))
+        .no_wait()
+        .set(Part::Storage, "tnv_scrub_rate", "1G")
+        .set(Part::Storage, "tnv_scrub_interval", 1);
+    if let Some(id) = storage_id {
+        builder = builder.set(Part::Storage, "tnv_storage_id", id);
+    }
+    let mut cluster = builder.prepare();
+    cluster.storages[0] = renamed(&cluster, "container-1");
+    cluster.start_all();
+    let data = cluster.path("group001/data");
+    for fileid in ["sound", "damaged"] {
+        cluster.put(USER, fileid, b"0123456789");
+    }
+    flip(&file_of(&cluster, "damaged"));
+    cluster.storages[0].wait_log("DAMAGED, out of service here: ", PATIENCE);
+    // Once it is known the scrub has nothing to do with it.
+    let text = fs::read_to_string(cluster.storages[0].config()).expect("read the configuration");
+    let text = text.replace("tnv_scrub_rate = 1G", "tnv_scrub_rate = 0");
+    fs::write(cluster.storages[0].config(), text).expect("write it");
+    for name in ["container-2", "container-3"] {
+        let before = cluster.content_files("group001").len();
+        let mut upload = Raw::connect(cluster.storage());
+        upload.send(&raw::head(70, 408 + (4 << 20)));
+        upload.send(&raw::upload_head("tnvideo", USER, "half", 4 << 20));
+        upload.send(&sample(1 << 20, 1));
+        patient("the file is begun", PATIENCE, || cluster.content_files("group001").len() > before);
+        cluster.storages[0].kill();
+        cluster.storages[0] = renamed(&cluster, name);
+        cluster.storages[0].start();
+        // The file system is local, so that a free lock shows that nobody holds the journal.
+        patient("the half file goes", PATIENCE, || cluster.content_files("group001").len() == before);
+        for kind in [".uploads-", ".scrub-"] {
+            patient("one of each", PATIENCE, || entries(&data, kind).len() == 1);
+            let own = entries(&data, kind)[0].to_string_lossy().contains(storage_id.unwrap_or(name));
+            assert!(own, "{:?}", entries(&data, kind));
+        }
+        assert_eq!(get(&cluster, "sound").as_deref(), Some(&b"0123456789"[..]));
+        assert_eq!(get(&cluster, "damaged"), None, "under the name of {name}");
+    }
+    let report = fsck(&cluster, 0, &["--min-age", "0"]);
+    assert_eq!((report.fileids("checksum"), report.lines.len()), (vec!["damaged"], 1), "{report:#?}");
+    patient("it is known to the tracker", PATIENCE, || {
+        group_list(cluster.tracker()).contains("STATUS: ACTIVE")
+    });
+    let hosts = group_list(cluster.tracker()).matches("HOSTNAME: ").count();
+    let expected = if storage_id.is_some() { 1 } else { 3 };
+    assert_eq!(hosts, expected, "{}", group_list(cluster.tracker()));
+}
+
+#[test]
+fn nothing_is_lost_with_the_name_of_a_host() {
+    a_host_that_is_renamed("nothing_is_lost_with_the_name_of_a_host", None);
+}
+
+#[test]
+fn a_storage_with_an_id_is_one_member_under_every_host_name() {
+    a_host_that_is_renamed("a_storage_with_an_id_is_one_member_under_every_host_name", Some("media-1"));
+}
