@@ -209,10 +209,11 @@ impl Scrub {
             }
             Fault::Size(_) | Fault::Checksum(_) | Fault::Unreadable(_) => {
                 let kept = self.damaged.add(path, At { table, id: entry.id.clone() });
+                self.stamps.push((path.clone(), stamp(path)));
+                // Kept before it is told.
+                self.save();
                 let what = if kept { "out of service here" } else { "still served, too many are damaged" };
                 log::error!("DAMAGED, {what}: {path}: {told}, fileid: {fileid}, userid: {userid}");
-                self.stamps.push((path.clone(), stamp(path)));
-                self.save();
             }
         }
     }

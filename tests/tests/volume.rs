@@ -71,8 +71,10 @@ fn a_disk_that_is_not_mounted_at_the_start_gets_nothing_and_serves_when_it_comes
         let fileid = format!("after-{mount_point}");
         patient("uploads work again", PATIENCE, || put(&cluster, &fileid, b"after").is_ok());
         assert_eq!(get(&cluster, "before").as_deref(), Some(&b"before"[..]));
+        // No journal was there to note the delete in: a storage that ends before leaves the file to fsck.
+        let files = if mount_point { 2 } else { 3 };
+        patient("the deleted file goes", PATIENCE, || cluster.content_files("group001").len() == files);
     }
-    patient("the deleted file goes", PATIENCE, || cluster.content_files("group001").len() == 3);
     fsck(&cluster, 0, &["--min-age", "0"]).assert_agrees();
 }
 

@@ -122,7 +122,7 @@ impl Damaged {
             state.reached = reached;
         }
         if !rows.is_empty() {
-            log::error!("{} damaged files in '{store_path}' are out of service here", rows.len());
+            log::error!("store path '{store_path}': {} damaged files are out of service here", rows.len());
         }
         state.merge(index, rows);
         Ok(())
