@@ -466,25 +466,18 @@ impl Store {
         let found = if is_there { volume::read(path).context(|| "read its marker")? } else { None };
         let known = self.state().marker.as_ref().map(|(marker, _)| marker.id.clone());
         let group = &self.opening.group;
+        let fault = |what: String| Err(not_yet(Error::new(ErrorKind::Unavailable, what)));
         match (&known, found) {
-            (Some(known), Some(found)) if found.id != *known => {
-                return Err(not_yet(Error::new(
-                    ErrorKind::Unavailable,
-                    format!(
-                        "it is volume {} now and was volume {known} before: another disk is mounted; mount the right \
-                         one, or restart this storage to use this one",
-                        found.id
-                    ),
-                )));
-            }
+            (Some(known), Some(found)) if found.id != *known => fault(format!(
+                "it is volume {} now and was volume {known} before: another disk is mounted; mount the right one, or \
+                 restart this storage to use this one",
+                found.id
+            )),
             (Some(_), None) => {
-                let what = format!("it has no {} any more: its disk is not mounted; mount it", volume::NAME);
-                return Err(not_yet(Error::new(ErrorKind::Unavailable, what)));
+                fault(format!("it has no {} any more: its disk is not mounted; mount it", volume::NAME))
             }
-            (Some(_), Some(found)) => return self.keep(found),
-            (None, Some(found)) if found.store_path == path && found.group == *group => {
-                return self.keep(found);
-            }
+            (Some(_), Some(found)) => self.keep(found),
+            (None, Some(found)) if found.store_path == path && found.group == *group => self.keep(found),
             (None, found) => {
                 let finding = self.lock(&self.search).go_on(path, &*self.opening.pages, deadline)?;
                 self.judge(found, finding)
