@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::link::{LinkFault, LinkSecrets, without_signature};
 use crate::secret::Secret;
 use crate::wire::names::is_harmful;
+use crate::wire::shares::{SHARES_BYTES_MAX, Shares};
 use crate::wire::tnv::{
     Addresses, Beat, CheckedUpload, Download, ERROR_TEXT_BYTES_MAX, FAILURE_BYTES_MAX, ID_KEY_BYTES_MAX,
     IdRange, Join, Proof, REPLY_TRACKER, ROUTE_ADDRESSES_MAX, Read, Route, Stat, Triple, UPLOAD_BYTES,
@@ -86,6 +87,13 @@ pub fn wire_tracker(data: &[u8]) {
                 assert!(!join.version.contains(is_harmful) && !join.host.as_str().contains(is_harmful));
             }
             check_again(join, |join| Join::decode(&encoded(join.encode())));
+        }
+        command::SHARES => {
+            let told = Shares::decode(body);
+            if let Ok(told) = &told {
+                assert!(told.encode().len() <= SHARES_BYTES_MAX);
+            }
+            check_again(told, |told| Shares::decode(&told.encode()));
         }
         command::BEAT => check_again(Beat::decode(&fit(body)), |beat| Beat::decode(&encoded(beat.encode()))),
         _ => check_again(Addresses::decode(&fit(body)), |user| Addresses::decode(&encoded(user.encode()))),

@@ -20,6 +20,8 @@ pub struct Settings {
     pub storage_id: Option<HostName>,
     /// Where files are kept.
     pub store_paths: Vec<IdKey>,
+    /// Whether the members of the group see the same files there, so that trackers may compare them.
+    pub shared_store: bool,
     /// What stays free there.
     pub reserve: Space,
     /// Whether what is acknowledged is on stable storage.
@@ -62,6 +64,7 @@ impl Settings {
             group: config.get(&keys::TNV_GROUP_NAME)?,
             storage_id: config.get(&keys::TNV_STORAGE_ID)?,
             store_paths: config.get(&keys::TNV_STORE_PATHS)?,
+            shared_store: config.get(&keys::TNV_SHARED_STORE)?,
             reserve: config.get(&keys::TNV_RESERVED_SPACE)?,
             fsync,
             upload_pace: PaceLimits {

@@ -89,7 +89,7 @@ impl Server for Storage {
         let service = Service::new(Arc::new(files), keys);
         let service = Framed::new(service, globals.host.to_string(), common.max_conns)
             .with_pace(globals.settings.upload_pace);
-        tracker::start(&globals, stop)?;
+        tracker::start(&globals, &stores, stop)?;
         daemon::ready(Part::Storage, address);
         let outcome = server::run(listener, &common.server(Part::Storage), Arc::new(service), stop);
         stores.close();

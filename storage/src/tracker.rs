@@ -1,5 +1,8 @@
 //! The client of the trackers: one thread for each keeps this storage joined there. A tracker that is
 //! away costs nothing but its thread's attempts to reach it.
+//!
+//! Before it beats a storage tells which volumes it has. A tracker that knows of members with other ones refuses that,
+//! and the storage then beats no more, so that it gets no clients, but stays joined and tells again.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -14,20 +17,32 @@ use tnv_common::conn::Conn;
 use tnv_common::error::{Context, Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::stop::Stop;
+use tnv_common::wire::IdKey;
+use tnv_common::wire::shares::{Id, Shares};
 use tnv_common::wire::tnv::{Beat, Join, REPLY_TRACKER, command};
 
 use crate::call::connect_from;
+use crate::file::space::Stores;
 use crate::globals::{Globals, now};
 
 /// The pause before a tracker that was lost is called again: short, since the storage is of no use to
 /// its clients meanwhile, and a call costs next to nothing.
 const RETRY_PAUSE: Duration = Duration::from_millis(300);
 
+/// The pause before volumes that were refused are told again: a replicated file system may show another member's
+/// journal a moment late.
+const TELL_PAUSE: Duration = Duration::from_secs(1);
+
 /// Starts a thread for each tracker. They end when `stop` is set, and close their connections, by
 /// which the trackers know that no new client should be sent here.
-pub fn start(globals: &Arc<Globals>, stop: &Stop) -> Result<()> {
+pub fn start(globals: &Arc<Globals>, stores: &Arc<Stores>, stop: &Stop) -> Result<()> {
     for tracker in &globals.settings.trackers {
-        let member = Member { globals: Arc::clone(globals), tracker: tracker.clone(), shown: None };
+        let member = Member {
+            globals: Arc::clone(globals),
+            stores: Arc::clone(stores),
+            tracker: tracker.clone(),
+            shown: None,
+        };
         let stop = stop.clone();
         thread::Builder::new()
             .name("tracker".into())
@@ -37,9 +52,21 @@ pub fn start(globals: &Arc<Globals>, stop: &Stop) -> Result<()> {
     Ok(())
 }
 
+/// What a tracker was told of the volumes since this storage joined it.
+#[derive(Clone, PartialEq, Eq)]
+enum Told {
+    /// Nothing that it accepted.
+    Nothing,
+    /// These, which it accepted: store path, volume and holder.
+    Accepted(Vec<(IdKey, Id, Id)>),
+    /// It does not know what to do with it.
+    InVain,
+}
+
 /// This storage in the eyes of one tracker.
 struct Member {
     globals: Arc<Globals>,
+    stores: Arc<Stores>,
     tracker: String,
     /// What the log was last told: joined, or the kind of failure. Only changes are told.
     shown: Option<std::result::Result<(), ErrorKind>>,
@@ -60,13 +87,50 @@ impl Member {
         let mut conn = self.join()?;
         let globals = Arc::clone(&self.globals);
         let beat = Beat { group: globals.settings.group.clone(), host: globals.host.clone() }.encode();
+        let mut told = Told::Nothing;
         loop {
-            conn.call_fixed::<0>(command::BEAT, &beat, REPLY_TRACKER).context(|| "heartbeat")?;
-            self.show_joined(&conn);
-            if wait(&conn, globals.settings.beat_interval, stop)? {
+            let interval = match self.tell(&mut told) {
+                Ok(()) => {
+                    conn.call_fixed::<0>(command::BEAT, &beat, REPLY_TRACKER).context(|| "heartbeat")?;
+                    self.show_joined(&conn);
+                    globals.settings.beat_interval
+                }
+                Err(error) if error.kind() == ErrorKind::Forbidden => {
+                    self.show_refusal(&error);
+                    self.stores.look_for_others();
+                    TELL_PAUSE.min(globals.settings.beat_interval)
+                }
+                Err(error) => return Err(error.context("tell of the volumes")),
+            };
+            if wait(&conn, interval, stop)? {
                 return Ok(());
             }
         }
+    }
+
+    /// Tells which volumes this storage has, where that has changed since it was accepted.
+    fn tell(&self, told: &mut Told) -> Result<()> {
+        let Globals { settings, host, address, .. } = &*self.globals;
+        let shares = self.stores.shares();
+        let own: Vec<_> =
+            shares.iter().map(|share| (share.store_path.clone(), share.volume, share.holder)).collect();
+        if !settings.shared_store || *told == Told::InVain || *told == Told::Accepted(own.clone()) {
+            return Ok(());
+        }
+        let body = Shares { group: settings.group.clone(), host: host.clone(), port: address.port(), shares };
+        let mut conn = connect_from(address.ip(), &self.tracker, Part::Tracker.default_port())?;
+        match conn.call_fixed::<0>(command::SHARES, &body.encode(), REPLY_TRACKER) {
+            Ok(_) => *told = Told::Accepted(own),
+            // A tracker of a previous version, or an existing one.
+            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Internal) => {
+                *told = Told::InVain;
+            }
+            Err(error) => {
+                *told = Told::Nothing;
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     fn join(&self) -> Result<Conn> {
@@ -90,6 +154,19 @@ impl Member {
             log::info!("joined tracker {} at {}", self.tracker, conn.peer());
         }
         self.shown = Some(Ok(()));
+    }
+
+    fn show_refusal(&mut self, error: &Error) {
+        let kind = Some(Err(error.kind()));
+        match self.shown == kind {
+            true => log::debug!("tracker {}: {error}", self.tracker),
+            false => log::warn!(
+                "tracker {}: {error}; it sends no clients here until the store paths of all members lead to the same \
+                 volumes: mount them, or set tnv_shared_store = no where the files are replicated in another way",
+                self.tracker
+            ),
+        }
+        self.shown = kind;
     }
 
     fn show_failure(&mut self, error: &Error) {

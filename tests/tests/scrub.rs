@@ -15,7 +15,7 @@ const USER: &str = "tnv001";
 
 /// A group of two members, each of which has its own copy of the files, under the same text.
 fn two_copies(builder: Builder<'_>) -> Cluster {
-    let mut cluster = builder.groups(&["group001"], 2).prepare();
+    let mut cluster = builder.groups(&["group001"], 2).set(Part::Storage, "tnv_shared_store", "no").prepare();
     let cwd = cluster.path("second/run");
     fs::create_dir_all(&cwd).expect("make a directory");
     let (address, config) = (cluster.storages[1].address(), cluster.storages[1].config().to_owned());

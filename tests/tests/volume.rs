@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tnv_tests::bins::bin;
-use tnv_tests::cluster::{Part, group_list};
+use tnv_tests::cluster::{Part, group_list, statuses};
 use tnv_tests::fsck::fsck;
 use tnv_tests::raw::{self, Raw};
 use tnv_tests::{Builder, Cluster, Output, PATIENCE, Process, patient, sample, skipped};
@@ -261,4 +261,87 @@ fn nothing_is_lost_with_the_name_of_a_host() {
 #[test]
 fn a_storage_with_an_id_is_one_member_under_every_host_name() {
     a_host_that_is_renamed("a_storage_with_an_id_is_one_member_under_every_host_name", Some("media-1"));
+}
+
+/// Two members of a group, the second of which has a store path of its own under the same text.
+fn two_apart(builder: Builder<'_>) -> Cluster {
+    let mut cluster = builder.groups(&["group001"], 2).no_wait().prepare();
+    let cwd = cluster.path("second/run");
+    fs::create_dir_all(&cwd).expect("make a directory");
+    let (address, config) = (cluster.storages[1].address(), cluster.storages[1].config().to_owned());
+    let log = cluster.path("log/second.log");
+    cluster.storages[1] = Process::new("tnv-storage", address, &config, &cwd, &[], &log);
+    cluster.trackers[0].start();
+    cluster.ids[0].start();
+    cluster.storages[0].start();
+    cluster
+}
+
+fn status(cluster: &Cluster, storage: usize) -> Option<String> {
+    statuses(cluster.tracker()).remove(&cluster.storages[storage].host_port())
+}
+
+#[track_caller]
+fn becomes(cluster: &Cluster, storage: usize, wanted: &str) {
+    patient(wanted, PATIENCE, || status(cluster, storage).as_deref() == Some(wanted));
+}
+
+/// A disk was not mounted, or another file system was: the member stayed ACTIVE, missed most of the files, and took
+/// uploads that only it could see.
+#[test]
+fn a_member_that_does_not_share_its_groups_files_gets_no_clients_until_it_does() {
+    let mut cluster = two_apart(Builder::new("apart").set(Part::Storage, "tnv_heart_beat_interval", 1));
+    becomes(&cluster, 0, "ACTIVE");
+    let (data, second) = (cluster.path("group001/data"), cluster.path("second/data"));
+    // A disk of its own, then a copy of the other one, with its marker.
+    for copied in [false, true] {
+        if copied {
+            fs::copy(data.join(".tnv-volume"), second.join(".tnv-volume")).expect("copy a marker");
+        }
+        cluster.storages[1].start();
+        let line = "does not share the files of group group001";
+        cluster.storages[1].wait_log(line, PATIENCE);
+        becomes(&cluster, 1, "ONLINE");
+        patient("the tracker says so", PATIENCE, || cluster.trackers[0].log().contains(line));
+        for _ in 0..10 {
+            cluster.upload("tnvideo", USER, b"content");
+            assert_eq!(status(&cluster, 1).as_deref(), Some("ONLINE"));
+        }
+        assert!(!second.join("000").exists(), "no upload lands there");
+        cluster.storages[1].kill();
+    }
+    // The right one is mounted.
+    fs::remove_dir_all(&second).expect("unmount");
+    std::os::unix::fs::symlink(&data, &second).expect("mount");
+    cluster.storages[1].start();
+    becomes(&cluster, 1, "ACTIVE");
+    // Each of them may be started anew beside the other one.
+    for storage in [0, 1] {
+        cluster.storages[storage].restart();
+        becomes(&cluster, storage, "ACTIVE");
+        becomes(&cluster, 1 - storage, "ACTIVE");
+    }
+}
+
+#[test]
+fn members_that_replicate_in_another_way_are_not_compared() {
+    let mut cluster = two_apart(Builder::new("copies").set(Part::Storage, "tnv_shared_store", "no"));
+    cluster.storages[1].start();
+    becomes(&cluster, 0, "ACTIVE");
+    becomes(&cluster, 1, "ACTIVE");
+}
+
+/// A tracker that was started anew knows nobody: the first one that tells is right, and not both.
+#[test]
+fn two_members_that_do_not_share_their_files_are_never_active_together() {
+    let mut cluster = two_apart(Builder::new("apart-both").set(Part::Storage, "tnv_heart_beat_interval", 1));
+    cluster.storages[1].start();
+    for _ in 0..5 {
+        patient("one is ACTIVE and one is not", PATIENCE, || {
+            let mut both = [status(&cluster, 0), status(&cluster, 1)];
+            both.sort_unstable();
+            both == [Some("ACTIVE".to_owned()), Some("ONLINE".to_owned())]
+        });
+        cluster.trackers[0].restart();
+    }
 }

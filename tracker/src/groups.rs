@@ -13,11 +13,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::info;
+use log::{info, warn};
 use tnv_common::error::Result;
 use tnv_common::fail;
+use tnv_common::wire::shares::Shares;
 use tnv_common::wire::tnv::{Beat, Join, ROUTE_ADDRESSES_MAX};
 use tnv_common::wire::{GroupName, HostName};
+
+use crate::shares::Told;
 
 /// Storages of one group, dead ones included. A group is a set of copies: nobody has 64 of them,
 /// and the list of all groups stays within what clients accept.
@@ -115,6 +118,8 @@ pub struct Member {
     pub beaten: Option<i64>,
     /// How it is doing.
     pub state: State,
+    /// What it told of its volumes.
+    told: Option<Told>,
     /// Its latest join.
     join: u64,
     /// When it last joined or beat.
@@ -132,6 +137,7 @@ impl Member {
             joined: join.joined,
             beaten: None,
             state: State::Online,
+            told: None,
             join: number,
             heard: now.instant,
             since: now.instant,
@@ -337,6 +343,9 @@ impl Groups {
         let Some(known) = known else {
             return fail!(NotFound, "unknown storage: {id} in group {group}; join again");
         };
+        if known.told.as_ref().is_some_and(|told| !told.agrees) {
+            return fail!(Forbidden, "{id} does not share the files of group {group}");
+        }
         let woken = known.beat(now);
         drop(table);
         log_woken(woken, id, group);
@@ -366,6 +375,37 @@ impl Groups {
         drop(table);
         log_woken(woken, &id, name);
         Ok(())
+    }
+
+    /// A storage that has joined tells of its volumes. Where they are not those of the members that told of theirs
+    /// before, it is not ACTIVE until they are.
+    pub fn tell(&self, told: &Shares, ip: IpAddr, now: Now) -> Result<()> {
+        let Shares { group: name, host, port, shares } = told;
+        let id = MemberId { host: host.clone(), address: SocketAddr::new(ip, *port) };
+        let mut table = self.lock();
+        let Some(group) = table.groups.get_mut(name).filter(|group| group.members.contains_key(&id)) else {
+            return fail!(NotFound, "unknown storage: {id} in group {name}; join first");
+        };
+        let agreed = |member: &Member| {
+            let told = member.told.as_ref().filter(|told| told.agrees);
+            told.filter(|_| member.state != State::Offline).cloned()
+        };
+        let mut others = group.members.iter().filter(|(other, _)| **other != id);
+        let difference = others.find_map(|(other, member)| {
+            agreed(member)?.difference(shares).map(|difference| format!("{difference}, {other}"))
+        });
+        let Some(member) = group.members.get_mut(&id) else { return Ok(()) };
+        let before = member.told.replace(Told::new(shares, difference.is_none()));
+        member.heard = now.instant;
+        let Some(difference) = difference else { return Ok(()) };
+        if member.state == State::Active {
+            member.enter(State::Online, now);
+        }
+        drop(table);
+        if before.is_none_or(|before| before.agrees) {
+            warn!("{id} does not share the files of group {name} and gets no clients: {difference}");
+        }
+        fail!(Forbidden, "this storage does not share the files of group {name}: {difference}")
     }
 
     /// The connection that a storage joined on has closed. Unless it has joined again since, the

@@ -13,6 +13,7 @@ use tnv_common::reply::SharedReply;
 use tnv_common::slots::Slots;
 use tnv_common::stop::Stop;
 use tnv_common::wire::GroupName;
+use tnv_common::wire::shares::{SHARES_BYTES_MAX, Shares};
 use tnv_common::wire::tnv::{
     Addresses, BEAT_BYTES, Beat, JOIN_BYTES, Join, REPLY_TRACKER, Route, TRIPLE_BYTES, command,
 };
@@ -130,6 +131,15 @@ impl Service {
         Ok(())
     }
 
+    /// Command 128, on a connection of its own: existing trackers close one that asks for what they do not know.
+    fn tell_shares(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
+        self.check_may_join(request)?;
+        let told = Shares::decode(&request.small(SHARES_BYTES_MAX)?)?;
+        self.globals.groups.tell(&told, request.peer().ip().to_canonical(), Now::read())?;
+        request.reply(&[]);
+        Ok(())
+    }
+
     /// Command 12.
     fn addresses(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
         let user = self.user(request)?;
@@ -223,6 +233,7 @@ impl Handler for Service {
             command::ADDRESSES => self.addresses(request),
             command::FIND_ADDRESSES => self.find_addresses(request),
             command::GROUPS => self.groups(request),
+            command::SHARES => self.tell_shares(request),
             _ => Err(request.unknown_command()),
         }
     }

@@ -157,6 +157,12 @@ keys! {
     /// stands in the database as it is written here.
     TNV_STORE_PATHS: StorePaths = StorePaths, "tnv_store_paths", STORAGE, "../data", None;
 
+    /// Whether the storages of this group see the same files under their store paths. Each then tells its trackers
+    /// which volumes it has, and one that has others than the members before it gets no clients until it has the
+    /// same. With `no` nothing is compared: for groups whose files are replicated in another way. All
+    /// storages of a group need the same.
+    TNV_SHARED_STORE: YesNo = YesNo, "tnv_shared_store", STORAGE, "yes", None;
+
     /// Space that is kept free on the file system of each store path, as a number of bytes or as a
     /// percentage of its size. A store path with less than this is passed over.
     TNV_RESERVED_SPACE: Size = Size, "tnv_reserved_space", STORAGE, "5%", None;

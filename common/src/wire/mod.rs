@@ -5,6 +5,7 @@ pub mod fdfs;
 pub mod field;
 pub mod header;
 pub mod names;
+pub mod shares;
 pub mod tnv;
 
 pub use header::{FAILURE, HEADER_BYTES, Header};

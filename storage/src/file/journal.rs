@@ -294,6 +294,11 @@ impl Journal {
         }
     }
 
+    /// What stands for this process as the holder.
+    pub fn holder(&self) -> [u8; 16] {
+        self.pulse().holder
+    }
+
     fn pulse(&self) -> MutexGuard<'_, Pulse> {
         self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -432,6 +437,12 @@ impl Journals {
         }
         Ok(all)
     }
+}
+
+/// The holders of the journals in a store path, this storage's own among them, so far as they can be read.
+pub fn holders(store_path: &str) -> io::Result<Vec<[u8; 16]>> {
+    let read = |path: PathBuf| Heartbeat::read(&File::open(path).ok()?).ok()?;
+    Ok(journals(store_path)?.into_iter().filter_map(read).map(|heartbeat| heartbeat.holder).collect())
 }
 
 fn holder_of(

@@ -24,11 +24,12 @@ use tnv_common::error::{Context, Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::stop::Stop;
 use tnv_common::wire::IdKey;
+use tnv_common::wire::shares::Share;
 
 use super::damaged::Damaged;
 use super::disk::{DiskError, make_durably};
 use super::heartbeat::Watch;
-use super::journal::{Journal, Open};
+use super::journal::{self, Journal, Open};
 use super::paths;
 use super::trust::{PROOFS, Proof, Trust, prove};
 use super::volume::{self, Finding, Marker, Pages, Search};
@@ -105,7 +106,9 @@ struct State {
     marker: Option<(Marker, volume::Stamp)>,
     /// How often the journal was lost and opened anew.
     reopened: u64,
+    /// When journals and lists of others were last looked for, and whose journals there were.
     adopted_at: Option<Instant>,
+    holders: Vec<[u8; 16]>,
     /// What was wrong when the disk was last asked.
     fault: Option<String>,
     asked_at: Instant,
@@ -296,6 +299,16 @@ impl Stores {
         self.store_of(path).is_none_or(|store| store.check().is_ok())
     }
 
+    /// What tells whether other members share the files of these store paths: those whose disks are there.
+    pub fn shares(&self) -> Vec<Share> {
+        self.stores.iter().filter_map(|store| store.share()).collect()
+    }
+
+    /// Has it looked soon whose journals are there: another member's was missing.
+    pub fn look_for_others(&self) {
+        self.stores.iter().for_each(|store| store.state().adopted_at = None);
+    }
+
     /// Fails where the disk of a store path is not there.
     pub fn is_there(&self, store_path: &str) -> io::Result<()> {
         let store = self.stores.iter().find(|store| store.path == store_path);
@@ -316,6 +329,7 @@ impl Store {
             marker: None,
             reopened: 0,
             adopted_at: None,
+            holders: Vec::new(),
             fault: None,
             asked_at: Instant::now(),
             silent: false,
@@ -440,6 +454,10 @@ impl Store {
             return;
         }
         left.append(&mut journal.adopt(&self.path, &self.opening.member, &mut self.lock(&self.watch)));
+        match journal::holders(&self.path) {
+            Ok(holders) => self.state().holders = holders,
+            Err(error) => log::debug!("look for journals in '{}': {error}", self.path),
+        }
         if let Err(error) = self.opening.damaged.adopt(&self.path) {
             log::debug!("take over lists of damaged files in '{}': {error}", self.path);
         }
@@ -549,6 +567,16 @@ impl Store {
             None if silent || before.is_some() => log::info!("store path '{}' works again", self.path),
             _ => {}
         }
+    }
+
+    fn share(&self) -> Option<Share> {
+        let state = self.state();
+        let (Some(journal), None, Some((marker, _))) = (&state.journal, &state.fault, &state.marker) else {
+            return None;
+        };
+        let holder = journal.holder();
+        let others = state.holders.iter().copied().filter(|other| *other != holder).collect();
+        Some(Share { store_path: IdKey::new(&self.path).ok()?, volume: marker.number(), holder, others })
     }
 
     /// Its text, as configured.

@@ -78,6 +78,7 @@ impl Group {
                 group: GroupName::new("group001").unwrap(),
                 storage_id: None,
                 store_paths: vec![IdKey::new(self.data().to_str().unwrap()).unwrap()],
+                shared_store: true,
                 reserve: Space::Bytes(0),
                 fsync: true,
                 upload_pace: Default::default(),

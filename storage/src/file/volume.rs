@@ -89,6 +89,11 @@ impl Marker {
         }
     }
 
+    /// Its ID as a number, as it goes over the wire.
+    pub fn number(&self) -> [u8; 16] {
+        u128::from_str_radix(&self.id, 16).unwrap_or_default().to_be_bytes()
+    }
+
     /// Reads its text.
     pub fn parse(text: &str) -> Option<Marker> {
         let mut lines = text.lines();

@@ -1,0 +1,89 @@
+//! Whether the members of a group share their files. A storage tells, after it has joined and before it beats, which
+//! volume each of its store paths leads to, and whose journals it sees there. Of two members each store path that
+//! both have must lead to one volume, and the newcomer must see the other one's journal there: a copied disk has the
+//! same marker, and not the journal of a process that began later.
+//!
+//! Who comes first is right, as nothing else shows who is. Members of previous versions, and those with
+//! `tnv_shared_store = no`, tell nothing and are not compared.
+
+use std::fmt::Write;
+
+use tnv_common::wire::shares::{Id, Share};
+
+/// What is kept of a member.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Store path, volume and holder of its own journal.
+    shares: Vec<(String, Id, Id)>,
+    /// Whether it agrees with the members that agreed before.
+    pub agrees: bool,
+}
+
+impl Told {
+    /// What is to be kept of these.
+    pub fn new(shares: &[Share], agrees: bool) -> Told {
+        let kept = |share: &Share| (share.store_path.to_string(), share.volume, share.holder);
+        Told { shares: shares.iter().map(kept).collect(), agrees }
+    }
+
+    /// Why a newcomer does not share the files of this member; none where it does.
+    pub fn difference(&self, newcomer: &[Share]) -> Option<String> {
+        for share in newcomer {
+            let own = self.shares.iter().find(|(store_path, ..)| store_path == share.store_path.as_str());
+            let Some((store_path, volume, holder)) = own else { continue };
+            if *volume != share.volume {
+                return Some(format!(
+                    "store path '{store_path}' is volume {} here and volume {} there",
+                    hex(&share.volume),
+                    hex(volume)
+                ));
+            }
+            if !share.others.contains(holder) {
+                return Some(format!(
+                    "store path '{store_path}' is volume {} for both, but the other one's journal is not seen here: is \
+                     one a copy",
+                    hex(volume)
+                ));
+            }
+        }
+        None
+    }
+}
+
+fn hex(id: &Id) -> String {
+    id.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tnv_common::wire::IdKey;
+
+    fn share(store_path: &str, volume: u8, holder: u8, others: &[u8]) -> Share {
+        Share {
+            store_path: IdKey::new(store_path).unwrap(),
+            volume: [volume; 16],
+            holder: [holder; 16],
+            others: others.iter().map(|other| [*other; 16]).collect(),
+        }
+    }
+
+    #[test]
+    fn members_share_their_files_where_volume_and_journal_are_seen_by_both() {
+        let told = Told::new(&[share("/a", 1, 10, &[]), share("/b", 2, 11, &[])], true);
+        for (newcomer, shares_them) in [
+            (vec![], true),
+            (vec![share("/a", 1, 20, &[10])], true),
+            (vec![share("/a", 1, 20, &[9, 10]), share("/b", 2, 21, &[11])], true),
+            (vec![share("/c", 7, 20, &[])], true),
+            (vec![share("/a", 3, 20, &[10])], false),
+            (vec![share("/a", 1, 20, &[])], false),
+            (vec![share("/a", 1, 20, &[10]), share("/b", 2, 21, &[10])], false),
+        ] {
+            assert_eq!(told.difference(&newcomer).is_none(), shares_them, "{newcomer:?}");
+        }
+    }
+}
