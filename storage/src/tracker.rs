@@ -29,9 +29,12 @@ use crate::globals::{Globals, now};
 /// its clients meanwhile, and a call costs next to nothing.
 const RETRY_PAUSE: Duration = Duration::from_millis(300);
 
-/// The pause before volumes that were refused are told again: a replicated file system may show another member's
-/// journal a moment late.
+/// The pause before volumes that were refused are told again, [`PROMPT_TELLS`] times: another member's journal may
+/// be seen a moment late. Then it is the heartbeat's interval.
 const TELL_PAUSE: Duration = Duration::from_secs(1);
+
+/// So often they are told soon again, and then the log says that they are refused.
+const PROMPT_TELLS: u32 = 3;
 
 /// Starts a thread for each tracker. They end when `stop` is set, and close their connections, by
 /// which the trackers know that no new client should be sent here.
@@ -88,17 +91,24 @@ impl Member {
         let globals = Arc::clone(&self.globals);
         let beat = Beat { group: globals.settings.group.clone(), host: globals.host.clone() }.encode();
         let mut told = Told::Nothing;
+        let mut refusals = 0;
         loop {
             let interval = match self.tell(&mut told) {
                 Ok(()) => {
                     conn.call_fixed::<0>(command::BEAT, &beat, REPLY_TRACKER).context(|| "heartbeat")?;
                     self.show_joined(&conn);
+                    refusals = 0;
                     globals.settings.beat_interval
                 }
                 Err(error) if error.kind() == ErrorKind::Forbidden => {
-                    self.show_refusal(&error);
                     self.stores.look_for_others();
-                    TELL_PAUSE.min(globals.settings.beat_interval)
+                    refusals += 1;
+                    if refusals < PROMPT_TELLS {
+                        TELL_PAUSE
+                    } else {
+                        self.show_refusal(&error);
+                        globals.settings.beat_interval
+                    }
                 }
                 Err(error) => return Err(error.context("tell of the volumes")),
             };

@@ -343,7 +343,7 @@ impl Groups {
         let Some(known) = known else {
             return fail!(NotFound, "unknown storage: {id} in group {group}; join again");
         };
-        if known.told.as_ref().is_some_and(|told| !told.agrees) {
+        if known.told.as_ref().is_some_and(|told| !told.agrees()) {
             return fail!(Forbidden, "{id} does not share the files of group {group}");
         }
         let woken = known.beat(now);
@@ -387,7 +387,7 @@ impl Groups {
             return fail!(NotFound, "unknown storage: {id} in group {name}; join first");
         };
         let agreed = |member: &Member| {
-            let told = member.told.as_ref().filter(|told| told.agrees);
+            let told = member.told.as_ref().filter(|told| told.agrees());
             told.filter(|_| member.state != State::Offline).cloned()
         };
         let mut others = group.members.iter().filter(|(other, _)| **other != id);
@@ -395,14 +395,16 @@ impl Groups {
             agreed(member)?.difference(shares).map(|difference| format!("{difference}, {other}"))
         });
         let Some(member) = group.members.get_mut(&id) else { return Ok(()) };
-        let before = member.told.replace(Told::new(shares, difference.is_none()));
+        let told = Told::new(shares, difference.is_none(), member.told.as_ref());
+        let is_to_be_logged = told.is_to_be_logged();
+        member.told = Some(told);
         member.heard = now.instant;
         let Some(difference) = difference else { return Ok(()) };
         if member.state == State::Active {
             member.enter(State::Online, now);
         }
         drop(table);
-        if before.is_none_or(|before| before.agrees) {
+        if is_to_be_logged {
             warn!("{id} does not share the files of group {name} and gets no clients: {difference}");
         }
         fail!(Forbidden, "this storage does not share the files of group {name}: {difference}")

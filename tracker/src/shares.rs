@@ -10,20 +10,36 @@ use std::fmt::Write;
 
 use tnv_common::wire::shares::{Id, Share};
 
+/// The log is told of a member that was refused so often in a row: members that start at the same time see each
+/// other's journals a moment later.
+const REFUSALS_LOGGED: u32 = 3;
+
 /// What is kept of a member.
 #[derive(Clone, Debug)]
 pub struct Told {
     /// Store path, volume and holder of its own journal.
     shares: Vec<(String, Id, Id)>,
-    /// Whether it agrees with the members that agreed before.
-    pub agrees: bool,
+    /// How often in a row it did not agree with the members that agreed before.
+    refusals: u32,
 }
 
 impl Told {
-    /// What is to be kept of these.
-    pub fn new(shares: &[Share], agrees: bool) -> Told {
+    /// What is to be kept of these, after what was kept before.
+    pub fn new(shares: &[Share], agrees: bool, before: Option<&Told>) -> Told {
         let kept = |share: &Share| (share.store_path.to_string(), share.volume, share.holder);
-        Told { shares: shares.iter().map(kept).collect(), agrees }
+        let refused_before = before.map_or(0, |before| before.refusals);
+        let refusals = if agrees { 0 } else { refused_before.saturating_add(1) };
+        Told { shares: shares.iter().map(kept).collect(), refusals }
+    }
+
+    /// Whether it agrees with the members that agreed before.
+    pub fn agrees(&self) -> bool {
+        self.refusals == 0
+    }
+
+    /// Whether the log is to be told that it does not.
+    pub fn is_to_be_logged(&self) -> bool {
+        self.refusals == REFUSALS_LOGGED
     }
 
     /// Why a newcomer does not share the files of this member; none where it does.
@@ -73,7 +89,7 @@ mod tests {
 
     #[test]
     fn members_share_their_files_where_volume_and_journal_are_seen_by_both() {
-        let told = Told::new(&[share("/a", 1, 10, &[]), share("/b", 2, 11, &[])], true);
+        let told = Told::new(&[share("/a", 1, 10, &[]), share("/b", 2, 11, &[])], true, None);
         for (newcomer, shares_them) in [
             (vec![], true),
             (vec![share("/a", 1, 20, &[10])], true),
@@ -85,5 +101,18 @@ mod tests {
         ] {
             assert_eq!(told.difference(&newcomer).is_none(), shares_them, "{newcomer:?}");
         }
+    }
+
+    #[test]
+    fn a_refusal_is_logged_once_when_it_lasts() {
+        let mut told = Told::new(&[], false, None);
+        let mut logged = 0;
+        for _ in 0..10 {
+            logged += u32::from(told.is_to_be_logged());
+            assert!(!told.agrees());
+            told = Told::new(&[], false, Some(&told));
+        }
+        assert_eq!(logged, 1);
+        assert!(Told::new(&[], true, Some(&told)).agrees());
     }
 }
