@@ -1,13 +1,17 @@
-//! The fuzzing target of what a storage reads from its disks: a journal's records, and the paths in
-//! them. cargo-fuzz calls it (`fuzz/README.md`), and so does the test here, for a bounded while. It is
+//! The fuzzing target of what a storage reads from its disks: a journal's records and heartbeat, the paths in
+//! them, and a volume's marker. cargo-fuzz calls it (`fuzz/README.md`), and so does the test here, for a bounded while. It is
 //! in no server.
 
 use crate::file::journal::{Record, SLOT_BYTES};
-use crate::file::paths;
+use crate::file::volume::Marker;
+use crate::file::{heartbeat, paths};
 
 /// A slot of a journal, of which the checksum is made true, so that what stands behind it is reached.
 pub fn storage_journal(data: &[u8]) {
-    let _ = Record::decode(data);
+    let _ = (Record::decode(data), heartbeat::decode(data));
+    if let Some(marker) = std::str::from_utf8(data).ok().and_then(Marker::parse) {
+        assert_eq!(Marker::parse(&marker.to_string()), Some(marker));
+    }
     let mut slot = [0; SLOT_BYTES];
     let bytes = data.len().min(SLOT_BYTES);
     slot[..bytes].copy_from_slice(&data[..bytes]);

@@ -127,7 +127,13 @@ impl Member {
         if !settings.shared_store || *told == Told::InVain || *told == Told::Accepted(own.clone()) {
             return Ok(());
         }
-        let body = Shares { group: settings.group.clone(), host: host.clone(), port: address.port(), shares };
+        let body = Shares {
+            group: settings.group.clone(),
+            host: host.clone(),
+            port: address.port(),
+            is_id: settings.storage_id.is_some(),
+            shares,
+        };
         let mut conn = connect_from(address.ip(), &self.tracker, Part::Tracker.default_port())?;
         match conn.call_fixed::<0>(command::SHARES, &body.encode(), REPLY_TRACKER) {
             Ok(_) => *told = Told::Accepted(own),

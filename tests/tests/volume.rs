@@ -345,3 +345,26 @@ fn two_members_that_do_not_share_their_files_are_never_active_together() {
         cluster.trackers[0].restart();
     }
 }
+
+/// A container gets another address with each start: the group list filled with the dead ones.
+#[test]
+fn a_storage_with_an_id_that_moves_to_another_address_is_one_member() {
+    let mut cluster = Builder::new("moves").no_wait().set(Part::Storage, "tnv_storage_id", "media-1").start();
+    cluster.put(USER, "before", b"before");
+    let config = cluster.storages[0].config().to_owned();
+    for host in 2..5 {
+        cluster.storages[0].kill();
+        let old = cluster.storages[0].address();
+        let new = std::net::SocketAddr::from(([127, 0, 0, host], old.port()));
+        let text = fs::read_to_string(&config).expect("read the configuration");
+        fs::write(&config, text.replace(&format!("tnv_bind = {old}"), &format!("tnv_bind = {new}")))
+            .expect("write it");
+        let log = cluster.path(&format!("log/{host}.log"));
+        cluster.storages[0] = Process::new("tnv-storage", new, &config, cluster.storages[0].cwd(), &[], &log);
+        cluster.storages[0].start();
+        becomes(&cluster, 0, "ACTIVE");
+        let list = group_list(cluster.tracker());
+        assert_eq!(list.matches("HOSTNAME: media-1").count(), 1, "{list}");
+        assert_eq!(get(&cluster, "before").as_deref(), Some(&b"before"[..]));
+    }
+}

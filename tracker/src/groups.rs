@@ -380,12 +380,17 @@ impl Groups {
     /// A storage that has joined tells of its volumes. Where they are not those of the members that told of theirs
     /// before, it is not ACTIVE until they are.
     pub fn tell(&self, told: &Shares, ip: IpAddr, now: Now) -> Result<()> {
-        let Shares { group: name, host, port, shares } = told;
+        let Shares { group: name, host, port, is_id, shares } = told;
         let id = MemberId { host: host.clone(), address: SocketAddr::new(ip, *port) };
         let mut table = self.lock();
         let Some(group) = table.groups.get_mut(name).filter(|group| group.members.contains_key(&id)) else {
             return fail!(NotFound, "unknown storage: {id} in group {name}; join first");
         };
+        if *is_id {
+            // It had another address before.
+            let is_former = |other: &MemberId| other.host == *host && *other != id;
+            group.members.retain(|other, member| member.state != State::Offline || !is_former(other));
+        }
         let agreed = |member: &Member| {
             let told = member.told.as_ref().filter(|told| told.agrees());
             told.filter(|_| member.state != State::Offline).cloned()

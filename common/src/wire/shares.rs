@@ -6,6 +6,7 @@
 //! | 17 | group |
 //! | 129 | host, as in the join |
 //! | 2 | port, as in the join |
+//! | 1 | 1: the host is a storage ID, which is one member's whatever its address is; else 0 |
 //! | 1 | how many store paths follow |
 //! | 65 | of each: its text |
 //! | 16 | its volume's ID |
@@ -32,7 +33,7 @@ pub const HOLDERS_MAX: usize = 64;
 pub const SHARES_BYTES_MAX: usize = GROUP_BYTES
     + HOST_BYTES
     + 2
-    + 1
+    + 2
     + SHARES_MAX * (ID_KEY_BYTES_MAX + 1 + 2 * ID_BYTES + 1 + HOLDERS_MAX * ID_BYTES);
 
 /// A random number that stands for something.
@@ -60,6 +61,8 @@ pub struct Shares {
     pub host: HostName,
     /// And its port.
     pub port: u16,
+    /// The host is a storage ID: no other member of the group is called so, whatever its address is.
+    pub is_id: bool,
     /// Its store paths.
     pub shares: Vec<Share>,
 }
@@ -71,13 +74,18 @@ impl Shares {
         let group = GroupName::new(reader.text("group name", GROUP_BYTES)?)?;
         let host = HostName::new(reader.text("host name", HOST_BYTES)?)?;
         let port = reader.u16("port")?;
+        let is_id = match reader.u8("mark of a storage ID")? {
+            0 => false,
+            1 => true,
+            other => return fail!(Invalid, "invalid mark of a storage ID, got {other}, want 0 or 1"),
+        };
         let count = usize::from(reader.u8("count of store paths")?);
         if count > SHARES_MAX {
             return fail!(Invalid, "invalid count of store paths, got {count}, want at most {SHARES_MAX}");
         }
         let shares = (0..count).map(|_| Share::decode(&mut reader)).collect::<Result<_>>()?;
         match reader.rest().len() {
-            0 => Ok(Shares { group, host, port, shares }),
+            0 => Ok(Shares { group, host, port, is_id, shares }),
             left => fail!(Protocol, "invalid body length, {left} bytes are left"),
         }
     }
@@ -88,6 +96,7 @@ impl Shares {
         put_text(&mut body, self.group.as_str().as_bytes(), GROUP_BYTES);
         put_text(&mut body, self.host.as_str().as_bytes(), HOST_BYTES);
         body.extend_from_slice(&self.port.to_be_bytes());
+        body.push(self.is_id.into());
         let shares = &self.shares[..self.shares.len().min(SHARES_MAX)];
         body.push(shares.len() as u8);
         for share in shares {
@@ -139,6 +148,7 @@ mod tests {
             group: GroupName::new("group001").unwrap(),
             host: HostName::new("host").unwrap(),
             port: 23000,
+            is_id: paths == 1,
             shares: (0..paths).map(share).collect(),
         }
     }
