@@ -89,11 +89,11 @@ pub fn wire_tracker(data: &[u8]) {
             check_again(join, |join| Join::decode(&encoded(join.encode())));
         }
         command::SHARES => {
-            let told = Shares::decode(body);
-            if let Ok(told) = &told {
-                assert!(told.encode().len() <= SHARES_BYTES_MAX);
+            let shares = Shares::decode(body);
+            if let Ok(shares) = &shares {
+                assert!(shares.encode().len() <= SHARES_BYTES_MAX);
             }
-            check_again(told, |told| Shares::decode(&told.encode()));
+            check_again(shares, |shares| Shares::decode(&shares.encode()));
         }
         command::BEAT => check_again(Beat::decode(&fit(body)), |beat| Beat::decode(&encoded(beat.encode()))),
         _ => check_again(Addresses::decode(&fit(body)), |user| Addresses::decode(&encoded(user.encode()))),

@@ -213,7 +213,7 @@ struct Fsck<'a> {
     watch: Watch,
     /// How long that was waited for.
     waited: Duration,
-    /// The journals without a holder that were told of.
+    /// The journals without a holder that were reported.
     left: BTreeSet<String>,
     repair: bool,
     min_age_secs: u64,

@@ -64,7 +64,7 @@ pub fn start(
         stamps: Vec::new(),
         cared_at: None,
         saved_at: Instant::now(),
-        is_save_told: false,
+        is_failure_logged: false,
         round: Round::default(),
     };
     thread::Builder::new().name("scrub".into()).spawn(move || scrub.run()).context(|| "start the scrub")?;
@@ -85,8 +85,8 @@ struct Scrub {
     stamps: Vec<(String, Option<Stamp>)>,
     cared_at: Option<Instant>,
     saved_at: Instant,
-    /// The log was told that what is known cannot be kept.
-    is_save_told: bool,
+    /// The log says already that what is known cannot be kept.
+    is_failure_logged: bool,
     round: Round,
 }
 
@@ -210,7 +210,7 @@ impl Scrub {
             Fault::Size(_) | Fault::Checksum(_) | Fault::Unreadable(_) => {
                 let kept = self.damaged.add(path, At { table, id: entry.id.clone() });
                 self.stamps.push((path.clone(), stamp(path)));
-                // Kept before it is told.
+                // Kept before it is logged.
                 self.save();
                 let what = if kept { "out of service here" } else { "still served, too many are damaged" };
                 log::error!("DAMAGED, {what}: {path}: {told}, fileid: {fileid}, userid: {userid}");
@@ -280,7 +280,7 @@ impl Scrub {
         self.damaged.reach(reached);
         let saved = self.damaged.save(&|store_path| self.stores.is_there(store_path));
         if let Err(error) = &saved {
-            let level = match self.is_save_told {
+            let level = match self.is_failure_logged {
                 true => log::Level::Debug,
                 // How far it has come is no loss.
                 false if self.damaged.all().is_empty() => log::Level::Info,
@@ -288,7 +288,7 @@ impl Scrub {
             };
             log::log!(level, "keep what is known of damaged files: {error}; trying again");
         }
-        self.is_save_told = saved.is_err();
+        self.is_failure_logged = saved.is_err();
     }
 }
 

@@ -1,8 +1,8 @@
 //! The client of the trackers: one thread for each keeps this storage joined there. A tracker that is
 //! away costs nothing but its thread's attempts to reach it.
 //!
-//! Before it beats a storage tells which volumes it has. A tracker that knows of members with other ones refuses that,
-//! and the storage then beats no more, so that it gets no clients, but stays joined and tells again.
+//! Before it beats a storage reports which volumes it has. A tracker that knows of members with other ones refuses the
+//! report, and the storage then sends no heartbeat, so that it gets no clients, but stays joined and reports again.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -29,12 +29,12 @@ use crate::globals::{Globals, now};
 /// its clients meanwhile, and a call costs next to nothing.
 const RETRY_PAUSE: Duration = Duration::from_millis(300);
 
-/// The pause before volumes that were refused are told again, [`PROMPT_TELLS`] times: another member's journal may
+/// The pause before a refused report is sent again, [`PROMPT_REPORTS`] times: another member's journal may
 /// be seen a moment late. Then it is the heartbeat's interval.
-const TELL_PAUSE: Duration = Duration::from_secs(1);
+const REPORT_PAUSE: Duration = Duration::from_secs(1);
 
-/// So often they are told soon again, and then the log says that they are refused.
-const PROMPT_TELLS: u32 = 3;
+/// So often it is sent again soon, and then the log says that it is refused.
+const PROMPT_REPORTS: u32 = 3;
 
 /// Starts a thread for each tracker. They end when `stop` is set, and close their connections, by
 /// which the trackers know that no new client should be sent here.
@@ -55,15 +55,15 @@ pub fn start(globals: &Arc<Globals>, stores: &Arc<Stores>, stop: &Stop) -> Resul
     Ok(())
 }
 
-/// What a tracker was told of the volumes since this storage joined it.
+/// What became of the report of volumes since this storage joined a tracker.
 #[derive(Clone, PartialEq, Eq)]
-enum Told {
-    /// Nothing that it accepted.
-    Nothing,
-    /// These, which it accepted: store path, volume and holder.
+enum Report {
+    /// None was accepted.
+    None,
+    /// This one was: store path, volume and holder.
     Accepted(Vec<(IdKey, Id, Id)>),
-    /// It does not know what to do with it.
-    InVain,
+    /// The tracker does not know the command.
+    Unknown,
 }
 
 /// This storage in the eyes of one tracker.
@@ -90,10 +90,10 @@ impl Member {
         let mut conn = self.join()?;
         let globals = Arc::clone(&self.globals);
         let beat = Beat { group: globals.settings.group.clone(), host: globals.host.clone() }.encode();
-        let mut told = Told::Nothing;
+        let mut report = Report::None;
         let mut refusals = 0;
         loop {
-            let interval = match self.tell(&mut told) {
+            let interval = match self.report_shares(&mut report) {
                 Ok(()) => {
                     conn.call_fixed::<0>(command::BEAT, &beat, REPLY_TRACKER).context(|| "heartbeat")?;
                     self.show_joined(&conn);
@@ -103,14 +103,14 @@ impl Member {
                 Err(error) if error.kind() == ErrorKind::Forbidden => {
                     self.stores.look_for_others();
                     refusals += 1;
-                    if refusals < PROMPT_TELLS {
-                        TELL_PAUSE
+                    if refusals < PROMPT_REPORTS {
+                        REPORT_PAUSE
                     } else {
                         self.show_refusal(&error);
                         globals.settings.beat_interval
                     }
                 }
-                Err(error) => return Err(error.context("tell of the volumes")),
+                Err(error) => return Err(error.context("report the volumes")),
             };
             if wait(&conn, interval, stop)? {
                 return Ok(());
@@ -118,13 +118,13 @@ impl Member {
         }
     }
 
-    /// Tells which volumes this storage has, where that has changed since it was accepted.
-    fn tell(&self, told: &mut Told) -> Result<()> {
+    /// Reports which volumes this storage has, where that has changed since it was accepted.
+    fn report_shares(&self, report: &mut Report) -> Result<()> {
         let Globals { settings, host, address, .. } = &*self.globals;
         let shares = self.stores.shares();
         let own: Vec<_> =
             shares.iter().map(|share| (share.store_path.clone(), share.volume, share.holder)).collect();
-        if !settings.shared_store || *told == Told::InVain || *told == Told::Accepted(own.clone()) {
+        if !settings.shared_store || *report == Report::Unknown || *report == Report::Accepted(own.clone()) {
             return Ok(());
         }
         let body = Shares {
@@ -136,13 +136,13 @@ impl Member {
         };
         let mut conn = connect_from(address.ip(), &self.tracker, Part::Tracker.default_port())?;
         match conn.call_fixed::<0>(command::SHARES, &body.encode(), REPLY_TRACKER) {
-            Ok(_) => *told = Told::Accepted(own),
+            Ok(_) => *report = Report::Accepted(own),
             // A tracker of a previous version, or an existing one.
             Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Internal) => {
-                *told = Told::InVain;
+                *report = Report::Unknown;
             }
             Err(error) => {
-                *told = Told::Nothing;
+                *report = Report::None;
                 return Err(error);
             }
         }

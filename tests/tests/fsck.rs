@@ -257,7 +257,7 @@ fn fsck_is_as_quiet_beside_work_on_mariadb() {
 /// The journal of a storage that is not there any more protected its half uploads for ever, and fsck said that all
 /// agrees.
 #[test]
-fn what_a_kill_left_is_told_and_removed_like_any_file_without_a_row() {
+fn what_a_kill_left_is_reported_and_removed_like_any_file_without_a_row() {
     let mut cluster = Builder::new("fsck-kill").start();
     cluster.put(USER, "first", b"first");
     let slow = half_an_upload(&cluster);

@@ -100,7 +100,7 @@ fn an_empty_disk_in_the_place_of_one_that_is_lost_is_used_when_an_operator_says_
 
 /// As a previous version leaves it: files, a journal, no marker.
 #[test]
-fn an_upgrade_takes_a_disk_by_its_files_and_needs_nobody() {
+fn an_upgrade_knows_a_disk_by_its_files() {
     let mut cluster = Builder::new("no-marker").start();
     for count in 0..5 {
         cluster.put(USER, &format!("f{count}"), b"content");
@@ -233,7 +233,7 @@ fn a_host_that_is_renamed(test: &str, storage_id: Option<&str>) {
         cluster.storages[0].kill();
         cluster.storages[0] = renamed(&cluster, name);
         cluster.storages[0].start();
-        // The file system is local, so that a free lock shows that nobody holds the journal.
+        // The file system is local, so that a free lock shows that the journal has no holder.
         patient("the half file goes", PATIENCE, || cluster.content_files("group001").len() == before);
         for kind in [".uploads-", ".scrub-"] {
             patient("one of each", PATIENCE, || entries(&data, kind).len() == 1);
@@ -331,7 +331,7 @@ fn members_that_replicate_in_another_way_are_not_compared() {
     becomes(&cluster, 1, "ACTIVE");
 }
 
-/// A tracker that was started anew knows nobody: the first one that tells is right, and not both.
+/// A tracker that was started anew knows no member: the first one that reports is right, and not both.
 #[test]
 fn two_members_that_do_not_share_their_files_are_never_active_together() {
     let mut cluster = two_apart(Builder::new("apart-both").set(Part::Storage, "tnv_heart_beat_interval", 1));

@@ -20,7 +20,7 @@ use tnv_common::wire::shares::Shares;
 use tnv_common::wire::tnv::{Beat, Join, ROUTE_ADDRESSES_MAX};
 use tnv_common::wire::{GroupName, HostName};
 
-use crate::shares::Told;
+use crate::shares::Report;
 
 /// Storages of one group, dead ones included. A group is a set of copies: nobody has 64 of them,
 /// and the list of all groups stays within what clients accept.
@@ -118,8 +118,8 @@ pub struct Member {
     pub beaten: Option<i64>,
     /// How it is doing.
     pub state: State,
-    /// What it told of its volumes.
-    told: Option<Told>,
+    /// What it reported of its volumes.
+    report: Option<Report>,
     /// Its latest join.
     join: u64,
     /// When it last joined or beat.
@@ -137,7 +137,7 @@ impl Member {
             joined: join.joined,
             beaten: None,
             state: State::Online,
-            told: None,
+            report: None,
             join: number,
             heard: now.instant,
             since: now.instant,
@@ -343,7 +343,7 @@ impl Groups {
         let Some(known) = known else {
             return fail!(NotFound, "unknown storage: {id} in group {group}; join again");
         };
-        if known.told.as_ref().is_some_and(|told| !told.agrees()) {
+        if known.report.as_ref().is_some_and(|report| !report.agrees()) {
             return fail!(Forbidden, "{id} does not share the files of group {group}");
         }
         let woken = known.beat(now);
@@ -377,10 +377,10 @@ impl Groups {
         Ok(())
     }
 
-    /// A storage that has joined tells of its volumes. Where they are not those of the members that told of theirs
+    /// A storage that has joined reports its volumes. Where they are not those of the members that reported theirs
     /// before, it is not ACTIVE until they are.
-    pub fn tell(&self, told: &Shares, ip: IpAddr, now: Now) -> Result<()> {
-        let Shares { group: name, host, port, is_id, shares } = told;
+    pub fn report(&self, shares: &Shares, ip: IpAddr, now: Now) -> Result<()> {
+        let Shares { group: name, host, port, is_id, shares } = shares;
         let id = MemberId { host: host.clone(), address: SocketAddr::new(ip, *port) };
         let mut table = self.lock();
         let Some(group) = table.groups.get_mut(name).filter(|group| group.members.contains_key(&id)) else {
@@ -392,17 +392,17 @@ impl Groups {
             group.members.retain(|other, member| member.state != State::Offline || !is_former(other));
         }
         let agreed = |member: &Member| {
-            let told = member.told.as_ref().filter(|told| told.agrees());
-            told.filter(|_| member.state != State::Offline).cloned()
+            let report = member.report.as_ref().filter(|report| report.agrees());
+            report.filter(|_| member.state != State::Offline).cloned()
         };
         let mut others = group.members.iter().filter(|(other, _)| **other != id);
         let difference = others.find_map(|(other, member)| {
             agreed(member)?.difference(shares).map(|difference| format!("{difference}, {other}"))
         });
         let Some(member) = group.members.get_mut(&id) else { return Ok(()) };
-        let told = Told::new(shares, difference.is_none(), member.told.as_ref());
-        let is_to_be_logged = told.is_to_be_logged();
-        member.told = Some(told);
+        let report = Report::new(shares, difference.is_none(), member.report.as_ref());
+        let is_to_be_logged = report.is_to_be_logged();
+        member.report = Some(report);
         member.heard = now.instant;
         let Some(difference) = difference else { return Ok(()) };
         if member.state == State::Active {

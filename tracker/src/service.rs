@@ -132,10 +132,10 @@ impl Service {
     }
 
     /// Command 128, on a connection of its own: existing trackers close one that asks for what they do not know.
-    fn tell_shares(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
+    fn report_shares(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
         self.check_may_join(request)?;
-        let told = Shares::decode(&request.small(SHARES_BYTES_MAX)?)?;
-        self.globals.groups.tell(&told, request.peer().ip().to_canonical(), Now::read())?;
+        let shares = Shares::decode(&request.small(SHARES_BYTES_MAX)?)?;
+        self.globals.groups.report(&shares, request.peer().ip().to_canonical(), Now::read())?;
         request.reply(&[]);
         Ok(())
     }
@@ -233,7 +233,7 @@ impl Handler for Service {
             command::ADDRESSES => self.addresses(request),
             command::FIND_ADDRESSES => self.find_addresses(request),
             command::GROUPS => self.groups(request),
-            command::SHARES => self.tell_shares(request),
+            command::SHARES => self.report_shares(request),
             _ => Err(request.unknown_command()),
         }
     }

@@ -1,35 +1,35 @@
-//! Whether the members of a group share their files. A storage tells, after it has joined and before it beats, which
+//! Whether the members of a group share their files. A storage reports, after it has joined and before it beats, which
 //! volume each of its store paths leads to, and whose journals it sees there. Of two members each store path that
 //! both have must lead to one volume, and the newcomer must see the other one's journal there: a copied disk has the
 //! same marker, and not the journal of a process that began later.
 //!
 //! Who comes first is right, as nothing else shows who is. Members of previous versions, and those with
-//! `tnv_shared_store = no`, tell nothing and are not compared.
+//! `tnv_shared_store = no`, report nothing and are not compared.
 
 use std::fmt::Write;
 
 use tnv_common::wire::shares::{Id, Share};
 
-/// The log is told of a member that was refused so often in a row: members that start at the same time see each
+/// A member that was refused so often in a row is logged: members that start at the same time see each
 /// other's journals a moment later.
 const REFUSALS_LOGGED: u32 = 3;
 
 /// What is kept of a member.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct Report {
     /// Store path, volume and holder of its own journal.
     shares: Vec<(String, Id, Id)>,
     /// How often in a row it did not agree with the members that agreed before.
     refusals: u32,
 }
 
-impl Told {
+impl Report {
     /// What is to be kept of these, after what was kept before.
-    pub fn new(shares: &[Share], agrees: bool, before: Option<&Told>) -> Told {
+    pub fn new(shares: &[Share], agrees: bool, before: Option<&Report>) -> Report {
         let kept = |share: &Share| (share.store_path.to_string(), share.volume, share.holder);
         let refused_before = before.map_or(0, |before| before.refusals);
         let refusals = if agrees { 0 } else { refused_before.saturating_add(1) };
-        Told { shares: shares.iter().map(kept).collect(), refusals }
+        Report { shares: shares.iter().map(kept).collect(), refusals }
     }
 
     /// Whether it agrees with the members that agreed before.
@@ -37,7 +37,7 @@ impl Told {
         self.refusals == 0
     }
 
-    /// Whether the log is to be told that it does not.
+    /// Whether it is to be logged that it does not.
     pub fn is_to_be_logged(&self) -> bool {
         self.refusals == REFUSALS_LOGGED
     }
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn members_share_their_files_where_volume_and_journal_are_seen_by_both() {
-        let told = Told::new(&[share("/a", 1, 10, &[]), share("/b", 2, 11, &[])], true, None);
+        let report = Report::new(&[share("/a", 1, 10, &[]), share("/b", 2, 11, &[])], true, None);
         for (newcomer, shares_them) in [
             (vec![], true),
             (vec![share("/a", 1, 20, &[10])], true),
@@ -99,20 +99,20 @@ mod tests {
             (vec![share("/a", 1, 20, &[])], false),
             (vec![share("/a", 1, 20, &[10]), share("/b", 2, 21, &[10])], false),
         ] {
-            assert_eq!(told.difference(&newcomer).is_none(), shares_them, "{newcomer:?}");
+            assert_eq!(report.difference(&newcomer).is_none(), shares_them, "{newcomer:?}");
         }
     }
 
     #[test]
     fn a_refusal_is_logged_once_when_it_lasts() {
-        let mut told = Told::new(&[], false, None);
+        let mut report = Report::new(&[], false, None);
         let mut logged = 0;
         for _ in 0..10 {
-            logged += u32::from(told.is_to_be_logged());
-            assert!(!told.agrees());
-            told = Told::new(&[], false, Some(&told));
+            logged += u32::from(report.is_to_be_logged());
+            assert!(!report.agrees());
+            report = Report::new(&[], false, Some(&report));
         }
         assert_eq!(logged, 1);
-        assert!(Told::new(&[], true, Some(&told)).agrees());
+        assert!(Report::new(&[], true, Some(&report)).agrees());
     }
 }

@@ -157,8 +157,8 @@ keys! {
     /// stands in the database as it is written here.
     TNV_STORE_PATHS: StorePaths = StorePaths, "tnv_store_paths", STORAGE, "../data", None;
 
-    /// Whether the storages of this group see the same files under their store paths. Each then tells its trackers
-    /// which volumes it has, and one that has others than the members before it gets no clients until it has the
+    /// Whether the storages of this group see the same files under their store paths. Each then reports to its
+    /// trackers which volumes it has, and one that has others than the members before it gets no clients until it has the
     /// same. With `no` nothing is compared: for groups whose files are replicated in another way. All
     /// storages of a group need the same.
     TNV_SHARED_STORE: YesNo = YesNo, "tnv_shared_store", STORAGE, "yes", None;

@@ -20,13 +20,13 @@ use super::tnv::{GROUP_BYTES, HOST_BYTES, ID_KEY_BYTES_MAX};
 use crate::error::Result;
 use crate::fail;
 
-/// Bytes of a volume's ID and of a holder: random numbers of which none comes twice.
+/// Bytes of a volume's ID and of a holder: random numbers that never repeat.
 pub const ID_BYTES: usize = 16;
 
-/// Store paths of one storage that are told of: of one that has more these will do.
+/// Most store paths in one report: of a storage that has more, the first ones are compared.
 pub const SHARES_MAX: usize = 16;
 
-/// Holders that are told of: as many as a group has members.
+/// Most other holders of one store path: as many as a group has members.
 pub const HOLDERS_MAX: usize = 64;
 
 /// The longest body.
@@ -154,11 +154,11 @@ mod tests {
     }
 
     #[test]
-    fn what_a_storage_tells_of_its_volumes_is_read_as_it_was_written() {
-        for told in [shares(0, 0), shares(1, 0), shares(3, 5), shares(SHARES_MAX, HOLDERS_MAX)] {
-            let body = told.encode();
+    fn a_report_of_volumes_is_read_as_it_was_written() {
+        for report in [shares(0, 0), shares(1, 0), shares(3, 5), shares(SHARES_MAX, HOLDERS_MAX)] {
+            let body = report.encode();
             assert!(body.len() <= SHARES_BYTES_MAX);
-            assert_eq!(Shares::decode(&body).as_ref(), Ok(&told));
+            assert_eq!(Shares::decode(&body).as_ref(), Ok(&report));
             for end in 0..body.len() {
                 assert!(Shares::decode(&body[..end]).is_err(), "{end}");
             }

@@ -19,7 +19,7 @@
 //! | 125 | client → storage | proof (added) | [`Proof`], 80 | 102 | empty |
 //! | 126 | client → storage | fetch (added) | [`Download`], 416 | 102 | [`Stat`], 41, then the content |
 //! | 127 | storage → ID server | get IDs (added) | [`IdRange`], ≤ 69 | 101 | first value, 8, and how many, 4 |
-//! | 128 | storage → tracker | tell of its volumes (added) | [`super::shares::Shares`] | 100 | empty |
+//! | 128 | storage → tracker | report volumes (added) | [`super::shares::Shares`] | 100 | empty |
 //!
 //! The added commands take numbers from 120 to 139, free in TNV and in FastDFS's client protocol.
 //! An existing server answers them with a failure and closes. A fetch whose size is more than what is left

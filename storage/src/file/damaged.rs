@@ -11,8 +11,8 @@
 //! Previous versions kept one list, in the first store path, for all of them. What it names of other store
 //! paths moves to their own lists, and leaves the first one when it stands in those.
 //!
-//! **A list whose member has no journal beside it is nobody's**: its member has ended, and the journal was taken
-//! over. Any member that serves the store path takes over the list, too. Whether a file is damaged for it is seen
+//! **A list without a journal of the same name beside it has no owner**: its member has ended, and the journal was
+//! taken over. Any member that serves the store path takes over the list, too. Whether a file is damaged for it is seen
 //! when it reads the file again, which it does soon.
 
 use std::collections::BTreeMap;
@@ -128,7 +128,7 @@ impl Damaged {
         Ok(())
     }
 
-    /// Takes over the lists in a store path that are nobody's.
+    /// Takes over the lists in a store path that have no owner.
     pub fn adopt(&self, store_path: &str) -> io::Result<()> {
         let Some(index) = self.state().lists.iter().position(|list| list.store_path == store_path) else {
             return Ok(());
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_nobodys_is_taken_over_and_one_with_a_journal_is_not() {
+    fn a_list_without_an_owner_is_taken_over_and_one_with_a_journal_is_not() {
         let member = Member::new();
         let (one, two) = (member.file("a", 1), member.file("a", 2));
         let list = |path: &str| format!("{MAGIC}\x000\0\x002\x001\0{path}\0");

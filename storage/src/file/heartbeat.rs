@@ -339,7 +339,7 @@ mod tests {
     }
 
     /// A storage of the previous version wrote nothing while it received a long file, and the journal of that
-    /// upload was taken for nobody's.
+    /// upload was taken over by another member.
     #[test]
     fn a_journal_without_a_heartbeat_is_still_when_its_files_are_and_never_dead() {
         let scratch = Scratch::new();

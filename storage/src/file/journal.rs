@@ -391,7 +391,7 @@ pub struct Journals {
     /// The paths in the taken slots of journals that are held or may be. Files whose slots were taken before this
     /// was read and released after it was, are among them.
     pub open: Vec<String>,
-    /// The same of journals whose holder is perhaps dead: the next look may tell.
+    /// The same of journals whose holder is perhaps dead: a later look may show it.
     pub doubtful: Vec<String>,
     /// Journals that have taken slots and no holder, and how many slots.
     pub left: Vec<(String, usize)>,
@@ -752,8 +752,8 @@ mod tests {
         path
     }
 
-    /// A storage was killed in an upload and started on another port, or in a container of another name: nobody
-    /// ever looked at what the first one's journal named.
+    /// A storage was killed in an upload and started on another port, or in a container of another name: what
+    /// the first one's journal named was never looked at again.
     #[test]
     fn what_a_storage_left_that_has_ended_is_taken_over_whatever_its_name_was() {
         let scratch = Scratch::new();
@@ -826,7 +826,7 @@ mod tests {
         let journal = open_as(&scratch, "a", 2);
         journal.pulse().since = Instant::now().checked_sub(LEASE);
         assert!(!journal.is_held());
-        assert!(journal.beat().is_ok() && journal.is_held(), "nobody has taken it");
+        assert!(journal.beat().is_ok() && journal.is_held(), "no other one has taken it");
         journal.let_go();
         assert!(!journal.is_held());
         assert_eq!(Heartbeat::read(&journal.file).unwrap().map(|heartbeat| heartbeat.count), Some(0));

@@ -53,6 +53,9 @@ const GRACE: Duration = Duration::from_millis(100);
 /// A store path that failed is tried last for so long.
 const FAILED_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A journal that is missing on its disk so often in a row was removed: a network file system may miss a file once.
+const MISSED_MAX: u32 = 3;
+
 /// How often it is looked for journals and lists of storages that have ended.
 const ADOPT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -104,7 +107,8 @@ struct State {
     journal: Option<Arc<Journal>>,
     /// The marker that was found, and which file it was. It stays: another disk is not this store path.
     marker: Option<(Marker, volume::Stamp)>,
-    /// How often the journal was lost and opened anew.
+    /// How often in a row the journal was missing on its disk, and how often it was opened anew.
+    missed: u32,
     reopened: u64,
     /// When journals and lists of others were last looked for, and whose journals there were.
     adopted_at: Option<Instant>,
@@ -299,7 +303,7 @@ impl Stores {
         self.store_of(path).is_none_or(|store| store.check().is_ok())
     }
 
-    /// What tells whether other members share the files of these store paths: those whose disks are there.
+    /// What shows whether other members share the files of these store paths: those whose disks are there.
     pub fn shares(&self) -> Vec<Share> {
         self.stores.iter().filter_map(|store| store.share()).collect()
     }
@@ -327,6 +331,7 @@ impl Store {
         let state = State {
             journal: None,
             marker: None,
+            missed: 0,
             reopened: 0,
             adopted_at: None,
             holders: Vec::new(),
@@ -398,23 +403,23 @@ impl Store {
     /// under the lock: a disk that hangs must not stop those who only count.
     fn ask(&self, left: &mut Vec<Open>, deadline: Instant) -> Asked {
         match self.journal() {
-            Some(journal) => {
-                if let Err(error) = journal.check() {
-                    if !self.is_same_disk() {
-                        return Err(Error::from(error).into());
-                    }
+            Some(journal) => match journal.check() {
+                Ok(()) => self.state().missed = 0,
+                Err(error) if !self.is_gone_for_good() => return Err(Error::from(error).into()),
+                Err(_) => {
                     log::warn!(
-                        "store path '{}': its journal is gone and its disk is not: uploads that are under way there \
-                         fail, and a new journal is made",
+                        "store path '{}': its journal was removed: uploads that are under way there fail, and a new \
+                         journal is made",
                         self.path
                     );
                     let mut state = self.state();
                     state.journal = None;
+                    state.missed = 0;
                     state.reopened += 1;
                     drop(state);
                     self.open(left, deadline)?;
                 }
-            }
+            },
             None => self.open(left, deadline)?,
         }
         let found = statvfs(self.path.as_str()).map_err(io::Error::from).context(|| "find its free space")?;
@@ -462,6 +467,14 @@ impl Store {
             log::debug!("take over lists of damaged files in '{}': {error}", self.path);
         }
         self.state().adopted_at = Some(Instant::now());
+    }
+
+    /// Whether the journal is missing, time after time, on the disk that it was opened on.
+    fn is_gone_for_good(&self) -> bool {
+        let is_same = self.is_same_disk();
+        let mut state = self.state();
+        state.missed = if is_same { state.missed + 1 } else { 0 };
+        is_same && state.missed >= MISSED_MAX
     }
 
     /// Whether the marker that was found lies where it lay.
@@ -609,8 +622,8 @@ impl Store {
         state.trust.losses() + state.reopened
     }
 
-    /// Whether the slots of this storage are certainly still its own, so that nobody can have removed what they
-    /// name.
+    /// Whether the slots of this storage are certainly still its own, so that no other member can have removed what
+    /// they name.
     pub fn holds_journal(&self) -> bool {
         self.journal().is_some_and(|journal| journal.is_held())
     }
@@ -1080,6 +1093,10 @@ mod tests {
             if path.to_str().unwrap().contains(".uploads-") {
                 fs::remove_file(path).unwrap();
             }
+        }
+        for _ in 1..MISSED_MAX {
+            look(store);
+            assert_eq!(order(&stores, 0), Vec::<String>::new());
         }
         look(store);
         assert_eq!(order(&stores, 0), ["a"]);
