@@ -62,8 +62,9 @@ const BYTES_MAX: u64 = 4096;
 /// nothing of their group, so that in a deployment of ten groups nine of ten may be elsewhere.
 const SAMPLE_MAX: usize = 256;
 
-/// The rows of the sample may have been deleted: it is taken anew after this time.
-const SAMPLE_LIFETIME: Duration = Duration::from_secs(60);
+/// The rows of the sample may have been deleted meanwhile: it is taken anew after this time, and seldom, since all rows
+/// may have to be read for it.
+const SAMPLE_LIFETIME: Duration = Duration::from_secs(600);
 
 /// What makes a volume itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
