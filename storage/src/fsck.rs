@@ -15,10 +15,10 @@
 //!   nobody's. Before it is removed the rows are read once more, by locking reads that wait for open
 //!   transactions.
 //!
-//! A journal protects what it names only while a storage holds it, which the rules in `heartbeat` decide: what a
-//! killed storage left is without a row like any other file, and a storage that takes over the journal meanwhile
-//! comes to the same end by the same rows. Where only time can show that a journal is not held, this waits for
-//! that time, once.
+//! A journal protects what it names only while a storage holds it, which the rules in `heartbeat` decide:
+//! what a killed storage left is without a row like any other file, and a storage that takes over the journal
+//! meanwhile comes to the same end by the same rows. Where only time can show that a journal is not held,
+//! this waits for that time, once.
 //!
 //! Existing storages have no journal, and a network file system may show the journal of another host
 //! a moment late: files younger than `--min-age` are therefore not judged at all, only told.
@@ -76,8 +76,8 @@ pub static JOB: Job = Job {
   its file; orphan: a file without a row), path, application, user, file ID and a remark, separated by
   tabs; backslashes and unprintable characters are escaped as in Rust (\\\\, \\n, \\u{1b}). A line of
   the kind journal names what a storage left that has ended, for the next one that starts or runs to clear
-  up; the files that it names count like all others. At the end come counts. It exits with 0 when all agree, with 1 when something does not, also where it has
-  been removed, or could not be compared.",
+  up; the files that it names count like all others. At the end come counts. It exits with 0 when all
+  agree, with 1 when something does not, also where it has been removed, or could not be compared.",
 };
 
 /// Younger files are left alone, unless told otherwise: no upload takes longer.

@@ -96,8 +96,8 @@ pub struct Globals {
     pub started: u64,
 }
 
-/// What a member's own files in the store paths are named by: `tnv_storage_id` where it is set, else host name,
-/// address and port.
+/// What a member's own files in the store paths are named by: `tnv_storage_id` where it is set, else host
+/// name, address and port.
 #[derive(Clone, Debug)]
 pub struct MemberName {
     name: String,
@@ -130,8 +130,8 @@ impl MemberName {
         self.may_move
     }
 
-    /// Whether a name says that it is that of a storage of this host, on any address and port. The name of another
-    /// host may begin like this one's; and some names are those of many hosts.
+    /// Whether a name says that it is that of a storage of this host, on any address and port. The name of
+    /// another host may begin like this one's; and some names are those of many hosts.
     pub fn is_of_this_host(&self, name: &str) -> bool {
         let prefix = format!("{}-", self.host).replace('/', "_");
         let rest = name.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once('-'));

@@ -1,5 +1,5 @@
-//! `tnv-storage --init`: says that the disk of a store path is the right one, where nothing else shows it: an empty
-//! disk in the place of one that is lost, or one that was another store path's.
+//! `tnv-storage --init`: says that the disk of a store path is the right one, where nothing else shows it: an
+//! empty disk in the place of one that is lost, or one that was another store path's.
 
 use std::io::Write;
 use std::path::Path;

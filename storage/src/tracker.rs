@@ -1,8 +1,9 @@
 //! The client of the trackers: one thread for each keeps this storage joined there. A tracker that is
 //! away costs nothing but its thread's attempts to reach it.
 //!
-//! Before it beats a storage reports which volumes it has. A tracker that knows of members with other ones refuses the
-//! report, and the storage then sends no heartbeat, so that it gets no clients, but stays joined and reports again.
+//! Before it beats a storage reports which volumes it has. A tracker that knows of members with other ones
+//! refuses the report, and the storage then sends no heartbeat, so that it gets no clients, but stays joined
+//! and reports again.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;

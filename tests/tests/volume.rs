@@ -1,5 +1,5 @@
-//! Store paths that are not what they were, and storages that are not called what they were: nothing is stored on the
-//! wrong disk, nothing that is known is lost with a name, and nothing is left behind.
+//! Store paths that are not what they were, and storages that are not called what they were: nothing is
+//! stored on the wrong disk, nothing that is known is lost with a name, and nothing is left behind.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -41,8 +41,8 @@ fn init(cluster: &Cluster, options: &[&str]) -> Output {
     Output::of(command.arg("-c").arg(storage.config()).arg("--init").args(options).current_dir(storage.cwd()))
 }
 
-/// The mount point was there and the disk was not: a journal was made in it, uploads were acknowledged into it, and
-/// all of them were gone from sight when the disk was mounted.
+/// The mount point was there and the disk was not: a journal was made in it, uploads were acknowledged into
+/// it, and all of them were gone from sight when the disk was mounted.
 #[test]
 fn a_disk_that_is_not_mounted_at_the_start_gets_nothing_and_serves_when_it_comes() {
     let mut cluster = Builder::new("late-disk").no_wait().start();
@@ -141,8 +141,8 @@ fn file_of(cluster: &Cluster, fileid: &str) -> PathBuf {
     cluster.storages[0].cwd().join(path)
 }
 
-/// The list of damaged files was read once, from the first store path: where that disk came late it was empty, what
-/// was damaged was served again, and the empty list was written over the other one.
+/// The list of damaged files was read once, from the first store path: where that disk came late it was
+/// empty, what was damaged was served again, and the empty list was written over the other one.
 #[test]
 fn what_is_damaged_on_a_disk_that_comes_late_stays_out_of_service() {
     let mut cluster = Builder::new("late-list")
@@ -286,8 +286,8 @@ fn becomes(cluster: &Cluster, storage: usize, wanted: &str) {
     patient(wanted, PATIENCE, || status(cluster, storage).as_deref() == Some(wanted));
 }
 
-/// A disk was not mounted, or another file system was: the member stayed ACTIVE, missed most of the files, and took
-/// uploads that only it could see.
+/// A disk was not mounted, or another file system was: the member stayed ACTIVE, missed most of the files,
+/// and took uploads that only it could see.
 #[test]
 fn a_member_that_does_not_share_its_groups_files_gets_no_clients_until_it_does() {
     let mut cluster = two_apart(Builder::new("apart").set(Part::Storage, "tnv_heart_beat_interval", 1));

@@ -1,7 +1,7 @@
-//! Whether the members of a group share their files. A storage reports, after it has joined and before it beats, which
-//! volume each of its store paths leads to, and whose journals it sees there. Of two members each store path that
-//! both have must lead to one volume, and the newcomer must see the other one's journal there: a copied disk has the
-//! same marker, and not the journal of a process that began later.
+//! Whether the members of a group share their files. A storage reports, after it has joined and before it
+//! beats, which volume each of its store paths leads to, and whose journals it sees there. Of two members
+//! each store path that both have must lead to one volume, and the newcomer must see the other one's journal
+//! there: a copied disk has the same marker, and not the journal of a process that began later.
 //!
 //! Who comes first is right, as nothing else shows who is. Members of previous versions, and those with
 //! `tnv_shared_store = no`, report nothing and are not compared.

@@ -1,5 +1,5 @@
-//! Command 128's body: which volumes a storage has, and whose journals it sees on them. A tracker finds by it whether
-//! two members of a group share their files.
+//! Command 128's body: which volumes a storage has, and whose journals it sees on them. A tracker finds by it
+//! whether two members of a group share their files.
 //!
 //! | size | field |
 //! |---|---|

@@ -1,19 +1,19 @@
 //! The files that are out of service on this storage because their content here is damaged, and a
 //! small file in each store path that remembers them, and how far the scrub has come, over a restart.
 //!
-//! The list is `.scrub-<member>` in the store path whose files it names, beside the journal: each
-//! storage has its own, since where the members of a group have copies the others' may be sound. It is
-//! read when the store path is opened, however late that is, and not written before: a disk that comes late
-//! keeps what its list says. It is replaced as a whole. Its form: texts, each with a NUL behind it, which no text
-//! that is kept has in it: [`MAGIC`], table and key that the scrub has reached, then table, key and path of each
+//! The list is `.scrub-<member>` in the store path whose files it names, beside the journal: each storage has
+//! its own, since where the members of a group have copies the others' may be sound. It is read when the
+//! store path is opened, however late that is, and not written before: a disk that comes late keeps what its
+//! list says. It is replaced as a whole. Its form: texts, each with a NUL behind it, which no text that is
+//! kept has in it: [`MAGIC`], table and key that the scrub has reached, then table, key and path of each
 //! damaged file.
 //!
 //! Previous versions kept one list, in the first store path, for all of them. What it names of other store
 //! paths moves to their own lists, and leaves the first one when it stands in those.
 //!
-//! **A list without a journal of the same name beside it has no owner**: its member has ended, and the journal was
-//! taken over. Any member that serves the store path takes over the list, too. Whether a file is damaged for it is seen
-//! when it reads the file again, which it does soon.
+//! **A list without a journal of the same name beside it has no owner**: its member has ended, and the
+//! journal was taken over. Any member that serves the store path takes over the list, too. Whether a file is
+//! damaged for it is seen when it reads the file again, which it does soon.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -251,8 +251,8 @@ impl Damaged {
 }
 
 impl State {
-    /// The list for a file: its own store path's, or, as long as that one is not open, the one that is given or
-    /// the first open one.
+    /// The list for a file: its own store path's, or, as long as that one is not open, the one that is given
+    /// or the first open one.
     fn home_of(&self, path: &str, given: usize) -> usize {
         let holds = |list: &List| paths::is_below(&list.store_path, path);
         let own = (0..self.lists.len()).filter(|index| holds(&self.lists[*index]));
@@ -431,8 +431,8 @@ mod tests {
         assert!(damaged.has(&one) && !damaged.has(&two));
     }
 
-    /// The disk of the first store path was mounted after the start: the list was taken for empty, files that were
-    /// known to be damaged were served again, and the empty list was written over the other one.
+    /// The disk of the first store path was mounted after the start: the list was taken for empty, files that
+    /// were known to be damaged were served again, and the empty list was written over the other one.
     #[test]
     fn a_disk_that_comes_late_brings_its_list_and_keeps_it() {
         let member = Member::new();

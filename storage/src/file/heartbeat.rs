@@ -1,10 +1,10 @@
 //! Whether the holder of a journal is alive.
 //!
-//! A held journal is locked, and a held lock proves that the holder lives. A free lock proves little: a network
-//! file system may keep locks for each host, may lose them when its connection breaks, and a directory that one
-//! host exports and another mounts has two sets of locks. So the holder also writes a heartbeat into the head of
-//! its journal each second, and a member takes over the journal of another one by these rules, all of which ask
-//! for a free lock first:
+//! A held journal is locked, and a held lock proves that the holder lives. A free lock proves little: a
+//! network file system may keep locks for each host, may lose them when its connection breaks, and a
+//! directory that one host exports and another mounts has two sets of locks. So the holder also writes a
+//! heartbeat into the head of its journal each second, and a member takes over the journal of another one by
+//! these rules, all of which ask for a free lock first:
 //!
 //! | what the journal shows | taken over |
 //! |---|---|
@@ -15,14 +15,14 @@
 //! | no heartbeat: a previous version wrote it | when neither the journal nor the files that it names have changed for [`SILENCE_WITHOUT_HEARTBEAT`]; the journal itself stays |
 //!
 //! The time is measured by the one who takes over, on its monotonic clock, so that no clock need be right. A
-//! heartbeat that is older than the last change of the file is not counted: a previous version holds the journal
-//! now, and it writes none.
+//! heartbeat that is older than the last change of the file is not counted: a previous version holds the
+//! journal now, and it writes none.
 //!
 //! The other half of the rule is the holder's: it acknowledges no upload when its own last heartbeat is older
 //! than [`LEASE`], since its journal may have been taken over, and the file removed, while it was stopped.
 //!
-//! The heartbeat stands in the head of a journal behind its magic, where previous versions have zeros and read
-//! nothing:
+//! The heartbeat stands in the head of a journal behind its magic, where previous versions have zeros and
+//! read nothing:
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -45,8 +45,8 @@ use rustix::fs::fstatfs;
 
 use crate::globals::now;
 
-/// A heartbeat that does not change for so long has no holder: 30 of them are missing. A mount of GlusterFS that
-/// has lost a member is silent for up to 6 s.
+/// A heartbeat that does not change for so long has no holder: 30 of them are missing. A mount of GlusterFS
+/// that has lost a member is silent for up to 6 s.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
 /// The same where there is no heartbeat: longer than a connection may pause in the middle of an upload.
@@ -154,8 +154,8 @@ pub enum Holder {
     MayLive,
     /// It has ended.
     Dead,
-    /// A previous version held it and has done nothing for long: what the journal names can be resolved, but the
-    /// journal stays, in case it is held all the same.
+    /// A previous version held it and has done nothing for long: what the journal names can be resolved, but
+    /// the journal stays, in case it is held all the same.
     Still,
 }
 
@@ -184,8 +184,8 @@ impl Watch {
         Watch { seen: HashMap::new(), silence, silence_without_heartbeat }
     }
 
-    /// What is known of the holder of this journal, whose lock is free, and whose taken slots name these files.
-    /// `named_here`: its name says that it is of this host.
+    /// What is known of the holder of this journal, whose lock is free, and whose taken slots name these
+    /// files. `named_here`: its name says that it is of this host.
     pub fn holder(
         &mut self,
         path: &str,

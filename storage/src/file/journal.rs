@@ -13,12 +13,12 @@
 //! never got its row can stay; what is acknowledged is safe regardless.
 //!
 //! What a storage left that has ended is taken over by any member that serves the store path, whatever the
-//! name was (see [`Journal::adopt`]); that it has ended is shown by the rules in `heartbeat`. The open journal is
-//! also what shows that a store path is still the disk that was opened: where it does not lie at its path any
-//! more, the disk is not mounted (see [`Journal::check`]).
+//! name was (see [`Journal::adopt`]); that it has ended is shown by the rules in `heartbeat`. The open
+//! journal is also what shows that a store path is still the disk that was opened: where it does not lie at
+//! its path any more, the disk is not mounted (see [`Journal::check`]).
 //!
-//! Slots of [`SLOT_BYTES`], the first of which is the head: [`MAGIC`], the holder's heartbeat, zeros. The others,
-//! free where their checksum is wrong or their mark is not 1:
+//! Slots of [`SLOT_BYTES`], the first of which is the head: [`MAGIC`], the holder's heartbeat, zeros. The
+//! others, free where their checksum is wrong or their mark is not 1:
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -62,8 +62,8 @@ const SLOTS_MAX: u32 = 1 << 17;
 /// lets a delete be noted, and an upload fail in good order.
 const ALLOCATED_SLOTS: u32 = 1024;
 
-/// How long a lock that is held is waited for: another storage may look just now whether there is something to
-/// adopt, which is a matter of milliseconds.
+/// How long a lock that is held is waited for: another storage may look just now whether there is something
+/// to adopt, which is a matter of milliseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 const TAKEN: u8 = 1;
@@ -161,8 +161,9 @@ pub struct Open {
 impl Journal {
     /// Opens the journal of this storage in a store path, and returns what a predecessor left.
     ///
-    /// A storage with an ID may have moved here from another host, whose lock is perhaps not seen: then the kind
-    /// of the failure is `Timeout` until the other one has stopped or has shown no heartbeat for long enough.
+    /// A storage with an ID may have moved here from another host, whose lock is perhaps not seen: then the
+    /// kind of the failure is `Timeout` until the other one has stopped or has shown no heartbeat for long
+    /// enough.
     pub fn open(
         store_path: &str,
         member: &MemberName,
@@ -191,8 +192,8 @@ impl Journal {
         Ok((journal, left))
     }
 
-    /// Takes over what storages left that have ended: their slots become slots of this journal, and their journals
-    /// are removed. What cannot be taken over stays as it is, for the next time.
+    /// Takes over what storages left that have ended: their slots become slots of this journal, and their
+    /// journals are removed. What cannot be taken over stays as it is, for the next time.
     pub fn adopt(self: &Arc<Journal>, store_path: &str, member: &MemberName, watch: &mut Watch) -> Vec<Open> {
         let others = match journals(store_path) {
             Ok(others) => others,
@@ -252,8 +253,8 @@ impl Journal {
         Ok(left)
     }
 
-    /// Shows that the holder lives. To be called every second. Fails where another process has written its own
-    /// heartbeat, and for ever after.
+    /// Shows that the holder lives. To be called every second. Fails where another process has written its
+    /// own heartbeat, and for ever after.
     pub fn beat(&self) -> io::Result<()> {
         let begun = Instant::now();
         let (holder, count) = {
@@ -388,8 +389,8 @@ pub fn is_store(store_path: &str) -> io::Result<bool> {
 /// What the journals of a store path say, of this host's storages and of others', which may be running.
 #[derive(Default)]
 pub struct Journals {
-    /// The paths in the taken slots of journals that are held or may be. Files whose slots were taken before this
-    /// was read and released after it was, are among them.
+    /// The paths in the taken slots of journals that are held or may be. Files whose slots were taken before
+    /// this was read and released after it was, are among them.
     pub open: Vec<String>,
     /// The same of journals whose holder is perhaps dead: a later look may show it.
     pub doubtful: Vec<String>,
@@ -735,8 +736,8 @@ mod tests {
         left.iter().map(|open| open.record.clone()).collect()
     }
 
-    /// What a storage leaves that is killed: this one's journal, under another name, as if another kernel had run
-    /// it or, without a heartbeat, a previous version.
+    /// What a storage leaves that is killed: this one's journal, under another name, as if another kernel had
+    /// run it or, without a heartbeat, a previous version.
     fn leave(scratch: &Scratch, name: &str, heartbeat: Option<u64>) -> PathBuf {
         let path = scratch.path().join(format!(".uploads-{name}"));
         let template = open_as(scratch, "template", 9);

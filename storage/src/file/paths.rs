@@ -14,8 +14,9 @@
 //! was taken out of the list for new files still holds old ones, and a relative one has `..` in it
 //! anyway. Symbolic links in the place of the file itself are not followed (see `send`).
 //!
-//! **Slashes.** `../data` and `../data/` are one store path. Its files are written as `../data/000/…`; rows that
-//! have `../data//000/…`, as storages up to 0.1 wrote where the setting ended with a slash, name the same files.
+//! **Slashes.** `../data` and `../data/` are one store path. Its files are written as `../data/000/…`; rows
+//! that have `../data//000/…`, as storages up to 0.1 wrote where the setting ended with a slash, name the
+//! same files.
 
 use std::borrow::Cow;
 

@@ -1,11 +1,12 @@
 //! The store paths: which of them work and have room, and in what order to try them for a new file.
 //!
-//! Each has a thread that asks its disk every second: whether it still is the disk that was opened,
-//! and how much space it has. It opens what is the right disk (see `volume`), also where that comes late, writes
-//! the heartbeat of its journal, and takes over what storages left that have ended (see `journal`). Nobody who has work to do asks it himself: a network file system whose
-//! cable is cut answers after a minute, and all workers would wait for it. A store path without a fresh
-//! and good answer is passed over; what it holds is served as far as the disk allows. Only where there is no
-//! other with an answer is it waited for, and for some seconds.
+//! Each has a thread that asks its disk every second: whether it still is the disk that was opened, and how
+//! much space it has. It opens what is the right disk (see `volume`), also where that comes late, writes the
+//! heartbeat of its journal, and takes over what storages left that have ended (see `journal`). Nobody who
+//! has work to do asks it himself: a network file system whose cable is cut answers after a minute, and all
+//! workers would wait for it. A store path without a fresh and good answer is passed over; what it holds is
+//! served as far as the disk allows. Only where there is no other with an answer is it waited for, and for
+//! some seconds.
 //!
 //! One that could not create or write a file is tried last for a while. One that failed with an I/O
 //! error or at a sync is bad: passed over until it has proven itself (see `trust`).
@@ -53,14 +54,15 @@ const GRACE: Duration = Duration::from_millis(100);
 /// A store path that failed is tried last for so long.
 const FAILED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A journal that is missing on its disk so often in a row was removed: a network file system may miss a file once.
+/// A journal that is missing on its disk so often in a row was removed: a network file system may miss a file
+/// once.
 const MISSED_MAX: u32 = 3;
 
 /// How often it is looked for journals and lists of storages that have ended.
 const ADOPT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// So long the start may read rows to find whether the store paths without a marker are the right disks; the rest
-/// is read beside the service.
+/// So long the start may read rows to find whether the store paths without a marker are the right disks; the
+/// rest is read beside the service.
 const START_SEARCH_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The same each time that the disk is asked: the next second is not far.
@@ -164,9 +166,9 @@ pub struct Promise {
 }
 
 impl Stores {
-    /// Opens each store path, and collects what a predecessor left undone. One that cannot be opened is tried again
-    /// later, unless none can, or another storage has it. One whose disk is not there or is not the right one is no
-    /// failure: it may be mounted later.
+    /// Opens each store path, and collects what a predecessor left undone. One that cannot be opened is tried
+    /// again later, unless none can, or another storage has it. One whose disk is not there or is not the
+    /// right one is no failure: it may be mounted later.
     pub fn open(store_paths: &[IdKey], opening: &Opening) -> Result<(Stores, Vec<Open>)> {
         let mut answers = Vec::new();
         let mut left = Vec::new();
@@ -433,7 +435,8 @@ impl Store {
         Ok((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))
     }
 
-    /// Opens what is shown to be the right disk: first the list of damaged files, so that none of them is served.
+    /// Opens what is shown to be the right disk: first the list of damaged files, so that none of them is
+    /// served.
     fn open(&self, left: &mut Vec<Open>, deadline: Instant) -> std::result::Result<(), Fault> {
         self.identify(deadline)?;
         self.opening
@@ -615,15 +618,15 @@ impl Store {
         }
     }
 
-    /// How often it failed in a way that costs the trust, or lost its journal. Who finds another number than before
-    /// was on the disk when it did.
+    /// How often it failed in a way that costs the trust, or lost its journal. Who finds another number than
+    /// before was on the disk when it did.
     pub fn losses(&self) -> u64 {
         let state = self.state();
         state.trust.losses() + state.reopened
     }
 
-    /// Whether the slots of this storage are certainly still its own, so that no other member can have removed what
-    /// they name.
+    /// Whether the slots of this storage are certainly still its own, so that no other member can have
+    /// removed what they name.
     pub fn holds_journal(&self) -> bool {
         self.journal().is_some_and(|journal| journal.is_held())
     }
@@ -653,8 +656,8 @@ impl Store {
         }
     }
 
-    /// Notes that it failed when a file was read: no new files until it has proven itself. What is under way is not
-    /// in doubt, since nothing that was written is lost by a read.
+    /// Notes that it failed when a file was read: no new files until it has proven itself. What is under way
+    /// is not in doubt, since nothing that was written is lost by a read.
     fn read_failed(&self, error: &io::Error) {
         let mut state = self.state();
         let is_new = state.trust.suspect(Instant::now());
@@ -925,8 +928,8 @@ mod tests {
         assert!(stores.answers(&path).is_ok());
     }
 
-    /// The host of another member was cut off, and for the second in which GlusterFS was silent for longer than
-    /// 5 s the member that was left refused uploads and reads, with nobody else to do them.
+    /// The host of another member was cut off, and for the second in which GlusterFS was silent for longer
+    /// than 5 s the member that was left refused uploads and reads, with nobody else to do them.
     #[test]
     fn a_disk_that_hangs_is_waited_for_where_no_other_one_answers() {
         let scratch = Scratch::new();
@@ -1007,8 +1010,8 @@ mod tests {
         FileRow { path: format!("{}/000/000/000/1_000", key(scratch, store)), size: 1, crc32: None }
     }
 
-    /// A disk was not mounted at the start: its store path got a directory and a journal on the disk below, and what
-    /// was uploaded there was gone from sight when the disk was mounted.
+    /// A disk was not mounted at the start: its store path got a directory and a journal on the disk below,
+    /// and what was uploaded there was gone from sight when the disk was mounted.
     #[test]
     fn a_store_path_whose_rows_have_no_file_there_is_left_alone_until_its_disk_comes() {
         let scratch = Scratch::new();

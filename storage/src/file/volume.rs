@@ -1,9 +1,9 @@
-//! Which volume a store path leads to: a marker file in it, and what shows that a path without one is the right
-//! disk all the same.
+//! Which volume a store path leads to: a marker file in it, and what shows that a path without one is the
+//! right disk all the same.
 //!
-//! The mount point of a disk that is not mounted is an empty directory on another disk. What is stored there is
-//! gone from sight as soon as the disk is mounted. So a store path takes no new file, and gets no directory and no
-//! journal, until it is shown to be the right one:
+//! The mount point of a disk that is not mounted is an empty directory on another disk. What is stored there
+//! is gone from sight as soon as the disk is mounted. So a store path takes no new file, and gets no
+//! directory and no journal, until it is shown to be the right one:
 //!
 //! | the store path has | rows under it | it is |
 //! |---|---|---|
@@ -26,8 +26,8 @@
 //! created 1764316800
 //! ```
 //!
-//! It is written under a temporary name, synced, published by link(2), which has one winner among all members, and
-//! its directory is synced. It never changes; `--init` replaces it as a whole.
+//! It is written under a temporary name, synced, published by link(2), which has one winner among all
+//! members, and its directory is synced. It never changes; `--init` replaces it as a whole.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -58,12 +58,12 @@ const TRIES_MAX: usize = 64;
 /// A longer file is no marker.
 const BYTES_MAX: u64 = 4096;
 
-/// Rows whose files are looked for before the disk counts as the wrong one. Rows that existing storages wrote say
-/// nothing of their group, so that in a deployment of ten groups nine of ten may be elsewhere.
+/// Rows whose files are looked for before the disk counts as the wrong one. Rows that existing storages wrote
+/// say nothing of their group, so that in a deployment of ten groups nine of ten may be elsewhere.
 const SAMPLE_MAX: usize = 256;
 
-/// The rows of the sample may have been deleted meanwhile: it is taken anew after this time, and seldom, since all rows
-/// may have to be read for it.
+/// The rows of the sample may have been deleted meanwhile: it is taken anew after this time, and seldom,
+/// since all rows may have to be read for it.
 const SAMPLE_LIFETIME: Duration = Duration::from_secs(600);
 
 /// What makes a volume itself.
@@ -255,8 +255,8 @@ pub enum Finding {
     Unfinished,
 }
 
-/// A search for rows under a store path. It reads page after page, in slices, since no index finds a path: where
-/// there are few, all rows have to be read.
+/// A search for rows under a store path. It reads page after page, in slices, since no index finds a path:
+/// where there are few, all rows have to be read.
 #[derive(Default)]
 pub struct Search {
     table: usize,
