@@ -129,6 +129,7 @@ impl Files {
                 }
                 thread::sleep(pause);
             }
+            let epoch = self.cache.epoch(file);
             let Some(row) = self.db.find(file)? else { return Err(no_such_file(file)) };
             paths::check(&row.path)?;
             self.check_disk(file, &row)?;
@@ -142,7 +143,7 @@ impl Files {
             }
             match check(row.clone(), &look) {
                 Ok(found) => {
-                    self.cache.put(file, &row);
+                    self.cache.put(epoch, file, &row);
                     return Ok(found);
                 }
                 Err(Unfit { error: Some(error), .. }) if is_of_disk(&error) => {

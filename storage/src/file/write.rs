@@ -106,10 +106,12 @@ impl Receiver for PendingUpload {
         let row = FileRow { path, size, crc32: Some(crc32) };
         // From here on a draft that is dropped, even by a panic, is left to the settler.
         draft.outcome = Outcome::Unknown;
+        // A delete may come as soon as the row is there.
+        let epoch = draft.files.cache.epoch(&file);
         match draft.files.db.insert(&file, &row) {
             Ok(()) => {
                 draft.outcome = Outcome::Committed;
-                draft.files.cache.put(&file, &row);
+                draft.files.cache.put(epoch, &file, &row);
                 Ok(Vec::new())
             }
             Err(error) => {
