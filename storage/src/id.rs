@@ -35,6 +35,14 @@ const FETCH_COUNT: u32 = 64;
 /// at any time.
 const SINGLE_TIMEOUT: Duration = Duration::from_secs(180);
 
+/// An existing server refuses several numbers with words of its own, or its refusal is lost when it closes. A
+/// server of ours that fails for a moment looks the same, once. So it takes so many such failures in a row,
+/// each followed by a single number, to show an existing server.
+const DOUBTS_MAX: u32 = 2;
+
+/// What an existing server says of a command that it does not know.
+const UNKNOWN_COMMAND: &str = "unknown command";
+
 /// All ID servers.
 pub struct Ids {
     servers: Vec<Server>,
@@ -54,6 +62,54 @@ struct State {
     failed_at: Option<Instant>,
     /// When it was found that it gives one number at a time.
     single_at: Option<Instant>,
+    /// How often in a row it gave one number after it had failed to give several.
+    doubts: u32,
+}
+
+/// Why a server gave no number.
+struct Failure {
+    stage: Stage,
+    error: Error,
+}
+
+/// How far a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// There was no connection.
+    Connect,
+    /// The connection was lost, or the answer makes no sense.
+    Lost,
+    /// The server was silent for too long.
+    Silent,
+    /// The server answered with a failure.
+    Refused,
+}
+
+/// What a failure to give several numbers says about the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// It does not know the command: it is an existing server.
+    Single,
+    /// It may not know the command.
+    Doubt,
+    /// It failed, whatever it is.
+    Failed,
+}
+
+impl Failure {
+    fn meaning(&self) -> Meaning {
+        match (self.stage, self.error.kind()) {
+            (Stage::Refused, ErrorKind::Unsupported) => Meaning::Single,
+            // Existing servers have this one number for every failure.
+            (Stage::Refused, ErrorKind::Internal) if self.error.message().contains(UNKNOWN_COMMAND) => {
+                Meaning::Single
+            }
+            (Stage::Refused, ErrorKind::Internal) => Meaning::Doubt,
+            // An existing server closes with the rest of the request unread, which may cost its refusal.
+            (Stage::Lost, ErrorKind::Unavailable) => Meaning::Doubt,
+            _ => Meaning::Failed,
+        }
+    }
 }
 
 impl Ids {
@@ -127,32 +183,47 @@ impl Server {
     /// Several numbers, or one where the server knows no better.
     fn next(&self, key: &IdKey, wait_max: Option<Duration>) -> Result<Range<u64>> {
         if self.is_single() {
-            return self.try_next(key, wait_max, 1);
+            return self.try_next(key, wait_max, 1).map_err(|failure| failure.error);
         }
         let failure = match self.try_next(key, wait_max, FETCH_COUNT) {
-            Ok(numbers) => return Ok(numbers),
-            Err(error) => error,
-        };
-        // An existing server refuses and closes; its refusal may be lost, and its words mean anything.
-        match failure.kind() {
-            ErrorKind::Unsupported | ErrorKind::Unavailable | ErrorKind::Internal => {
-                let number = self.try_next(key, wait_max, 1)?;
-                self.state().single_at = Some(Instant::now());
-                Ok(number)
+            Ok(numbers) => {
+                self.state().doubts = 0;
+                return Ok(numbers);
             }
-            _ => Err(failure),
+            Err(failure) => failure,
+        };
+        let meaning = failure.meaning();
+        if meaning == Meaning::Failed {
+            return Err(failure.error);
         }
+        let number = self.try_next(key, wait_max, 1).map_err(|failure| failure.error)?;
+        let mut state = self.state();
+        state.doubts = state.doubts.saturating_add(1);
+        if meaning == Meaning::Single || state.doubts >= DOUBTS_MAX {
+            state.single_at = Some(Instant::now());
+            state.doubts = 0;
+            drop(state);
+            log::debug!("ID server {} gives one number at a time: {}", self.address, failure.error);
+        }
+        Ok(number)
     }
 
     fn is_single(&self) -> bool {
         self.state().single_at.is_some_and(|at| at.elapsed() < SINGLE_TIMEOUT)
     }
 
-    fn try_next(&self, key: &IdKey, wait_max: Option<Duration>, count: u32) -> Result<Range<u64>> {
+    fn try_next(
+        &self,
+        key: &IdKey,
+        wait_max: Option<Duration>,
+        count: u32,
+    ) -> std::result::Result<Range<u64>, Failure> {
         let asked = match self.take_idle().map(|conn| self.ask(conn, wait_max, key, count)) {
-            // The server may have closed an idle connection just now; a fresh one tells. One that was
-            // silent has had its time.
-            Some(Err(error)) if error.kind() != ErrorKind::Timeout => self.ask_anew(wait_max, key, count),
+            // The server may have closed an idle connection just now; a fresh one shows whether it works. A server
+            // that was silent has had its time, and one that refused has answered.
+            Some(Err(Failure { stage: Stage::Connect | Stage::Lost, .. })) => {
+                self.ask_anew(wait_max, key, count)
+            }
             Some(asked) => asked,
             None => self.ask_anew(wait_max, key, count),
         };
@@ -160,34 +231,38 @@ impl Server {
         asked
     }
 
-    fn ask_anew(&self, wait_max: Option<Duration>, key: &IdKey, count: u32) -> Result<Range<u64>> {
-        let conn = connect(&self.address, Part::IdServer.default_port())?;
+    fn ask_anew(
+        &self,
+        wait_max: Option<Duration>,
+        key: &IdKey,
+        count: u32,
+    ) -> std::result::Result<Range<u64>, Failure> {
+        let conn = connect(&self.address, Part::IdServer.default_port());
+        let conn = conn.map_err(|error| Failure { stage: Stage::Connect, error })?;
         self.ask(conn, wait_max, key, count)
     }
 
-    fn ask(&self, mut conn: Conn, wait_max: Option<Duration>, key: &IdKey, count: u32) -> Result<Range<u64>> {
+    fn ask(
+        &self,
+        mut conn: Conn,
+        wait_max: Option<Duration>,
+        key: &IdKey,
+        count: u32,
+    ) -> std::result::Result<Range<u64>, Failure> {
         conn.set_wait_max(wait_max);
-        let given = match count {
-            1 => {
-                let first = conn.call_fixed(command::GET_ID, &encode_id_key(key), REPLY_ID)?;
-                Given { first: i64::from_be_bytes(first), count: 1 }
-            }
-            _ => {
-                let body = IdRange { count, key: key.clone() }.encode();
-                Given::decode(&conn.call_fixed(command::GET_IDS, &body, REPLY_ID)?)?
-            }
-        };
-        let Ok(first) = u64::try_from(given.first) else {
-            return fail!(Protocol, "it gave the number {}, want 0 or more", given.first);
-        };
-        if given.count > count {
-            return fail!(Protocol, "it gave {} numbers, want at most {count}", given.count);
-        }
+        let given = give(&mut conn, key, count).map_err(|error| {
+            let stage = match error.kind() {
+                _ if conn.replied() => Stage::Refused,
+                ErrorKind::Timeout => Stage::Silent,
+                _ => Stage::Lost,
+            };
+            Failure { stage, error }
+        })?;
         let mut state = self.state();
         if state.idle.len() < IDLE_MAX {
             state.idle.push(conn);
         }
-        Ok(first..first + u64::from(given.count))
+        Ok(given)
     }
 
     /// The connection used last; those that the server has closed meanwhile are dropped.
@@ -209,11 +284,33 @@ impl Server {
     }
 }
 
+/// Asks for so many numbers on a connection.
+fn give(conn: &mut Conn, key: &IdKey, count: u32) -> Result<Range<u64>> {
+    let given = match count {
+        1 => {
+            let first = conn.call_fixed(command::GET_ID, &encode_id_key(key), REPLY_ID)?;
+            Given { first: i64::from_be_bytes(first), count: 1 }
+        }
+        _ => {
+            let body = IdRange { count, key: key.clone() }.encode();
+            Given::decode(&conn.call_fixed(command::GET_IDS, &body, REPLY_ID)?)?
+        }
+    };
+    let Ok(first) = u64::try_from(given.first) else {
+        return fail!(Protocol, "it gave the number {}, want 0 or more", given.first);
+    };
+    if given.count > count {
+        return fail!(Protocol, "it gave {} numbers, want at most {count}", given.count);
+    }
+    Ok(first..first + u64::from(given.count))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpListener};
+    use std::sync::Arc;
     use std::thread;
 
     use tnv_common::wire::tnv::encode_failure;
@@ -292,6 +389,159 @@ mod tests {
         assert_eq!((ids.next(&key()), ids.next(&key()), ids.next(&key())), (Ok(5), Ok(6), Ok(7)));
         let error = ids.next(&key()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
+    }
+
+    /// What a server of the tests does with the next request.
+    #[derive(Clone, Copy)]
+    enum Act {
+        /// Gives the numbers from this one on, as many as were asked for.
+        Give(i64),
+        /// Closes without an answer.
+        Close,
+        /// Refuses with this kind and text, and closes.
+        Refuse(ErrorKind, &'static str),
+    }
+
+    /// A server that does these things, one after another, and notes each command. Then it is gone.
+    fn acting(acts: &'static [Act]) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, commands) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
+        let noted = Arc::clone(&commands);
+        thread::spawn(move || {
+            let mut acts = acts.iter().copied().peekable();
+            while acts.peek().is_some() {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut header = [0; HEADER_BYTES];
+                while stream.read_exact(&mut header).is_ok() {
+                    let header = Header::decode(&header).unwrap();
+                    stream.read_exact(&mut vec![0; header.body_bytes as usize]).unwrap();
+                    noted.lock().unwrap().push(header.command);
+                    let several = header.command == command::GET_IDS;
+                    match acts.next() {
+                        Some(Act::Give(first)) if several => {
+                            let given = Given { first, count: FETCH_COUNT }.encode();
+                            stream
+                                .write_all(&[&Header::new(REPLY_ID, 12).encode()[..], &given].concat())
+                                .unwrap();
+                        }
+                        Some(Act::Give(first)) => {
+                            let given = first.to_be_bytes();
+                            stream
+                                .write_all(&[&Header::new(REPLY_ID, 8).encode()[..], &given].concat())
+                                .unwrap();
+                        }
+                        Some(Act::Refuse(kind, text)) => {
+                            let refusal = encode_failure(REPLY_ID, "vm", &Error::new(kind, text));
+                            stream.write_all(&refusal).unwrap();
+                            break;
+                        }
+                        Some(Act::Close) | None => break,
+                    }
+                    if acts.peek().is_none() {
+                        break;
+                    }
+                }
+            }
+        });
+        (address, commands)
+    }
+
+    fn ids(address: SocketAddr) -> Ids {
+        Ids::new(&[address.to_string()])
+    }
+
+    /// Uses up what was fetched, so that the server is asked again.
+    fn fetch(ids: &Ids) -> Result<u64> {
+        ids.stock().clear();
+        ids.next(&key())
+    }
+
+    const SEVERAL: u8 = command::GET_IDS;
+    const ONE: u8 = command::GET_ID;
+
+    /// A database that was away for a moment made our own ID server give one number at a time for three minutes:
+    /// 64 times as many requests, at the worst moment.
+    #[test]
+    fn a_failure_that_passes_does_not_make_our_server_one_of_single_numbers() {
+        for failure in [ErrorKind::Unavailable, ErrorKind::Timeout, ErrorKind::Busy, ErrorKind::NoSpace] {
+            let acts = vec![Act::Refuse(failure, "the database is away"), Act::Give(64)];
+            let (address, commands) = acting(acts.leak());
+            let ids = ids(address);
+            assert!(fetch(&ids).is_err());
+            assert_eq!(fetch(&ids), Ok(64));
+            assert_eq!(*commands.lock().unwrap(), [SEVERAL, SEVERAL], "{failure:?}");
+        }
+        // A server of ours that ended and was started again.
+        let (address, commands) = acting(&[Act::Close, Act::Give(7), Act::Give(64), Act::Give(128)]);
+        let ids = ids(address);
+        assert_eq!([fetch(&ids), fetch(&ids), fetch(&ids)], [Ok(7), Ok(64), Ok(128)]);
+        assert_eq!(*commands.lock().unwrap(), [SEVERAL, ONE, SEVERAL, SEVERAL]);
+    }
+
+    #[test]
+    fn a_server_that_says_that_it_does_not_know_the_command_gives_single_numbers_from_then_on() {
+        for refusal in [
+            Act::Refuse(ErrorKind::Unsupported, "this server has no command 127"),
+            Act::Refuse(ErrorKind::Internal, "unknown command: 127"),
+        ] {
+            let (address, commands) = acting(vec![refusal, Act::Give(1), Act::Give(2)].leak());
+            let ids = ids(address);
+            assert_eq!([fetch(&ids), fetch(&ids)], [Ok(1), Ok(2)]);
+            assert_eq!(*commands.lock().unwrap(), [SEVERAL, ONE, ONE]);
+        }
+    }
+
+    /// A server that does not know several numbers at once: it does this then, and closes.
+    fn legacy(refusal: Act) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, commands) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
+        let noted = Arc::clone(&commands);
+        thread::spawn(move || {
+            let mut next = 0_i64;
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut header = [0; HEADER_BYTES];
+                while stream.read_exact(&mut header).is_ok() {
+                    let header = Header::decode(&header).unwrap();
+                    stream.read_exact(&mut vec![0; header.body_bytes as usize]).unwrap();
+                    noted.lock().unwrap().push(header.command);
+                    if header.command == command::GET_ID {
+                        next += 1;
+                        let reply = [&Header::new(REPLY_ID, 8).encode()[..], &next.to_be_bytes()].concat();
+                        stream.write_all(&reply).unwrap();
+                        continue;
+                    }
+                    if let Act::Refuse(kind, text) = refusal {
+                        stream.write_all(&encode_failure(REPLY_ID, "vm", &Error::new(kind, text))).unwrap();
+                    }
+                    break;
+                }
+            }
+        });
+        (address, commands)
+    }
+
+    /// An existing server that closes before its refusal is read, or has other words for it.
+    #[test]
+    fn a_server_that_cannot_give_several_twice_in_a_row_gives_single_numbers_from_then_on() {
+        for refusal in [Act::Close, Act::Refuse(ErrorKind::Internal, "?")] {
+            let (address, commands) = legacy(refusal);
+            let ids = ids(address);
+            let numbers: Vec<_> = (0..4).map(|_| fetch(&ids).unwrap()).collect();
+            assert_eq!(numbers, [1, 2, 3, 4]);
+            let commands = commands.lock().unwrap();
+            assert!(commands.ends_with(&[SEVERAL, ONE, ONE, ONE]), "{commands:?}");
+        }
+    }
+
+    /// Connecting to a server that swallows packets takes five seconds, and was done twice.
+    #[test]
+    fn a_server_that_cannot_be_reached_is_tried_once() {
+        let away = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let server = Server { address: away.to_string(), state: Mutex::default() };
+        let failure = server.try_next(&key(), None, FETCH_COUNT).unwrap_err();
+        assert_eq!((failure.stage, failure.meaning()), (Stage::Connect, Meaning::Failed));
+        assert!(server.next(&key(), None).is_err() && !server.is_single());
     }
 
     #[test]
