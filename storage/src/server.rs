@@ -1,11 +1,14 @@
 //! The storage as a process: what it is set up with, what `--check` looks at, and the order in which
 //! its rooms are opened and closed.
 
+use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::{Access, access};
 use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
 use tnv_common::daemon::{self, Given, Job, Server};
 use tnv_common::db::Database;
@@ -105,22 +108,102 @@ impl Server for Storage {
     }
 }
 
-/// Whether a directory is there or can be made, and written; leaves nothing behind.
+/// Directories of a store path that a check looks at: enough to meet each owner that a tree has, and done in
+/// well under a second.
+const PROBED_MAX: usize = 256;
+
+/// Of each directory so many of those in it, the newest first: 6 + 36 + 216 are the three levels of a store path.
+const PROBED_OF_EACH: usize = 6;
+
+/// Names of one directory that are read: a level has 512.
+const NAMES_MAX: usize = 4096;
+
+/// Whether a directory is there or can be made, and written, and what is in it too; leaves nothing behind.
 fn probe_directory(path: &Path) -> io::Result<()> {
     match path.metadata() {
         Ok(metadata) if !metadata.is_dir() => Err(io::ErrorKind::NotADirectory.into()),
         Ok(_) => {
             let probe = path.join(format!(".check-{}-{:x}", std::process::id(), rand::random::<u64>()));
             OpenOptions::new().write(true).create_new(true).open(&probe)?;
-            std::fs::remove_file(probe)
+            std::fs::remove_file(probe)?;
+            probe_tree(path)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => match path.parent() {
-            Some(parent) if parent == Path::new("") => probe_directory(Path::new(".")),
-            Some(parent) => probe_directory(parent),
+            Some(parent) if parent == Path::new("") => probe_made(Path::new(".")),
+            Some(parent) => probe_made(parent),
             None => Err(error),
         },
         Err(error) => Err(error),
     }
+}
+
+/// Whether a directory that is not there can be made in this one. What else is in it is none of ours.
+fn probe_made(parent: &Path) -> io::Result<()> {
+    match parent.metadata() {
+        Ok(metadata) if !metadata.is_dir() => Err(io::ErrorKind::NotADirectory.into()),
+        Ok(_) => Ok(access(parent, Access::WRITE_OK | Access::EXEC_OK)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match parent.parent() {
+            Some(next) if next == Path::new("") => probe_made(Path::new(".")),
+            Some(next) => probe_made(next),
+            None => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether this account may write in the directories of a store path and read the files in them. After a change of the
+/// account only the top directory may be its own: uploads then fail, and deleted files cannot be removed.
+fn probe_tree(top: &Path) -> io::Result<()> {
+    let mut pending = VecDeque::from([top.to_owned()]);
+    for _ in 0..PROBED_MAX {
+        let Some(directory) = pending.pop_front() else { break };
+        let rights = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+        access(&directory, rights).map_err(|error| not_ours(top, &directory, "be written", error.into()))?;
+        let (mut directories, mut file) = (Vec::new(), None);
+        for entry in std::fs::read_dir(&directory)?.take(NAMES_MAX) {
+            let entry = entry?;
+            // What begins with a dot is not content. What is gone by now was removed by a storage that runs.
+            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            let (false, Ok(metadata)) = (hidden, entry.metadata()) else { continue };
+            match metadata.is_dir() {
+                true => directories.push((metadata.modified().ok(), entry.path())),
+                false if metadata.is_file() && file.is_none() => file = Some(entry.path()),
+                false => {}
+            }
+        }
+        if let Some(file) = file {
+            let readable = access(&file, Access::READ_OK);
+            readable.map_err(|error| not_ours(top, &file, "be read", error.into()))?;
+        }
+        directories.sort_by(|one, next| next.cmp(one));
+        pending.extend(directories.into_iter().take(PROBED_OF_EACH).map(|(_, path)| path));
+    }
+    Ok(())
+}
+
+/// The fault of a path that this account may not use. One that is gone by now is no fault.
+fn not_ours(top: &Path, path: &Path, what: &str, error: io::Error) -> io::Error {
+    let user = user_name(rustix::process::geteuid().as_raw());
+    let owner = path.metadata().map_or_else(|_| "?".to_owned(), |metadata| user_name(metadata.uid()));
+    io::Error::new(
+        error.kind(),
+        format!(
+            "'{}' of user {owner} cannot {what} by user {user} ({error}); run: chown -R {user} '{}'",
+            path.display(),
+            top.display()
+        ),
+    )
+}
+
+/// What a user is called, or his number where /etc/passwd has none of it.
+fn user_name(uid: u32) -> String {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let found = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    found.unwrap_or_else(|| uid.to_string())
 }
 
 #[cfg(test)]

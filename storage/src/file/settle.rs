@@ -20,6 +20,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// remains for long, and one that stays read-only costs next to nothing.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// Files that cannot be removed are said in the log as often as this, while there are any.
+const STUCK_INTERVAL: Duration = Duration::from_secs(600);
+
 /// Most open cases. Each needs an upload or a delete that a database or a disk let down, and while the
 /// database is away no others get that far. Beyond it they wait in the journal for the next start.
 const OPEN_MAX: usize = 100_000;
@@ -72,8 +75,19 @@ impl Settler {
     /// The thread: asks again and again until everything is decided.
     pub fn run(&self, stop: &Stop) {
         let mut told = false;
+        let mut said_stuck: Option<Instant> = None;
         while !stop.wait(PAUSE) {
             let outcome = self.round(None);
+            if said_stuck.is_none_or(|said| said.elapsed() >= STUCK_INTERVAL)
+                && let Some((count, path)) = self.stuck()
+            {
+                said_stuck = Some(Instant::now());
+                log::error!(
+                    "{count} files without a row could not be removed and take up space, one is {path}; is the disk \
+                     read-only or not mounted, or does the directory belong to another user? --check says so; each is \
+                     tried again at least every {PAUSE_MAX:?}"
+                );
+            }
             if let (Err(error), false) = (&outcome, told) {
                 log::warn!("{} uploads or deletes are open: {error}; asking on", self.cases().len());
             }
@@ -128,6 +142,14 @@ impl Settler {
             log::info!("removed {path}, which has no row, fileid: {fileid}");
         }
         Ok(removed)
+    }
+
+    /// How many files could not be removed in two attempts or more, and one of them.
+    fn stuck(&self) -> Option<(usize, String)> {
+        let cases = self.cases();
+        let mut stuck = cases.iter().filter(|case| case.pause > 2 * PAUSE);
+        let path = stuck.next()?.open.record.path.clone();
+        Some((1 + stuck.count(), path))
     }
 
     fn cases(&self) -> MutexGuard<'_, Vec<Case>> {
