@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use log::warn;
+use log::{info, warn};
 use tnv_common::db::{Column, Database, DbSettings, Index, Row, Schema, Sql, Table};
 use tnv_common::error::{Context, ErrorKind, Result};
 use tnv_common::fail;
@@ -53,6 +53,13 @@ pub static SCHEMA: Schema = Schema {
 /// Groups in the order of their making. More rows than this are other than group names.
 static GROUPS: Sql = Sql::both("SELECT group_name FROM t_groups_info ORDER BY id LIMIT 10000");
 
+/// All groups that users belong to, whether t_groups_info has them or not. It reads the whole table, which has
+/// no index of this: so it is asked seldom. More names than this are other than group names.
+static ROUTED: Sql = Sql {
+    mysql: "SELECT DISTINCT CAST(group_name AS BINARY) FROM t_router LIMIT 10000",
+    sqlite: "SELECT DISTINCT group_name FROM t_router LIMIT 10000",
+};
+
 /// Two trackers may do this at once: the second one waits for the first one's commit and then finds
 /// the row. Compared byte by byte, since `group001` and `GROUP001` are two groups to us.
 static ADD_GROUP: Sql = Sql {
@@ -83,6 +90,16 @@ static ADD_ROUTE: Sql = Sql {
              ON CONFLICT (route_key) DO NOTHING",
 };
 
+/// When groups of the configuration are added to the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddGroups {
+    /// Each one that is missing: an operator has named them.
+    Missing,
+    /// Only where the table has no row at all: they are the default, and a deployment that has groups does
+    /// not want one more.
+    IfNone,
+}
+
 /// The tracker's database.
 pub struct TrackerDb {
     database: Database,
@@ -103,13 +120,27 @@ impl TrackerDb {
     }
 
     /// Adds the groups that the table lacks.
-    pub fn add_groups(&self, names: &[GroupName]) -> Result<()> {
-        let known = self.groups()?;
+    pub fn add_groups(&self, names: &[GroupName], when: AddGroups) -> Result<()> {
+        let rows = self.database.read(&GROUPS, &[]).context(|| "read t_groups_info")?;
+        if when == AddGroups::IfNone && !rows.is_empty() {
+            return Ok(());
+        }
+        let known = self.groups_of(&rows)?;
         for name in names.iter().filter(|name| !known.contains(name)) {
             let written = self.database.write(&ADD_GROUP, vec![name.as_str().into(), name.as_str().into()]);
-            written.context(|| format!("add the group {name} to t_groups_info"))?;
+            let written = written.context(|| format!("add the group {name} to t_groups_info"))?;
+            if written.affected > 0 {
+                info!("added the group {name} to t_groups_info: new users may get it from now on");
+            }
         }
         Ok(())
+    }
+
+    /// The groups that users belong to.
+    pub fn routed(&self) -> Result<Vec<GroupName>> {
+        let rows = self.database.read(&ROUTED, &[]).context(|| "read the groups of t_router")?;
+        let names = rows.iter().filter_map(|row| row.opt_bytes(0).ok().flatten());
+        Ok(names.filter_map(|name| GroupName::new(name).ok()).collect())
     }
 
     /// Brings the table of groups up to what the database has.
@@ -120,17 +151,20 @@ impl TrackerDb {
 
     /// The groups there are, each once; rows that name none are passed over.
     fn groups(&self) -> Result<Vec<GroupName>> {
-        let rows = self.database.read(&GROUPS, &[]).context(|| "read t_groups_info")?;
+        self.groups_of(&self.database.read(&GROUPS, &[]).context(|| "read t_groups_info")?)
+    }
+
+    fn groups_of(&self, rows: &[Row]) -> Result<Vec<GroupName>> {
         let mut names: Vec<GroupName> = Vec::new();
         let mut seen = HashSet::new();
         for row in rows {
             match GroupName::new(row.opt_bytes(0)?.unwrap_or_default()) {
                 Ok(name) if !seen.insert(name.clone()) => {}
                 Ok(_) if names.len() >= GROUPS_MAX => {
-                    self.complain(&row, &format!("it is beyond the first {GROUPS_MAX}"));
+                    self.complain(row, &format!("it is beyond the first {GROUPS_MAX}"));
                 }
                 Ok(name) => names.push(name),
-                Err(error) => self.complain(&row, error.message()),
+                Err(error) => self.complain(row, error.message()),
             }
         }
         Ok(names)
@@ -244,12 +278,36 @@ mod tests {
     fn groups_are_added_once_and_read_once() {
         let bench = Bench::new("groups");
         let names = [group("group001"), group("GROUP001")];
-        bench.db.add_groups(&names).unwrap();
-        bench.db.add_groups(&names).unwrap();
+        bench.db.add_groups(&names, AddGroups::Missing).unwrap();
+        bench.db.add_groups(&names, AddGroups::Missing).unwrap();
         for name in [Some("group001"), Some("not a name"), Some("seventeenlettersx"), Some(""), None] {
             bench.insert_group(name);
         }
         assert_eq!(bench.db.groups().unwrap(), names);
+    }
+
+    /// Trackers of the existing system then gave new users that group, which had no storage.
+    #[test]
+    fn the_default_group_is_added_to_an_empty_table_and_to_no_other() {
+        let bench = Bench::new("default-group");
+        bench.db.add_groups(&[group("group001")], AddGroups::IfNone).unwrap();
+        assert_eq!(bench.db.groups().unwrap(), [group("group001")]);
+        let other = Bench::new("default-group-other");
+        other.insert_group(Some("group-x"));
+        other.db.add_groups(&[group("group001")], AddGroups::IfNone).unwrap();
+        assert_eq!(other.db.groups().unwrap(), []);
+    }
+
+    #[test]
+    fn the_groups_of_users_are_each_told_once_and_names_that_are_none_are_left_out() {
+        let bench = Bench::new("routed");
+        for (user, group) in [("a", "g1"), ("b", "G1"), ("c", "g1"), ("d", "no group"), ("e", "g2")] {
+            bench.insert(Some("tnvideo"), user, Some(group));
+        }
+        bench.insert(None, "f", None);
+        let mut routed = bench.db.routed().unwrap();
+        routed.sort();
+        assert_eq!(routed, [group("G1"), group("g1"), group("g2")]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use tnv_common::allow::AllowList;
 use tnv_common::db::DbSettings;
 use tnv_common::wire::{AppId, GroupName};
 
+use crate::db::AddGroups;
 use crate::groups::Groups;
 
 /// What the tracker runs on.
@@ -15,6 +16,8 @@ pub struct Settings {
     pub apps: Vec<AppId>,
     /// Groups that are added to the database at the start where it lacks them.
     pub groups: Vec<GroupName>,
+    /// And when.
+    pub add_groups: AddGroups,
     /// A storage that was not heard of for so long is OFFLINE, whatever its interval.
     pub check_active_interval: Duration,
     /// Who may join as a storage, of those that may connect.

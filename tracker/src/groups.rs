@@ -6,8 +6,14 @@
 //! - The latest joining connection of a storage, and no earlier one, takes it OFFLINE by closing.
 //! - A group has at most [`MEMBERS_MAX`] storages, and there are at most [`GROUPS_MAX`] groups that
 //!   are listed in the database.
+//! - One address has at most [`MEMBERS_PER_HOST_MAX`] storages over all groups.
+//! - A storage that is OFFLINE for [`OFFLINE_KEPT`] is forgotten.
+//!
+//! A group is *listed* where t_groups_info has it, and *routed* where a user of t_router belongs to it. New
+//! users get listed groups. Storages may join both: the users of a group that an operator has taken out of
+//! t_groups_info still have their files there.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,6 +31,22 @@ use crate::shares::Report;
 /// Storages of one group, dead ones included. A group is a set of copies: nobody has 64 of them,
 /// and the list of all groups stays within what clients accept.
 pub const MEMBERS_MAX: usize = 64;
+
+/// Storages of one address over all groups, dead ones included. One host needs one storage for each group that
+/// it serves, since a storage has any number of store paths, so this is far beyond what deployments have. It
+/// keeps one host that may join from filling the list with storages that it invents.
+pub const MEMBERS_PER_HOST_MAX: usize = 64;
+
+/// How long a storage that is OFFLINE stays in the list: longer than a repair takes, shorter than it takes for
+/// hosts that got other names or addresses to fill it.
+pub const OFFLINE_KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+/// So many joins of one address are taken at once: all of its storages four times, as after a restart of the
+/// tracker and of the host.
+const JOINS_BURST: u32 = 4 * MEMBERS_PER_HOST_MAX as u32;
+
+/// And one more after each such time: a storage that is refused tries again three times a second.
+const JOIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Groups: as many as a FastDFS cluster may have, and 64 storages each still fit one group list.
 pub const GROUPS_MAX: usize = 512;
@@ -206,8 +228,8 @@ impl Gaps {
 /// A group.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
-    /// Whether the database has it. One that was taken out there lives on until its last storage is
-    /// OFFLINE, since users have files in it; nobody can join it.
+    /// Whether t_groups_info has it. One that was taken out there and that no user of t_router belongs to
+    /// stays until its last storage is OFFLINE; nobody can join it.
     listed: bool,
     members: BTreeMap<MemberId, Member>,
 }
@@ -238,14 +260,18 @@ impl Group {
         active.map(|(id, _)| id.address)
     }
 
+    /// The storage that is OFFLINE for longest.
+    fn longest_offline(&self) -> Option<(&MemberId, &Member)> {
+        let offline = self.members.iter().filter(|(_, member)| member.state == State::Offline);
+        offline.min_by_key(|(_, member)| member.since)
+    }
+
     /// Makes sure that one more storage fits: the one that is OFFLINE for longest gives way.
     fn make_room(&mut self, name: &GroupName) -> Result<()> {
         if self.members.len() < MEMBERS_MAX {
             return Ok(());
         }
-        let offline = self.members.iter().filter(|(_, member)| member.state == State::Offline);
-        let longest = offline.min_by_key(|(_, member)| member.since).map(|(id, _)| id.clone());
-        match longest {
+        match self.longest_offline().map(|(id, _)| id.clone()) {
             Some(id) => {
                 info!("{id} of group {name} is forgotten: it is OFFLINE for longest, and the group is full");
                 self.members.remove(&id);
@@ -259,6 +285,41 @@ impl Group {
     }
 }
 
+/// The joins that one address may still make.
+#[derive(Clone, Copy, Debug)]
+struct JoinBudget {
+    left: u32,
+    /// When `left` was true.
+    at: Instant,
+}
+
+impl JoinBudget {
+    fn new(now: Instant) -> JoinBudget {
+        JoinBudget { left: JOINS_BURST, at: now }
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let since = now.saturating_duration_since(self.at);
+        let more = since.as_millis() / JOIN_INTERVAL.as_millis();
+        let more = u32::try_from(more).unwrap_or(JOINS_BURST).min(JOINS_BURST - self.left);
+        self.left += more;
+        // What is left of an interval counts for the next time.
+        self.at = if self.left == JOINS_BURST { now } else { self.at + JOIN_INTERVAL * more };
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        self.refill(now);
+        let granted = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        granted
+    }
+
+    fn is_full(&mut self, now: Instant) -> bool {
+        self.refill(now);
+        self.left == JOINS_BURST
+    }
+}
+
 /// The table.
 #[derive(Default)]
 pub struct Groups {
@@ -268,7 +329,13 @@ pub struct Groups {
 #[derive(Default)]
 struct Table {
     groups: BTreeMap<GroupName, Group>,
+    /// Groups that users of t_router belong to and that t_groups_info lacks, as they were last read.
+    routed: HashSet<GroupName>,
+    /// A group that is not known has been asked for since t_router was last read.
+    wants_routed: bool,
     joins: u64,
+    /// Addresses that have joined of late.
+    budgets: HashMap<IpAddr, JoinBudget>,
 }
 
 impl Groups {
@@ -296,26 +363,66 @@ impl Groups {
             }
             group.listed = true;
         }
+        // The users of a group that is gone may be there still.
+        table.wants_routed |= !gone.is_empty();
         table.drop_unlisted();
         drop(table);
         log_listed("no longer in", &gone);
         log_listed("in", &new);
     }
 
-    /// Whether the database has this group, as far as is known here.
-    pub fn is_listed(&self, name: &GroupName) -> bool {
-        self.lock().groups.get(name).is_some_and(|group| group.listed)
+    /// Takes over which groups users belong to; of those that t_groups_info lacks, at most [`GROUPS_MAX`].
+    pub fn set_routed(&self, names: &[GroupName]) {
+        let mut table = self.lock();
+        let unlisted = names.iter().filter(|name| !table.is_listed(name)).take(GROUPS_MAX);
+        let routed: HashSet<GroupName> = unlisted.cloned().collect();
+        let mut new: Vec<_> = routed.difference(&table.routed).cloned().collect();
+        new.sort();
+        table.routed = routed;
+        drop(table);
+        if !new.is_empty() {
+            let shown = shown(&new);
+            warn!(
+                "t_groups_info lacks groups that users of t_router belong to: {shown}; they serve these users and get \
+                 no new ones; to give them new users, add them to tnv_groups"
+            );
+        }
+    }
+
+    /// Whether t_router should be read: a group was asked for that is not known. The next answer is no.
+    pub fn take_wants_routed(&self) -> bool {
+        std::mem::take(&mut self.lock().wants_routed)
+    }
+
+    /// Notes that t_router should be read.
+    pub fn want_routed(&self) {
+        self.lock().wants_routed = true;
+    }
+
+    /// Whether storages may join this group, as far as is known here. Where they may not, t_router should be
+    /// read.
+    pub fn is_open(&self, name: &GroupName) -> bool {
+        let mut table = self.lock();
+        let open = table.is_open(name);
+        table.wants_routed |= !open;
+        open
     }
 
     /// A storage joins, from the address `ip`. Its former record, if there is one, is replaced.
     pub fn join(&self, join: &Join, ip: IpAddr, now: Now) -> Result<Membership> {
         let id = MemberId { host: join.host.clone(), address: SocketAddr::new(ip, join.port) };
         let mut table = self.lock();
-        let number = table.joins + 1;
         let name = &join.group;
-        let Some(group) = table.groups.get_mut(name).filter(|group| group.listed) else {
-            return fail!(NotFound, "unknown group: {name}; add it to the tracker's tnv_groups");
-        };
+        if !table.is_open(name) {
+            return fail!(
+                NotFound,
+                "unknown group: {name}; t_groups_info lacks it and no user of t_router belongs to it; correct the \
+                 storage's tnv_group_name or add the group to the tracker's tnv_groups"
+            );
+        }
+        table.check_host(name, &id, now)?;
+        let number = table.joins + 1;
+        let group = table.groups.entry(name.clone()).or_default();
         if !group.members.contains_key(&id) {
             group.make_room(name)?;
         }
@@ -430,11 +537,22 @@ impl Groups {
         info!("{id} of group {name}: OFFLINE, its connection closed");
     }
 
-    /// Takes storages OFFLINE that were silent for too long.
+    /// Takes storages OFFLINE that were silent for too long, and forgets those that are OFFLINE for too long.
     pub fn expire(&self, check_active_interval: Duration, now: Now) {
         let mut table = self.lock();
         let mut changed = false;
+        table.budgets.retain(|_, budget| !budget.is_full(now.instant));
         for (name, group) in &mut table.groups {
+            group.members.retain(|id, member| {
+                let offline = now.instant.saturating_duration_since(member.since);
+                let kept = member.state != State::Offline || offline < OFFLINE_KEPT;
+                if !kept {
+                    changed = true;
+                    let days = OFFLINE_KEPT.as_secs() / 86_400;
+                    info!("{id} of group {name} is forgotten: it was OFFLINE for {days} days");
+                }
+                kept
+            });
             for (id, member) in &mut group.members {
                 let silence = now.instant.saturating_duration_since(member.heard);
                 if member.state != State::Offline && silence >= member.silence_max(check_active_interval) {
@@ -485,22 +603,75 @@ impl Groups {
 }
 
 impl Table {
+    fn is_listed(&self, name: &GroupName) -> bool {
+        self.groups.get(name).is_some_and(|group| group.listed)
+    }
+
+    fn is_open(&self, name: &GroupName) -> bool {
+        self.is_listed(name) || self.routed.contains(name)
+    }
+
+    /// Refuses a join of an address that joins too often, or that has too many storages already: of these the
+    /// one that is OFFLINE for longest gives way.
+    fn check_host(&mut self, name: &GroupName, id: &MemberId, now: Now) -> Result<()> {
+        let ip = id.address.ip();
+        let budget = self.budgets.entry(ip).or_insert_with(|| JoinBudget::new(now.instant));
+        if !budget.take(now.instant) {
+            return fail!(
+                Busy,
+                "{ip} has joined over {JOINS_BURST} times; one more join is taken every {JOIN_INTERVAL:?}"
+            );
+        }
+        let is_known = self.groups.get(name).is_some_and(|group| group.members.contains_key(id));
+        // Counted anew each time: so it cannot be wrong, and storages join seldom.
+        let theirs = |group: &Group| group.members.keys().filter(|id| id.address.ip() == ip).count();
+        if is_known || self.groups.values().map(theirs).sum::<usize>() < MEMBERS_PER_HOST_MAX {
+            return Ok(());
+        }
+        let all = self.groups.iter().flat_map(|(name, group)| {
+            group.members.iter().map(move |(id, member)| (name.clone(), id.clone(), member))
+        });
+        let offline = all.filter(|(_, id, member)| id.address.ip() == ip && member.state == State::Offline);
+        let Some((group, id, _)) = offline.min_by_key(|(_, _, member)| member.since) else {
+            return fail!(
+                Busy,
+                "{ip} has {MEMBERS_PER_HOST_MAX} storages and none is OFFLINE; serve more store paths with one storage"
+            );
+        };
+        info!(
+            "{id} of group {group} is forgotten: it is OFFLINE for longest of {MEMBERS_PER_HOST_MAX} at {ip}"
+        );
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.members.remove(&id);
+        }
+        Ok(())
+    }
+
     /// Forgets groups that the database no longer has and that serve nobody.
     fn drop_unlisted(&mut self) {
         let alive = |group: &Group| group.members.values().any(|member| member.state != State::Offline);
-        self.groups.retain(|_, group| group.listed || alive(group));
+        let routed = &self.routed;
+        self.groups.retain(|name, group| {
+            group.listed || alive(group) || (routed.contains(name) && !group.members.is_empty())
+        });
     }
 }
 
 /// One line, however many there are: hundreds at the start would crowd out of the log what else is told then.
 fn log_listed(what: &str, names: &[GroupName]) {
-    let shown: Vec<&str> = names.iter().take(GROUPS_LOGGED_MAX).map(GroupName::as_str).collect();
-    let shown = shown.join(", ");
-    match (names, names.len().saturating_sub(GROUPS_LOGGED_MAX)) {
-        ([], _) => {}
-        ([name], _) => info!("group {name} is {what} t_groups_info"),
-        (names, 0) => info!("{} groups are {what} t_groups_info: {shown}", names.len()),
-        (names, more) => info!("{} groups are {what} t_groups_info: {shown} and {more} more", names.len()),
+    match names {
+        [] => {}
+        [name] => info!("group {name} is {what} t_groups_info"),
+        names => info!("{} groups are {what} t_groups_info: {}", names.len(), shown(names)),
+    }
+}
+
+/// The first of these names.
+fn shown(names: &[GroupName]) -> String {
+    let first: Vec<&str> = names.iter().take(GROUPS_LOGGED_MAX).map(GroupName::as_str).collect();
+    match names.len().saturating_sub(GROUPS_LOGGED_MAX) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
     }
 }
 
@@ -728,6 +899,106 @@ mod tests {
         assert!(error.kind() == ErrorKind::NotFound && error.message().contains("join again"));
     }
 
+    fn join_from(bench: &Bench, group: &str, host: &str, port: u16, ip: [u8; 4]) -> Result<Membership> {
+        bench.groups.join(&join(group, host, port), ip.into(), bench.now)
+    }
+
+    /// One connection joined 3,840 storages of its invention, in every group, and the list had them for ever.
+    #[test]
+    fn one_host_has_so_many_storages_over_all_groups_and_keeps_no_other_host_out() {
+        let mut bench = Bench::new();
+        let evil = [10, 0, 0, 66];
+        let mut taken = Vec::new();
+        let mut refused = 0;
+        for number in 0..400 {
+            let group = if number % 2 == 0 { "g1" } else { "g2" };
+            match join_from(&bench, group, &format!("invented{number}"), 1 + number, evil) {
+                Ok(member) => taken.push(member),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Busy);
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!((taken.len(), refused), (MEMBERS_PER_HOST_MAX, 400 - MEMBERS_PER_HOST_MAX));
+        // Another host joins all the same, and one of the first host's that is known may join again.
+        assert!(join_from(&bench, "g1", "honest", 23000, [10, 0, 0, 1]).is_ok());
+        bench.pass(1.0);
+        assert!(join_from(&bench, "g1", "invented0", 1, evil).is_ok());
+        // One that is OFFLINE gives way to the next one, the longest first.
+        bench.groups.leave(&taken[9], bench.now);
+        bench.pass(1.0);
+        bench.groups.leave(&taken[4], bench.now);
+        assert!(join_from(&bench, "g2", "next", 1, evil).is_ok());
+        assert_eq!((bench.state(&taken[9]), bench.state(&taken[4])), (None, Some(State::Offline)));
+        let count = |name: &str| bench.groups.get(&GroupName::new(name).unwrap()).unwrap().count();
+        assert_eq!(count("g1") + count("g2"), MEMBERS_PER_HOST_MAX + 1);
+    }
+
+    #[test]
+    fn a_host_that_joins_without_end_is_slowed_down_and_no_other_one() {
+        let mut bench = Bench::new();
+        let evil = [10, 0, 0, 66];
+        for _ in 0..JOINS_BURST {
+            assert!(join_from(&bench, "g1", "evil", 1, evil).is_ok());
+        }
+        assert_eq!(join_from(&bench, "g1", "evil", 1, evil).unwrap_err().kind(), ErrorKind::Busy);
+        assert!(join_from(&bench, "g1", "honest", 1, [10, 0, 0, 1]).is_ok());
+        bench.pass(1.0);
+        let taken = (0..100).filter(|_| join_from(&bench, "g1", "evil", 1, evil).is_ok()).count();
+        assert_eq!(taken, 20, "one every {JOIN_INTERVAL:?}");
+        // Whoever is quiet for a while has all of them again, and costs no memory.
+        bench.pass(15.0);
+        assert!(bench.groups.lock().budgets.is_empty());
+    }
+
+    #[test]
+    fn a_storage_that_is_offline_for_a_week_is_forgotten_and_may_join_again() {
+        let mut bench = Bench::new();
+        let gone = bench.join("g1", "gone", 1);
+        let silent = bench.join("g1", "silent", 1);
+        bench.groups.leave(&gone, bench.now);
+        // Whatever the calendar says.
+        bench.now.epoch = i64::MAX / 2;
+        bench.pass(OFFLINE_KEPT.as_secs_f64() - 1.0);
+        assert_eq!((bench.state(&gone), bench.state(&silent)), (Some(State::Offline), Some(State::Offline)));
+        bench.pass(2.0);
+        assert_eq!((bench.state(&gone), bench.state(&silent)), (None, Some(State::Offline)));
+        assert_eq!(bench.beat(&gone).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(bench.state(&bench.join("g1", "gone", 1)), Some(State::Online));
+    }
+
+    /// An operator closes a group to new users by taking it out of t_groups_info. Its storages could not join
+    /// any more after their next restart, and its users lost their files.
+    #[test]
+    fn a_group_that_only_users_know_is_open_to_its_storages_and_closed_to_new_users() {
+        let bench = Bench::new();
+        assert!(!bench.groups.is_open(&name("old")));
+        assert!(bench.groups.take_wants_routed() && !bench.groups.take_wants_routed());
+        bench.groups.set_routed(&[name("g1"), name("old")]);
+        assert!(bench.groups.is_open(&name("old")) && !bench.groups.take_wants_routed());
+        let member = bench.join("old", "vm", 1);
+        bench.beat(&member).unwrap();
+        assert_eq!(bench.groups.route(&name("old")).len(), 1);
+        assert_eq!(bench.groups.choose(), None, "a new user");
+        // It stays in the list when its storage is OFFLINE, also when the groups are read again.
+        bench.groups.leave(&member, bench.now);
+        bench.groups.set_listed(&[name("g1"), name("g2")]);
+        assert_eq!(bench.state(&member), Some(State::Offline));
+        // Its last user is gone.
+        bench.groups.set_routed(&[name("g1")]);
+        assert!(bench.groups.join(&join("old", "vm", 1), IP, bench.now).is_err());
+    }
+
+    #[test]
+    fn a_group_that_is_taken_out_of_the_database_has_its_users_looked_for() {
+        let bench = Bench::new();
+        bench.groups.set_listed(&[name("g1"), name("g2")]);
+        assert!(!bench.groups.take_wants_routed());
+        bench.groups.set_listed(&[name("g2")]);
+        assert!(bench.groups.take_wants_routed());
+    }
+
     #[test]
     fn a_route_has_at_most_three_active_storages_from_any_position() {
         let bench = Bench::new();
@@ -758,7 +1029,7 @@ mod tests {
         let member = bench.join("g1", "vm", 1);
         bench.beat(&member).unwrap();
         bench.groups.set_listed(&[name("g2")]);
-        assert!(!bench.groups.is_listed(&name("g1")));
+        assert!(!bench.groups.is_open(&name("g1")));
         assert!(bench.groups.join(&join("g1", "vm", 1), IP, bench.now).is_err());
         assert_eq!(bench.groups.choose(), None);
         bench.beat(&member).unwrap();

@@ -11,7 +11,7 @@ use tnv_common::net;
 use tnv_common::server;
 use tnv_common::stop::Stop;
 
-use crate::db::{SCHEMA, TrackerDb};
+use crate::db::{AddGroups, SCHEMA, TrackerDb};
 use crate::globals::{Globals, Settings};
 use crate::service::Service;
 use crate::status;
@@ -28,6 +28,10 @@ impl Server for Tracker {
         Ok(Settings {
             apps: config.get(&keys::TNV_APPS_ID)?,
             groups: config.get(&keys::TNV_GROUPS)?,
+            add_groups: match config.is_set(&keys::TNV_GROUPS) {
+                true => AddGroups::Missing,
+                false => AddGroups::IfNone,
+            },
             check_active_interval: config.get(&keys::CHECK_ACTIVE_INTERVAL)?,
             allow_join: config.get(&keys::TNV_ALLOW_JOIN)?,
             cache_lifetime: config.get(&keys::REDIS_KEY_TIMEOUT)?,
@@ -43,7 +47,7 @@ impl Server for Tracker {
     fn run(settings: Settings, common: CommonSettings, stop: &Stop) -> Result<()> {
         let db = Arc::new(TrackerDb::open(&settings.database, stop)?);
         info!("using the {}", db.describe());
-        db.add_groups(&settings.groups)?;
+        db.add_groups(&settings.groups, settings.add_groups)?;
         let globals = Arc::new(Globals::new(settings));
         db.refresh(&globals.groups)?;
         status::start(&globals, &db, stop)?;

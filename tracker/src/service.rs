@@ -1,11 +1,12 @@
 //! The tracker's commands: storages join and beat, clients ask for a user's storages and for the
 //! list of groups. It decides; the table, the cache and the database do.
 
-use std::sync::{Arc, Mutex, TryLockError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use log::warn;
-use tnv_common::error::{Error, Result};
+use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::framed::{Handler, Request};
 use tnv_common::limits::IDLE_TIMEOUT;
@@ -29,6 +30,9 @@ use crate::shared_lists::SharedLists;
 /// nonsense must not become the database's load.
 const MISS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Joins that are refused since their group is not known are said in the log at most this often.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What becomes of a user who has no group yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NewUser {
@@ -48,7 +52,16 @@ pub struct Service {
     slots: Slots,
     /// When an unknown group last made us ask the database.
     last_miss: Mutex<Option<Instant>>,
+    refused_joins: Mutex<RefusedJoins>,
     stop: Stop,
+}
+
+/// Joins into groups that are not known, which are said in the log: a storage tries three times a second.
+#[derive(Default)]
+struct RefusedJoins {
+    last_said: Option<Instant>,
+    /// How many were not said since.
+    unsaid: u64,
 }
 
 impl Service {
@@ -61,7 +74,8 @@ impl Service {
             cache,
             lists: SharedLists::default(),
             slots: Slots::of(threads),
-            last_miss: Mutex::new(None),
+            last_miss: Mutex::default(),
+            refused_joins: Mutex::default(),
             stop,
         }
     }
@@ -72,7 +86,8 @@ impl Service {
         let join = Join::decode(&request.fixed::<JOIN_BYTES>()?)?;
         self.learn_group(&join.group);
         let ip = request.peer().ip().to_canonical();
-        let member = self.globals.groups.join(&join, ip, Now::read())?;
+        let joined = self.globals.groups.join(&join, ip, Now::read());
+        let member = joined.inspect_err(|error| self.say_refused(&join, ip, error))?;
         // A storage sends nothing but heartbeats; a host that lost its power does not even close.
         if let Err(error) = request.stream().keep_alive() {
             warn!("set keep-alive on a storage's connection: {error}");
@@ -85,10 +100,28 @@ impl Service {
         Ok(())
     }
 
+    /// A storage of a group that is not known is a storage that serves nobody: its operator must learn of it. All
+    /// other refusals are said where they are sent.
+    fn say_refused(&self, join: &Join, ip: IpAddr, error: &Error) {
+        if error.kind() != ErrorKind::NotFound {
+            return;
+        }
+        let mut refused = self.refused_joins.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.last_said.is_some_and(|last| last.elapsed() < REFUSED_INTERVAL) {
+            refused.unsaid += 1;
+            return;
+        }
+        let unsaid = std::mem::take(&mut refused.unsaid);
+        refused.last_said = Some(Instant::now());
+        drop(refused);
+        let before = if unsaid > 0 { format!("; {unsaid} more such joins before") } else { String::new() };
+        warn!("refused the storage {ip}:{} on host {}: {error}{before}", join.port, join.host);
+    }
+
     /// Asks the database about a group that is not known here, at most once in a while. Where that
     /// fails or must not be, the join is refused, and the storage joins again.
     fn learn_group(&self, name: &GroupName) {
-        if self.globals.groups.is_listed(name) {
+        if self.globals.groups.is_open(name) {
             return;
         }
         let mut last_miss = match self.last_miss.try_lock() {
@@ -261,10 +294,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::db::AddGroups;
     use crate::globals::Settings;
     use tnv_common::allow::AllowList;
     use tnv_common::db::{DbSettings, Password};
-    use tnv_common::error::ErrorKind;
     use tnv_common::wire::{AppId, HostName, UserId};
 
     /// The commands on an embedded database, with one group of one active storage.
@@ -284,6 +317,7 @@ mod tests {
         let settings = Settings {
             apps: vec![AppId::new("tnvideo").unwrap()],
             groups: vec![group.clone()],
+            add_groups: AddGroups::Missing,
             check_active_interval: minute,
             allow_join: AllowList::everybody(),
             cache_lifetime: minute,

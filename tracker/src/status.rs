@@ -24,6 +24,10 @@ const SCAN_LATE: Duration = Duration::from_secs(1);
 /// How often the groups are read again: what another tracker or an operator adds is known after it.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(3);
 
+/// How often the groups of all users are read at most, which takes seconds of a large table: at the start, and
+/// when a storage wants to join a group that is not known.
+const ROUTED_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Starts the threads; they end with `stop`.
 pub fn start(globals: &Arc<Globals>, db: &Arc<TrackerDb>, stop: &Stop) -> Result<()> {
     let (watched, scan_stop) = (Arc::clone(globals), stop.clone());
@@ -51,6 +55,7 @@ fn watch_beats(globals: &Globals, stop: &Stop) {
 /// A database that is away changes nothing: the groups known so far go on.
 fn watch_groups(globals: &Globals, db: &TrackerDb, stop: &Stop) {
     let mut failing = false;
+    let mut routed_at = read_routed(globals, db);
     while !stop.wait(REFRESH_INTERVAL) {
         let refreshed = db.refresh(&globals.groups);
         match &refreshed {
@@ -59,5 +64,20 @@ fn watch_groups(globals: &Globals, db: &TrackerDb, stop: &Stop) {
             Ok(()) | Err(_) => {}
         }
         failing = refreshed.is_err();
+        if routed_at.elapsed() >= ROUTED_INTERVAL && globals.groups.take_wants_routed() {
+            routed_at = read_routed(globals, db);
+        }
     }
+}
+
+/// Reads which groups users belong to; gives when that was.
+fn read_routed(globals: &Globals, db: &TrackerDb) -> Instant {
+    match db.routed() {
+        Ok(names) => globals.groups.set_routed(&names),
+        Err(error) => {
+            warn!("groups that only users of t_router belong to stay as they are: {error}");
+            globals.groups.want_routed();
+        }
+    }
+    Instant::now()
 }

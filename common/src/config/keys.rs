@@ -126,9 +126,10 @@ keys! {
     /// The applications that this tracker serves.
     TNV_APPS_ID: Names<AppId> = Names::<AppId>::KIND, "tnv_apps_id", TRACKER, "tnvideo", None;
 
-    /// Groups that exist from the start. Those that the database lacks are added to it; none is
-    /// ever removed. A storage may only join a group that exists.
-    TNV_GROUPS: Names<GroupName> = Names::<GroupName>::KIND, "tnv_groups", TRACKER, "group001", None;
+    /// Groups that exist from the start. Those that t_groups_info lacks are added to it; none is
+    /// ever removed. Left out, the default is added only where t_groups_info has no group at all. A storage
+    /// may join a group that t_groups_info has, or that a user of t_router belongs to.
+    TNV_GROUPS: Names<GroupName> = Names::<GroupName>::KIND, "tnv_groups", TRACKER, "group001", Some("group001");
 
     /// A storage is taken for dead when it has not been heard of for three of its heartbeat
     /// intervals, and at the latest after this time.
