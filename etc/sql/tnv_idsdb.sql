@@ -8,5 +8,11 @@ CREATE TABLE IF NOT EXISTS `t_id_gen` (
   `id` varchar(64) NOT NULL PRIMARY KEY,
   `id_value` bigint,
   `create_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP,
-  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
+  `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
+  `own_value` bigint NULL,
+  `upper_value` bigint NULL,
+  `server_id` bigint NULL
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+-- ALTER TABLE `t_id_gen` ADD COLUMN `own_value` bigint NULL;
+-- ALTER TABLE `t_id_gen` ADD COLUMN `upper_value` bigint NULL;
+-- ALTER TABLE `t_id_gen` ADD COLUMN `server_id` bigint NULL;

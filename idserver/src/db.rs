@@ -1,23 +1,52 @@
-//! The ID server's table: one row for each key, whose value is the first number not given to any ID
-//! server. A step moves it on in one statement, and the numbers it moved over are the caller's; so
-//! any number of ID servers share one database. Where the table has fallen behind what this server has
-//! handed out, it is raised first (see [`crate::marks`]).
+//! The ID server's table: one row for each key. A step reads the row, decides in [`next_step`] which numbers
+//! it takes, and writes the row where it is still as it was read; so any number of ID servers share one database,
+//! and the numbers of a step that fails belong to no server.
+//!
+//! `id_value` is the existing system's column: the first number that no ID server has. The others are ours:
+//!
+//! - `own_value` is what a server of ours wrote into `id_value` last. Where `id_value` is lower, the database has
+//!   lost steps. Where it is higher, another program moved it: an ID server of the existing system, which reads
+//!   the value and later writes it back advanced, without a lock. What such a server and ours take at the same
+//!   moment is the same. So from then on ours take their numbers from `upper_value`, which counts from
+//!   [`UPPER_START`] on, where no existing server gets to.
+//! - `server_id` is the MySQL server that made the last step. Where it is another one now, that one was a replica
+//!   and may lack the last steps of it: [`JUMP`] numbers are skipped.
+//!
+//! The marks of this server, and of its neighbours on this host, count as the table does (see [`crate::marks`]).
 //!
 //! The table's collation takes `../Data` for `../data`: such keys share a row, and their numbers
 //! are as unique as any.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
-use tnv_common::db::{Column, Database, DbSettings, Schema, Sql, Table};
-use tnv_common::error::{Context, Error, ErrorKind, Result};
+use tnv_common::db::{Column, Database, DbSettings, Schema, Sql, Table, Value};
+use tnv_common::error::{Context, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::stop::Stop;
 use tnv_common::wire::IdKey;
 
 use crate::globals::{Segment, Source};
 use crate::marks::Marks;
+
+/// The first number of the upper half. A path is made of a number's lowest 36 bits, so this is as far from 0 as
+/// can be: an existing server would have to hand out 34 thousand million numbers to get here.
+const UPPER_START: i64 = 1 << 35;
+
+/// Skipped where another MySQL server took over: more numbers than are handed out in the seconds by which a replica
+/// may lag, at ten thousand uploads a second, and so few that a failover a day fills nothing.
+const JUMP: i64 = 100_000;
+
+/// How often a row that others move is tried for one step. Each time some server has got its numbers.
+const TRIES_MAX: usize = 64;
+
+/// After so many tries there is a pause before each further one, so that few are at it at the same time.
+const TRIES_AT_ONCE: usize = 4;
+
+/// The longest of these pauses: a step of another server takes a commit.
+const TRY_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// Rows of the table. Anyone who can reach the server may ask for a key of his own, and each makes
 /// a row that stays; a store path has 64 bytes and a deployment some dozens of them, so this is far
@@ -40,31 +69,36 @@ pub static SCHEMA: Schema = Schema {
             },
             Column { name: "id_value", mysql: "bigint", sqlite: "INTEGER" },
         ],
-        added: &[],
+        added: &[
+            Column { name: "own_value", mysql: "bigint NULL", sqlite: "INTEGER" },
+            Column { name: "upper_value", mysql: "bigint NULL", sqlite: "INTEGER" },
+            Column { name: "server_id", mysql: "bigint NULL", sqlite: "INTEGER" },
+        ],
         indexes: &[],
     }],
 };
 
-/// One step, and the value after it as `last_id`; 0, and no change, where the value is not one to
-/// step from: NULL, negative, or without room for a step.
-///
-/// In MySQL each branch sets LAST_INSERT_ID: what it had before would be taken for the value.
-static STEP: Sql = Sql {
-    mysql: "INSERT INTO t_id_gen (id, id_value) VALUES (?, LAST_INSERT_ID(?)) ON DUPLICATE KEY UPDATE \
-            id_value = IF(id_value BETWEEN 0 AND ?, LAST_INSERT_ID(id_value + ?), \
-            IF(LAST_INSERT_ID(0) = 0, id_value, id_value))",
-    sqlite: "INSERT INTO t_id_gen (id, id_value) VALUES (?, ?) ON CONFLICT (id) DO UPDATE \
-             SET id_value = id_value + ?4 WHERE typeof(id_value) = 'integer' AND id_value BETWEEN 0 AND ?3 \
-             RETURNING id_value",
+/// A row, and which server says so. The embedded database is one server, 0.
+static ROW: Sql = Sql {
+    mysql: "SELECT id_value, own_value, upper_value, server_id, CAST(@@server_id AS SIGNED) \
+            FROM t_id_gen WHERE id = ?",
+    sqlite: "SELECT id_value, own_value, upper_value, server_id, 0 FROM t_id_gen WHERE id = ?",
 };
 
-/// Moves a value that has fallen behind up to a mark: mark, key, the largest value that is behind it.
-static RAISE: Sql = Sql::both("UPDATE t_id_gen SET id_value = ? WHERE id = ? AND id_value BETWEEN 0 AND ?");
+static ADD: Sql = Sql {
+    mysql: "INSERT INTO t_id_gen (id, id_value, own_value, upper_value, server_id) \
+            VALUES (?, ?, ?, ?, CAST(@@server_id AS SIGNED))",
+    sqlite: "INSERT INTO t_id_gen (id, id_value, own_value, upper_value, server_id) VALUES (?, ?, ?, ?, 0)",
+};
 
-/// How often a table that falls behind again and again is raised for one request.
-const RAISES_MAX: usize = 3;
-
-static VALUE: Sql = Sql::both("SELECT id_value FROM t_id_gen WHERE id = ?");
+/// A step, where the row is as it was read and the server is the one that it was read from.
+static MOVE: Sql = Sql {
+    mysql: "UPDATE t_id_gen SET id_value = ?, own_value = ?, upper_value = ?, \
+            server_id = CAST(@@server_id AS SIGNED) WHERE id = ? AND id_value <=> ? AND own_value <=> ? \
+            AND upper_value <=> ? AND server_id <=> ? AND CAST(@@server_id AS SIGNED) = ?",
+    sqlite: "UPDATE t_id_gen SET id_value = ?, own_value = ?, upper_value = ?, server_id = 0 \
+             WHERE id = ? AND id_value IS ? AND own_value IS ? AND upper_value IS ? AND server_id IS ? AND 0 = ?",
+};
 
 static COUNT: Sql = Sql::both("SELECT count(*) FROM t_id_gen");
 
@@ -96,22 +130,21 @@ impl IdDb {
         self.database.describe()
     }
 
-    /// The value of a key's row as it stands: the outer `None` is no row, the inner one NULL.
-    fn value(&self, key: &IdKey) -> Result<Option<Option<String>>> {
-        let rows = self.database.read(&VALUE, &[key.as_str().into()]).context(|| "read t_id_gen")?;
+    /// A key's row as it is.
+    fn row(&self, key: &IdKey) -> Result<Option<Row>> {
+        let rows = self.database.read(&ROW, &[key.as_str().into()]).context(|| "read t_id_gen")?;
         let Some(row) = rows.first() else { return Ok(None) };
-        match row.opt_int(0) {
-            Ok(value) => Ok(Some(value.map(|value| value.to_string()))),
+        let value = match row.opt_int(0) {
+            Ok(value) => value,
             // SQLite keeps whatever it was given.
-            Err(_) => Ok(Some(row.opt_text(0)?.map(str::to_owned))),
-        }
+            Err(_) => return bad_value(key, row.opt_text(0)?.unwrap_or("no number"), self.step),
+        };
+        let (own, upper, server) = (row.opt_int(1)?, row.opt_int(2)?, row.opt_int(3)?);
+        Ok(Some(Row { value, own, upper, server, read_from: row.int(4)? }))
     }
 
-    /// Refuses a key that has no row when there are enough rows.
+    /// Refuses a new key when there are enough rows.
     fn make_room(&self, key: &IdKey) -> Result<()> {
-        if self.value(key)?.is_some() {
-            return Ok(());
-        }
         let fresh = self.rows().counted.is_some_and(|counted| counted.elapsed() < COUNT_INTERVAL);
         if !fresh {
             // Not under the lock: a database that hangs would let everyone wait in a row.
@@ -138,36 +171,31 @@ impl IdDb {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves a key's value on by one step.
-    fn step(&self, key: &IdKey) -> Result<Segment> {
-        let step = i64::from(self.step);
-        let params = vec![key.as_str().into(), step.into(), (i64::MAX - step).into(), step.into()];
-        let written = self.database.write(&STEP, params).context(|| format!("step the key '{key}'"))?;
-        let segment = i64::try_from(written.last_id).ok().and_then(|end| Segment::before(end, self.step));
-        match segment {
-            Some(segment) => Ok(segment),
+    /// Writes a step where the row is still as it was read; whether it was.
+    fn write(&self, key: &IdKey, row: Option<&Row>, step: &Step) -> Result<bool> {
+        let key_value = Value::from(key.as_str());
+        let new = [step.value.into(), optional(step.own), optional(step.upper)];
+        let written = match row {
             None => {
-                let value = self.value(key)?.flatten().unwrap_or_else(|| "NULL".to_owned());
-                fail!(
-                    Invalid,
-                    "id_value of '{key}' in t_id_gen is {value}, want 0 to {}; correct the row",
-                    i64::MAX - step
-                )
+                let params = [key_value].into_iter().chain(new).collect();
+                self.database.write(&ADD, params)
             }
-        }
-    }
-}
-
-impl IdDb {
-    /// The same; whether a step whose answer was lost was made does not matter.
-    fn step_surely(&self, key: &IdKey) -> Result<Segment> {
-        match self.step(key) {
-            // Once more at worst skips its numbers.
+            Some(row) => {
+                let old = [row.value, row.own, row.upper, row.server, Some(row.read_from)].map(optional);
+                let params = new.into_iter().chain([key_value]).chain(old).collect();
+                self.database.write(&MOVE, params)
+            }
+        };
+        match written {
+            Ok(written) => Ok(written.affected > 0),
+            // Another server was faster with the first step of a new key.
+            Err(error) if error.kind() == ErrorKind::Exists => Ok(false),
+            // Where it was written, its numbers are skipped.
             Err(error) if error.kind() == ErrorKind::OutcomeUnknown => {
-                warn!("{error}; stepping once more");
-                self.step(key).map_err(certain)
+                warn!("step the key '{key}': {error}; stepping once more");
+                Ok(false)
             }
-            stepped => stepped,
+            Err(error) => Err(error.context(format_args!("step the key '{key}'"))),
         }
     }
 }
@@ -175,35 +203,125 @@ impl IdDb {
 impl Source for IdDb {
     /// The table has a segment's end before its numbers are used, and so has the mark.
     fn fetch(&self, key: &IdKey) -> Result<Segment> {
-        self.make_room(key)?;
-        for _ in 0..RAISES_MAX {
-            let segment = self.step_surely(key)?;
-            let mark = self.marks.of(key);
-            if segment.start() >= mark {
-                self.marks.raise(key, segment.end())?;
-                return Ok(segment);
+        let mut made_room = false;
+        for tries in 0..TRIES_MAX {
+            if tries >= TRIES_AT_ONCE {
+                thread::sleep(TRY_PAUSE_MAX.mul_f64(rand::random()));
             }
-            error!(
-                "t_id_gen has {} for '{key}', and this server has handed out the numbers up to {mark}: the database \
-                 has lost steps (a replica that lagged, an old backup?); raising it to {mark}",
-                segment.end()
-            );
-            let params = vec![mark.into(), key.as_str().into(), (mark - 1).into()];
-            self.database
-                .write(&RAISE, params)
-                .context(|| format!("raise the key '{key}' to {mark}"))
-                .map_err(certain)?;
+            let row = self.row(key)?;
+            if row.is_none() && !made_room {
+                self.make_room(key)?;
+                made_room = true;
+            }
+            let step = next_step(key, row.as_ref(), self.marks.of(key), self.step)?;
+            if self.write(key, row.as_ref(), &step)? {
+                step.report(key, row.as_ref());
+                self.marks.raise(key, step.numbers.end())?;
+                return Ok(step.numbers);
+            }
         }
-        fail!(Unavailable, "t_id_gen falls back again and again below what was handed out of '{key}'")
+        fail!(
+            Unavailable,
+            "the row of '{key}' in t_id_gen was moved by others {TRIES_MAX} times in a row; ask again"
+        )
     }
 }
 
-/// To whoever asks for a number it does not matter whether a step was made: none of it is handed out.
-fn certain(error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::OutcomeUnknown => Error::new(ErrorKind::Unavailable, error.message()),
-        _ => error,
+/// A key's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Row {
+    value: Option<i64>,
+    own: Option<i64>,
+    upper: Option<i64>,
+    server: Option<i64>,
+    /// The server that it was read from.
+    read_from: i64,
+}
+
+/// The numbers of a step, and the row after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Step {
+    numbers: Segment,
+    value: i64,
+    own: Option<i64>,
+    upper: Option<i64>,
+    /// What was handed out reached this, and the row is behind it.
+    lost_below: Option<i64>,
+    /// The row was moved by another program.
+    foreign: bool,
+    /// The last step was made on another server.
+    moved_server: bool,
+}
+
+/// Which numbers the next step takes. `mark` is what the marks know: the numbers below it are used.
+fn next_step(key: &IdKey, row: Option<&Row>, mark: i64, step: u32) -> Result<Step> {
+    let new_key = Row { value: Some(0), own: None, upper: None, server: None, read_from: 0 };
+    let Row { value, own, upper, server, read_from } = *row.unwrap_or(&new_key);
+    let most = i64::MAX - i64::from(step);
+    let Some(value) = value.filter(|value| (0..=most).contains(value)) else {
+        return bad_value(key, value.map_or_else(|| "NULL".to_owned(), |value| value.to_string()), step);
+    };
+    let foreign = own.is_some_and(|own| value > own);
+    let moved_server = server.is_some_and(|server| server != read_from);
+    let jump = if moved_server { JUMP } else { 0 };
+    // Where the value itself has come that far there is no other half to go to.
+    let in_upper = upper.is_some() || (value < UPPER_START && (foreign || mark >= UPPER_START));
+    let counted = match in_upper {
+        true => upper.unwrap_or(UPPER_START).max(UPPER_START),
+        false => value,
+    };
+    let used = match in_upper {
+        true => mark,
+        false => mark.max(own.unwrap_or(0)),
+    };
+    let end = counted.max(used).checked_add(jump).and_then(|start| start.checked_add(i64::from(step)));
+    let Some((end, numbers)) = end.and_then(|end| Some((end, Segment::before(end, step)?))) else {
+        return bad_value(key, counted.max(used), step);
+    };
+    let lost_below = Some(used).filter(|used| *used > counted);
+    let (value, upper) = if in_upper { (value, Some(end)) } else { (end, None) };
+    Ok(Step { numbers, value, own: Some(value), upper, lost_below, foreign, moved_server })
+}
+
+impl Step {
+    /// Says in the log what an operator should know of it.
+    fn report(&self, key: &IdKey, row: Option<&Row>) {
+        if let Some(used) = self.lost_below {
+            error!(
+                "t_id_gen is behind {used} for '{key}', and the numbers up to there are handed out: the database has lost \
+                 steps (a replica that lagged, an old backup?); going on from {}",
+                self.numbers.start()
+            );
+        }
+        if let (true, Some(server)) = (self.moved_server, row.and_then(|row| row.server)) {
+            warn!(
+                "the last step of '{key}' was made on the MySQL server with server_id {server}, this one is another: \
+                 skipping {JUMP} numbers, since it may lack the last steps"
+            );
+        }
+        let was_upper = row.is_some_and(|row| row.upper.is_some());
+        if self.foreign && !was_upper {
+            let (own, value) = row.map_or((0, 0), |row| (row.own.unwrap_or(0), row.value.unwrap_or(0)));
+            let what = match self.upper {
+                Some(_) => format!("the servers of this version take numbers from {UPPER_START} on from now"),
+                None => "numbers may repeat".to_owned(),
+            };
+            error!(
+                "another program moved '{key}' in t_id_gen from {own} to {value}; is it an ID server of the existing \
+                 system or of an older version? Such servers may repeat each other's numbers: stop them; {what}"
+            );
+        }
     }
+}
+
+fn optional(value: Option<i64>) -> Value {
+    value.map_or(Value::Null, Value::Int)
+}
+
+/// The row has to be put right by an operator.
+fn bad_value<T>(key: &IdKey, value: impl std::fmt::Display, step: u32) -> Result<T> {
+    let most = i64::MAX - i64::from(step);
+    fail!(Invalid, "id_value of '{key}' in t_id_gen is {value}, want 0 to {most}; correct the row")
 }
 
 #[cfg(test)]
@@ -265,7 +383,9 @@ mod tests {
     }
 
     fn value(bench: &Bench, id: &str) -> Option<Option<String>> {
-        bench.db.value(&key(id)).unwrap()
+        static VALUE: Sql = Sql::both("SELECT CAST(id_value AS TEXT) FROM t_id_gen WHERE id = ?");
+        let rows = bench.db.database.read(&VALUE, &[id.into()]).unwrap();
+        rows.first().map(|row| row.opt_text(0).unwrap().map(str::to_owned))
     }
 
     #[test]
@@ -300,10 +420,119 @@ mod tests {
         assert_eq!(bench.fetch("a"), Ok(Segment::before(1300, 100).unwrap()));
         // One that is only a little behind is noticed too.
         bench.db.database.write(&SET, vec![1250.into(), "a".into()]).unwrap();
-        assert_eq!(bench.fetch("a"), Ok(Segment::before(1450, 100).unwrap()));
+        assert_eq!(bench.fetch("a"), Ok(Segment::before(1400, 100).unwrap()));
         // Others go on from there.
         let other = open(&bench.directory, 100);
-        assert_eq!(other.fetch(&key("a")), Ok(Segment::before(1550, 100).unwrap()));
+        assert_eq!(other.fetch(&key("a")), Ok(Segment::before(1500, 100).unwrap()));
+    }
+
+    /// Each server knew its own numbers only: what its neighbour had handed out came again.
+    #[test]
+    fn a_table_that_fell_back_repeats_no_number_of_a_neighbour_on_this_host() {
+        static SET: Sql = Sql::both("UPDATE t_id_gen SET id_value = 150, own_value = 150");
+        static DROP: Sql = Sql::both("DELETE FROM t_id_gen");
+        for fall_back in [&SET, &DROP] {
+            let bench = Bench::new("neighbour");
+            let neighbour = open(&bench.directory, 100);
+            assert_eq!(bench.fetch("a"), Ok(Segment::before(100, 100).unwrap()));
+            for end in [200, 300, 400] {
+                assert_eq!(neighbour.fetch(&key("a")), Ok(Segment::before(end, 100).unwrap()));
+            }
+            bench.db.database.write(fall_back, Vec::new()).unwrap();
+            assert_eq!(bench.fetch("a"), Ok(Segment::before(500, 100).unwrap()));
+        }
+    }
+
+    /// An ID server of the existing system: it reads, and later writes what it read, advanced.
+    struct Existing<'a> {
+        db: &'a IdDb,
+        read: i64,
+    }
+
+    impl Existing<'_> {
+        fn read(db: &IdDb) -> Existing<'_> {
+            Existing { db, read: db.row(&key("a")).unwrap().unwrap().value.unwrap() }
+        }
+
+        /// Its numbers.
+        fn write(self) -> std::ops::Range<i64> {
+            static SET: Sql = Sql::both("UPDATE t_id_gen SET id_value = ? WHERE id = 'a'");
+            self.db.database.write(&SET, vec![(self.read + 100).into()]).unwrap();
+            self.read..self.read + 100
+        }
+    }
+
+    /// With servers of both systems on one database, 99 numbers were handed out twice in 30 s.
+    #[test]
+    fn beside_an_existing_server_that_was_seen_no_number_is_handed_out_twice() {
+        let bench = Bench::new("beside");
+        let other = open(&bench.directory, 100);
+        let mut used: Vec<i64> = Vec::new();
+        used.extend(bench.fetch("a").unwrap().numbers());
+        used.extend(Existing::read(&bench.db).write());
+        // From here on it may write whenever it likes.
+        let mut upper = 0;
+        for turn in 0..20 {
+            let existing = Existing::read(&bench.db);
+            let server = if turn % 2 == 0 { &bench.db } else { &other };
+            let numbers = server.fetch(&key("a")).unwrap();
+            upper += i64::from(numbers.start() >= UPPER_START);
+            used.extend(numbers.numbers());
+            used.extend(existing.write());
+        }
+        assert_eq!(upper, 20);
+        let count = used.len();
+        assert_eq!(used.into_iter().collect::<HashSet<_>>().len(), count);
+        // And for good: also where the table forgets, and after a restart.
+        static FORGET: Sql = Sql::both("UPDATE t_id_gen SET upper_value = NULL, own_value = NULL");
+        bench.db.database.write(&FORGET, Vec::new()).unwrap();
+        let again = open(&bench.directory, 100);
+        assert_eq!(again.fetch(&key("a")).unwrap().start(), UPPER_START + 2000);
+    }
+
+    fn step(row: Row, mark: i64) -> Step {
+        next_step(&key("a"), Some(&row), mark, 100).unwrap()
+    }
+
+    const ROW_OF_OURS: Row =
+        Row { value: Some(500), own: Some(500), upper: None, server: Some(1), read_from: 1 };
+
+    #[test]
+    fn a_database_that_was_a_replica_a_moment_ago_has_numbers_skipped_once() {
+        let moved = step(Row { read_from: 2, ..ROW_OF_OURS }, 0);
+        assert_eq!((moved.numbers.start(), moved.moved_server), (500 + JUMP, true));
+        let after =
+            Row { value: Some(moved.value), own: moved.own, server: Some(2), read_from: 2, ..ROW_OF_OURS };
+        assert_eq!(step(after, 0).numbers.start(), 600 + JUMP);
+        // The row of an existing server, or of an earlier version, says nothing of it.
+        let unknown = Row { own: None, server: None, read_from: 2, ..ROW_OF_OURS };
+        assert_eq!(step(unknown, 0).numbers.start(), 500);
+        let upper = Row { upper: Some(UPPER_START + 700), read_from: 2, ..ROW_OF_OURS };
+        assert_eq!(step(upper, 0).numbers.start(), UPPER_START + 700 + JUMP);
+    }
+
+    #[test]
+    fn what_the_row_and_the_marks_know_is_never_handed_out_again() {
+        for (value, own, mark, start, lost) in [
+            (500, Some(500), 0, 500, None),
+            (500, Some(500), 500, 500, None),
+            (500, Some(500), 900, 900, Some(900)),
+            (500, Some(800), 0, 800, Some(800)),
+            (500, Some(800), 900, 900, Some(900)),
+            (500, None, 300, 500, None),
+        ] {
+            let step = step(Row { value: Some(value), own, ..ROW_OF_OURS }, mark);
+            assert_eq!((step.numbers.start(), step.lost_below), (start, lost), "{value} {own:?} {mark}");
+            assert_eq!((step.value, step.own, step.upper), (start + 100, Some(start + 100), None));
+        }
+        // Moved by another program: its value stays as it is.
+        let foreign = step(Row { value: Some(700), ..ROW_OF_OURS }, 500);
+        assert_eq!((foreign.numbers.start(), foreign.foreign), (UPPER_START, true));
+        assert_eq!((foreign.value, foreign.own, foreign.upper), (700, Some(700), Some(UPPER_START + 100)));
+        // There is no upper half for a value that is in it.
+        let high = Row { value: Some(UPPER_START + 900), own: Some(UPPER_START + 500), ..ROW_OF_OURS };
+        let high = step(high, 0);
+        assert_eq!((high.numbers.start(), high.upper, high.foreign), (UPPER_START + 900, None, true));
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! a replica that lagged was promoted or an old backup was restored, the mark tells, and the table is
 //! raised to it before numbers are used.
 //!
+//! Several servers of one host may share the directory. Each reads the marks of its neighbours too, so that
+//! what one of them handed out is known to all of them.
+//!
 //! The file is `id-<address>-<port>.marks` in the state directory, locked by the process that has it.
 //! Slots of [`SLOT_BYTES`]: the first is the head, [`MAGIC`] and zeros; then two for each key, written
 //! in turn and synced each time. A slot that a power cut tore has the wrong checksum, and its twin
@@ -16,16 +19,18 @@
 //! | 8 | 8 | the mark, big-endian |
 //! | 16 | | the key, zeros |
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use log::warn;
 use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 use tnv_common::error::{Context, Result};
@@ -44,10 +49,27 @@ const KEYS_MAX: usize = 65_536;
 /// How long a lock that is held is waited for: a predecessor may be about to end.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Most neighbours whose marks are read: no host has as many ID servers.
+const NEIGHBOURS_MAX: usize = 16;
+
+/// A pair of slots: all that is known of a key.
+const PAIR_BYTES: usize = 2 * SLOT_BYTES;
+
 /// The marks of one ID server.
 pub struct Marks {
     path: String,
+    directory: PathBuf,
     state: Mutex<State>,
+    neighbours: Mutex<BTreeMap<OsString, Neighbour>>,
+}
+
+/// The file of another server of this host, which goes on writing it.
+struct Neighbour {
+    file: File,
+    /// So many pairs have been looked at.
+    seen: usize,
+    /// Which pair is whose; it never changes.
+    pairs: HashMap<IdKey, usize>,
 }
 
 struct State {
@@ -100,7 +122,8 @@ impl Marks {
         File::open(directory)
             .and_then(|directory| directory.sync_all())
             .context(|| format!("sync the directory {}", directory.display()))?;
-        Ok(Marks { path, state: Mutex::new(State { file, keys }) })
+        let (directory, state) = (directory.to_owned(), Mutex::new(State { file, keys }));
+        Ok(Marks { path, directory, state, neighbours: Mutex::default() })
     }
 
     /// What `--check` finds: whether the state directory can be made and written.
@@ -113,9 +136,38 @@ impl Marks {
         Ok(access(existing, Access::WRITE_OK | Access::EXEC_OK)?)
     }
 
-    /// No number below this one is handed out for the key; 0 where nothing is known of it.
+    /// No number below this one is handed out for the key; 0 where nothing is known of it. What cannot be
+    /// read of a neighbour is left out: it refuses to start with such a file.
     pub fn of(&self, key: &IdKey) -> i64 {
-        self.state().keys.get(key).map_or(0, |mark| mark.value)
+        let own = self.state().keys.get(key).map_or(0, |mark| mark.value);
+        let mut neighbours = self.neighbours.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.find_neighbours(&mut neighbours) {
+            warn!("look for marks of other ID servers in {}: {error}", self.directory.display());
+        }
+        let theirs = neighbours.iter_mut().map(|(name, neighbour)| {
+            neighbour.of(key).unwrap_or_else(|error| {
+                warn!("read the marks in {}: {error}", self.directory.join(name).display());
+                0
+            })
+        });
+        theirs.fold(own, i64::max)
+    }
+
+    /// Opens the files of neighbours that are new. One that is gone is of a server that was taken away; what it
+    /// handed out still counts.
+    fn find_neighbours(&self, known: &mut BTreeMap<OsString, Neighbour>) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let is_marks =
+                name.to_str().is_some_and(|name| name.starts_with("id-") && name.ends_with(".marks"));
+            let is_own = Path::new(&self.path).file_name() == Some(&name);
+            if is_marks && !is_own && !known.contains_key(&name) && known.len() < NEIGHBOURS_MAX {
+                let file = File::open(entry.path())?;
+                known.insert(name, Neighbour { file, seen: 0, pairs: HashMap::new() });
+            }
+        }
+        Ok(())
     }
 
     /// Notes durably that the numbers below `value` are used. A lower one than is known changes nothing.
@@ -142,6 +194,49 @@ impl Marks {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Neighbour {
+    /// The mark that the neighbour has of this key.
+    fn of(&mut self, key: &IdKey) -> io::Result<i64> {
+        if !self.pairs.contains_key(key) {
+            self.look()?;
+        }
+        let Some(pair) = self.pairs.get(key) else { return Ok(0) };
+        let found = self.read(*pair)?.into_iter().filter(|(known, _)| known == key);
+        Ok(found.map(|(_, value)| value).max().unwrap_or(0))
+    }
+
+    /// Looks at the pairs that are new.
+    fn look(&mut self) -> io::Result<()> {
+        let bytes = usize::try_from(self.file.metadata()?.len()).unwrap_or(usize::MAX);
+        // The last pair may have its first slot only.
+        let count = bytes.saturating_sub(SLOT_BYTES).div_ceil(PAIR_BYTES).min(KEYS_MAX);
+        while self.seen < count {
+            match self.read(self.seen)?.into_iter().next() {
+                Some((key, _)) => drop(self.pairs.insert(key, self.seen)),
+                // It is being written for the first time; it is looked at again.
+                None if self.seen + 1 == count => break,
+                None => {}
+            }
+            self.seen += 1;
+        }
+        Ok(())
+    }
+
+    /// What the slots of a pair say, where they are whole.
+    fn read(&self, pair: usize) -> io::Result<Vec<(IdKey, i64)>> {
+        let mut bytes = [0; PAIR_BYTES];
+        let mut filled = 0;
+        let offset = SLOT_BYTES + pair * PAIR_BYTES;
+        while filled < PAIR_BYTES {
+            match self.file.read_at(&mut bytes[filled..], (offset + filled) as u64)? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        Ok(bytes[..filled].chunks(SLOT_BYTES).filter_map(decode_slot).collect())
     }
 }
 
@@ -268,6 +363,35 @@ mod tests {
         let marks = scratch.open().unwrap();
         let found = ["../data", &long, "third"].map(|name| marks.of(&key(name)));
         assert_eq!(found, [400, 301, 7]);
+    }
+
+    #[test]
+    fn a_server_knows_the_marks_of_its_neighbours_as_they_are_written() {
+        let scratch = Scratch::new("neighbours");
+        let open = |port| Marks::open(&scratch.0, SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+        let (first, second) = (open(1), open(2));
+        assert_eq!(second.of(&key("a")), 0);
+        first.raise(&key("a"), 100).unwrap();
+        first.raise(&key("b"), 50).unwrap();
+        assert_eq!([second.of(&key("a")), second.of(&key("b")), second.of(&key("c"))], [100, 50, 0]);
+        for value in [200, 300, 400] {
+            first.raise(&key("a"), value).unwrap();
+            assert_eq!(second.of(&key("a")), value);
+        }
+        // Each its own, the higher one counts; one that comes later is known too, and one that has ended.
+        second.raise(&key("a"), 350).unwrap();
+        assert_eq!((first.of(&key("a")), second.of(&key("a"))), (400, 400));
+        let third = open(3);
+        drop(first);
+        assert_eq!(third.of(&key("a")), 400);
+        third.raise(&key("c"), 7).unwrap();
+        assert_eq!(second.of(&key("c")), 7);
+        // What is damaged there is passed over.
+        let path = scratch.0.join("id-127.0.0.1-3.marks");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.iter_mut().skip(SLOT_BYTES).for_each(|byte| *byte ^= 0x55);
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!((second.of(&key("c")), second.of(&key("a"))), (0, 400));
     }
 
     #[test]
