@@ -4,9 +4,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tnv_tests::cluster::{Part, statuses};
+use mysql::prelude::Queryable;
+use tnv_tests::cluster::{Part, connect_options, statuses};
 use tnv_tests::mariadb::MariaDb;
 use tnv_tests::raw::{self, Raw, message};
 use tnv_tests::tools::promptly;
@@ -289,4 +291,238 @@ fn asking_for_a_known_user_records_nothing_on_the_embedded_database() {
 fn asking_for_a_known_user_records_nothing_on_mariadb() {
     let Some(server) = MariaDb::start() else { return };
     asking_for_a_known_user_records_nothing(&servers("find-m").ids(0).db(Db::Maria(&server)).start());
+}
+
+/// One connection joined 3,840 storages of its invention, and every group list had them from then on.
+#[test]
+fn one_host_cannot_fill_the_group_list_with_invented_storages() {
+    let groups = ["group001", "group002", "group003"];
+    let cluster = servers("invented").ids(0).groups(&groups, 0).start();
+    let tracker = cluster.tracker();
+    let _honest = storage(tracker, "group001", 23000);
+    let mut refused = 0;
+    let mut evil = Raw::connect(tracker);
+    let mut held = Vec::new();
+    for number in 0..600_u16 {
+        let host = format!("invented{number}");
+        let group = groups[usize::from(number) % 3];
+        let request = message(10, &raw::join(group, &host, 1 + number, 1));
+        // Some keep their connection, so that they are not OFFLINE.
+        let frame = match number % 4 {
+            0 => {
+                let mut raw = Raw::connect_from([127, 0, 0, 66], tracker);
+                let frame = raw.ask(&request);
+                held.push(raw);
+                frame
+            }
+            _ => evil.ask(&request),
+        };
+        refused += usize::from(frame.status != 0);
+    }
+    let listed = statuses(tracker);
+    let invented = listed.keys().filter(|address| !address.ends_with(":23000")).count();
+    assert!(invented <= 2 * 64, "{invented} invented storages of two addresses are in the list");
+    assert!(refused > 0);
+    // A host that has not joined yet may, whatever the first one does.
+    let mut other = Raw::connect_from([127, 0, 0, 9], tracker);
+    other.ask(&message(10, &raw::join("group001", "other", 23000, 1))).success(100);
+    other.ask(&message(11, &raw::beat("group001", "other"))).success(100);
+    assert_eq!(statuses(tracker)["127.0.0.9:23000"], "ACTIVE");
+}
+
+/// A tracker without `tnv_groups` added `group001` to a deployment that has other groups. Trackers of the existing
+/// system give new users any group of the table, so these users could not upload.
+#[test]
+fn the_default_group_is_not_added_to_a_deployment_that_has_groups() {
+    let mut cluster = servers("default-group").ids(0).groups(&["groupx"], 0).start();
+    let groups = |cluster: &Cluster| cluster.sql("tnv_trackerdb", "SELECT group_name FROM t_groups_info");
+    cluster.trackers[0].wait_log("added the group groupx to t_groups_info", PATIENCE);
+    cluster.trackers[0].kill();
+    let config = cluster.trackers[0].config().to_owned();
+    let text = std::fs::read_to_string(&config).expect("read a configuration file");
+    std::fs::write(&config, text.replace("    tnv_groups = groupx\n", "")).expect("write it");
+    cluster.trackers[0].start();
+    assert_eq!(groups(&cluster), [["groupx"]]);
+    // A deployment that has none gets it.
+    cluster.sql("tnv_trackerdb", "DELETE FROM t_groups_info");
+    cluster.trackers[0].restart();
+    assert_eq!(groups(&cluster), [["group001"]]);
+}
+
+/// An operator closes a group to new users by taking it out of t_groups_info, as the existing system has it. Its
+/// storages were refused after their next restart, at debug level, and its users' files were gone.
+fn a_retired_group_serves_its_users(cluster: &Cluster) {
+    let values = "VALUES ('tnvideo', 'veteran', 'retired')";
+    cluster.sql("tnv_trackerdb", &format!("INSERT INTO t_router (appid, userid, group_name) {values}"));
+    let tracker = cluster.tracker();
+    let text = raw::ask(tracker, &message(10, &raw::join("nonsense", "host", 1, 1))).failure(100);
+    assert!(text.contains("nonsense"), "{text}");
+    cluster.trackers[0].wait_log("WARN", PATIENCE);
+    cluster.trackers[0].wait_log("nonsense", PATIENCE);
+}
+
+fn the_users_of_a_retired_group(cluster: &Cluster) {
+    let tracker = cluster.tracker();
+    let join = message(10, &raw::join("retired", "old", 7, 1));
+    let mut old = Raw::connect(tracker);
+    patient("a storage of the retired group may join", PATIENCE, || {
+        let joined = old.ask(&join).status == 0;
+        if !joined {
+            old = Raw::connect(tracker);
+        }
+        joined
+    });
+    old.ask(&message(11, &raw::beat("retired", "old"))).success(100);
+    let reply = raw::ask(tracker, &raw::addresses("tnvideo", "veteran")).success(100);
+    assert!(reply.starts_with(b"retired\0") && reply.ends_with(b"127.0.0.1:7;\0"), "{reply:?}");
+    // New users get none of it, also where there is no other group with an active storage.
+    raw::ask(tracker, &raw::addresses("tnvideo", "new")).failure(100);
+    let _open = storage(tracker, "group001", 1);
+    for user in 0..10 {
+        old.ask(&message(11, &raw::beat("retired", "old"))).success(100);
+        assert_eq!(group_of(tracker, "tnvideo", &format!("new{user}")), "group001");
+    }
+    let groups = cluster.sql("tnv_trackerdb", "SELECT group_name FROM t_groups_info");
+    assert_eq!(groups, [["group001"]], "the table is as the operator left it");
+}
+
+#[test]
+fn a_group_that_is_in_the_routes_alone_serves_its_users_and_gets_no_new_ones_on_the_embedded_database() {
+    let mut cluster = servers("retired").ids(0).start();
+    a_retired_group_serves_its_users(&cluster);
+    cluster.trackers[0].restart();
+    the_users_of_a_retired_group(&cluster);
+}
+
+#[test]
+fn a_group_that_is_in_the_routes_alone_serves_its_users_and_gets_no_new_ones_on_mariadb() {
+    let Some(server) = MariaDb::start() else { return };
+    let mut cluster = servers("retired-m").ids(0).db(Db::Maria(&server)).start();
+    a_retired_group_serves_its_users(&cluster);
+    cluster.trackers[0].restart();
+    the_users_of_a_retired_group(&cluster);
+}
+
+/// An ID server of the existing system: reads the value, and a moment later writes it back advanced, without a lock.
+/// Its numbers.
+fn existing_step(conn: &mut mysql::Conn, pause: Duration) -> std::ops::Range<i64> {
+    let select = "SELECT id_value FROM tnv_idsdb.t_id_gen WHERE id = '../data'";
+    let value: i64 = conn.query_first(select).expect("query").expect("a row");
+    std::thread::sleep(pause);
+    let update = format!("UPDATE tnv_idsdb.t_id_gen SET id_value = {} WHERE id = '../data'", value + 100);
+    conn.query_drop(update).expect("update");
+    value..value + 100
+}
+
+/// ID servers of both systems on one database handed out 99 numbers twice in 30 s, and storages of the existing
+/// system write over a file whose number repeats.
+#[test]
+fn id_servers_beside_one_of_the_existing_system_repeat_no_number() {
+    let Some(server) = MariaDb::start() else { return };
+    let cluster = servers("beside").trackers(0).ids(2).db(Db::Maria(&server)).start();
+    let mut conn = mysql::Conn::new(connect_options(&server)).expect("connect");
+    let mut used: Vec<i64> = (0..100).map(|_| next_id(&mut Raw::connect(cluster.id()), "../data")).collect();
+    // The next segment is fetched ahead. From its first step on that server may step at any moment.
+    patient("the next segment", PATIENCE, || {
+        cluster.sql("tnv_idsdb", "SELECT id_value FROM t_id_gen") == [["200"]]
+    });
+    used.extend(existing_step(&mut conn, Duration::ZERO));
+    let stop = AtomicBool::new(false);
+    let servers: Vec<SocketAddr> = cluster.ids.iter().map(|server| server.address()).collect();
+    std::thread::scope(|scope| {
+        let existing = scope.spawn(|| {
+            let mut numbers = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                numbers.extend(existing_step(&mut conn, Duration::from_millis(3)));
+            }
+            numbers
+        });
+        let askers: Vec<_> = (0..4)
+            .map(|index| {
+                let server = servers[index % servers.len()];
+                scope.spawn(move || {
+                    let mut raw = Raw::connect(server);
+                    (0..1500).map(|_| next_id(&mut raw, "../data")).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        askers.into_iter().for_each(|asker| used.extend(asker.join().expect("numbers")));
+        stop.store(true, Ordering::Relaxed);
+        used.extend(existing.join().expect("numbers"));
+    });
+    let count = used.len();
+    let distinct: HashSet<_> = used.into_iter().collect();
+    assert_eq!(distinct.len(), count, "{} numbers were handed out twice", count - distinct.len());
+    cluster.ids[0].wait_log("another program moved '../data'", PATIENCE);
+}
+
+/// A primary dies, and the replica that takes over lacks the last steps. Each ID server knew its own numbers, and
+/// handed out again what the other one had.
+#[test]
+fn several_id_servers_repeat_no_number_when_a_replica_that_lagged_takes_over() {
+    let Some((mut primary, replica)) = MariaDb::start_pair() else { return };
+    let both = format!("{}; {}", primary.addr(), replica.addr());
+    let mut cluster = servers("lagged")
+        .trackers(0)
+        .ids(2)
+        .db(Db::Maria(&replica))
+        .set(Part::Id, "mysql_addrs", &both)
+        .set(Part::Id, "mysql_user", MariaDb::PLAIN_USER)
+        .set(Part::Id, "idinc_max_step", 10)
+        .prepare();
+    // As on hosts of their own: none knows the other one's marks.
+    for (index, server) in cluster.ids.iter().enumerate() {
+        let text = std::fs::read_to_string(server.config()).expect("read a configuration file");
+        let state = format!("    tnv_state_path = ../state{index}\n}}\n");
+        std::fs::write(server.config(), text.replace("}\n", &state)).expect("write it");
+    }
+    cluster.start_all();
+    let servers: Vec<SocketAddr> = cluster.ids.iter().map(|server| server.address()).collect();
+    let ask = |server: SocketAddr| {
+        let frame = raw::ask(server, &raw::get_id("../data"));
+        (frame.status == 0).then(|| i64::from_be_bytes(frame.success(101).try_into().expect("8 bytes")))
+    };
+    let mut used: Vec<i64> = (0..50).map(|turn| ask(servers[turn % 2]).expect("a number")).collect();
+    // Asynchronous replication from here on, and a replica that receives nothing.
+    primary.run(&["SET GLOBAL rpl_semi_sync_master_enabled = OFF"]);
+    replica.run(&["STOP SLAVE IO_THREAD"]);
+    // The first one asks seldom: the other one gets far beyond what it knows.
+    used.extend((0..300).map(|turn| ask(servers[usize::from(turn % 30 != 0)]).expect("a number")));
+    primary.kill();
+    replica.promote();
+    for _ in 0..40 {
+        for server in &servers {
+            let mut number = None;
+            patient("a number", PATIENCE, || {
+                number = ask(*server);
+                number.is_some()
+            });
+            used.extend(number);
+        }
+    }
+    let count = used.len();
+    let distinct: HashSet<_> = used.into_iter().collect();
+    assert_eq!(distinct.len(), count, "{} numbers were handed out twice", count - distinct.len());
+}
+
+/// Two ID servers of one host on one embedded database share their marks.
+#[test]
+fn id_servers_of_one_host_repeat_no_number_of_each_other_after_the_database_fell_back() {
+    let mut cluster = servers("neighbours").trackers(0).ids(2).set(Part::Id, "idinc_max_step", 10).start();
+    let mut used = HashSet::new();
+    let mut ask = |cluster: &Cluster, server: usize| {
+        let number = next_id(&mut Raw::connect(cluster.ids[server].address()), "../data");
+        assert!(used.insert(number), "{number} was handed out twice");
+    };
+    (0..20).for_each(|_| ask(&cluster, 0));
+    (0..200).for_each(|_| ask(&cluster, 1));
+    for fall_back in ["UPDATE t_id_gen SET id_value = 50, own_value = 50", "DELETE FROM t_id_gen"] {
+        cluster.ids.iter_mut().for_each(|server| server.kill());
+        cluster.sql("tnv_idsdb", fall_back);
+        cluster.ids.iter_mut().for_each(|server| {
+            server.start();
+        });
+        (0..30).for_each(|_| ask(&cluster, 0));
+        (0..30).for_each(|_| ask(&cluster, 1));
+    }
 }
