@@ -93,11 +93,20 @@ static ADD: Sql = Sql {
 
 /// A step, where the row is as it was read and the server is the one that it was read from.
 static MOVE: Sql = Sql {
-    mysql: "UPDATE t_id_gen SET id_value = ?, own_value = ?, upper_value = ?, \
-            server_id = CAST(@@server_id AS SIGNED) WHERE id = ? AND id_value <=> ? AND own_value <=> ? \
-            AND upper_value <=> ? AND server_id <=> ? AND CAST(@@server_id AS SIGNED) = ?",
-    sqlite: "UPDATE t_id_gen SET id_value = ?, own_value = ?, upper_value = ?, server_id = 0 \
-             WHERE id = ? AND id_value IS ? AND own_value IS ? AND upper_value IS ? AND server_id IS ? AND 0 = ?",
+    mysql: "UPDATE t_id_gen SET id_value = ?, own_value = ?, server_id = CAST(@@server_id AS SIGNED) \
+            WHERE id = ? AND id_value <=> ? AND own_value <=> ? AND upper_value IS NULL \
+            AND server_id <=> ? AND CAST(@@server_id AS SIGNED) = ?",
+    sqlite: "UPDATE t_id_gen SET id_value = ?, own_value = ?, server_id = 0 \
+             WHERE id = ? AND id_value IS ? AND own_value IS ? AND upper_value IS NULL \
+             AND server_id IS ? AND 0 = ?",
+};
+
+/// The same in the upper half, where it does not matter what others do to the rest of the row.
+static MOVE_UPPER: Sql = Sql {
+    mysql: "UPDATE t_id_gen SET upper_value = ?, server_id = CAST(@@server_id AS SIGNED) \
+            WHERE id = ? AND upper_value <=> ? AND server_id <=> ? AND CAST(@@server_id AS SIGNED) = ?",
+    sqlite: "UPDATE t_id_gen SET upper_value = ?, server_id = 0 \
+             WHERE id = ? AND upper_value IS ? AND server_id IS ? AND 0 = ?",
 };
 
 static COUNT: Sql = Sql::both("SELECT count(*) FROM t_id_gen");
@@ -174,16 +183,21 @@ impl IdDb {
     /// Writes a step where the row is still as it was read; whether it was.
     fn write(&self, key: &IdKey, row: Option<&Row>, step: &Step) -> Result<bool> {
         let key_value = Value::from(key.as_str());
-        let new = [step.value.into(), optional(step.own), optional(step.upper)];
-        let written = match row {
-            None => {
-                let params = [key_value].into_iter().chain(new).collect();
+        let server = |row: &Row| [optional(row.server), row.read_from.into()];
+        let written = match (row, step.upper) {
+            (None, _) => {
+                let params = vec![key_value, step.value.into(), optional(step.own), optional(step.upper)];
                 self.database.write(&ADD, params)
             }
-            Some(row) => {
-                let old = [row.value, row.own, row.upper, row.server, Some(row.read_from)].map(optional);
-                let params = new.into_iter().chain([key_value]).chain(old).collect();
-                self.database.write(&MOVE, params)
+            (Some(row), None) => {
+                let new = vec![step.value.into(), optional(step.own), key_value];
+                let old = [row.value, row.own].map(optional);
+                self.database.write(&MOVE, new.into_iter().chain(old).chain(server(row)).collect())
+            }
+            (Some(row), Some(upper)) => {
+                let mut params = vec![upper.into(), key_value, optional(row.upper)];
+                params.extend(server(row));
+                self.database.write(&MOVE_UPPER, params)
             }
         };
         match written {
@@ -279,8 +293,9 @@ fn next_step(key: &IdKey, row: Option<&Row>, mark: i64, step: u32) -> Result<Ste
         return bad_value(key, counted.max(used), step);
     };
     let lost_below = Some(used).filter(|used| *used > counted);
-    let (value, upper) = if in_upper { (value, Some(end)) } else { (end, None) };
-    Ok(Step { numbers, value, own: Some(value), upper, lost_below, foreign, moved_server })
+    // In the upper half the rest of the row stays as it is.
+    let (value, own, upper) = if in_upper { (value, own, Some(end)) } else { (end, Some(end), None) };
+    Ok(Step { numbers, value, own, upper, lost_below, foreign, moved_server })
 }
 
 impl Step {
@@ -528,7 +543,7 @@ mod tests {
         // Moved by another program: its value stays as it is.
         let foreign = step(Row { value: Some(700), ..ROW_OF_OURS }, 500);
         assert_eq!((foreign.numbers.start(), foreign.foreign), (UPPER_START, true));
-        assert_eq!((foreign.value, foreign.own, foreign.upper), (700, Some(700), Some(UPPER_START + 100)));
+        assert_eq!((foreign.value, foreign.own, foreign.upper), (700, Some(500), Some(UPPER_START + 100)));
         // There is no upper half for a value that is in it.
         let high = Row { value: Some(UPPER_START + 900), own: Some(UPPER_START + 500), ..ROW_OF_OURS };
         let high = step(high, 0);

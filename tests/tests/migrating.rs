@@ -38,6 +38,15 @@ fn existing_storage(tracker: std::net::SocketAddr, interval: Duration, stop: &At
     }
 }
 
+/// Sets a flag when it is dropped, also by a panic: a thread that goes by the flag then ends.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_tracker_that_takes_over_has_existing_storages_back_after_a_few_of_their_heartbeats() {
     let mut cluster = Builder::new("takeover-tracker").ids(0).groups(&["group001"], 0).start();
@@ -45,6 +54,7 @@ fn a_tracker_that_takes_over_has_existing_storages_back_after_a_few_of_their_hea
     let interval = Duration::from_millis(500);
     thread::scope(|scope| {
         scope.spawn(|| existing_storage(tracker, interval, &stop));
+        let _stops = StopAtEnd(&stop);
         let is_active = || statuses(tracker).get("127.0.0.1:23000").is_some_and(|state| state == "ACTIVE");
         patient("ACTIVE", PATIENCE, is_active);
         // The route of a user, who is served by the tracker that was there before.
@@ -54,7 +64,6 @@ fn a_tracker_that_takes_over_has_existing_storages_back_after_a_few_of_their_hea
         let took = patient("ACTIVE again", PATIENCE, is_active);
         println!("ACTIVE again {took:?} after the start, with heartbeats every {interval:?}");
         raw::ask(tracker, &raw::addresses("tnvideo", "tnv001")).success(100);
-        stop.store(true, Ordering::Relaxed);
     });
 }
 

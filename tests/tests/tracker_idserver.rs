@@ -10,6 +10,7 @@ use std::time::Duration;
 use mysql::prelude::Queryable;
 use tnv_tests::cluster::{Part, connect_options, statuses};
 use tnv_tests::mariadb::MariaDb;
+use tnv_tests::process::Process;
 use tnv_tests::raw::{self, Raw, message};
 use tnv_tests::tools::promptly;
 use tnv_tests::{Builder, Cluster, Db, PATIENCE, patient};
@@ -446,14 +447,20 @@ fn id_servers_beside_one_of_the_existing_system_repeat_no_number() {
                 })
             })
             .collect();
-        askers.into_iter().for_each(|asker| used.extend(asker.join().expect("numbers")));
+        let asked: Vec<_> = askers.into_iter().map(|asker| asker.join()).collect();
         stop.store(true, Ordering::Relaxed);
+        asked.into_iter().for_each(|numbers| used.extend(numbers.expect("numbers")));
         used.extend(existing.join().expect("numbers"));
     });
     let count = used.len();
     let distinct: HashSet<_> = used.into_iter().collect();
     assert_eq!(distinct.len(), count, "{} numbers were handed out twice", count - distinct.len());
-    cluster.ids[0].wait_log("another program moved '../data'", PATIENCE);
+    // The one that saw it first has said so.
+    let said = |server: &Process| server.log_of_run().contains("another program moved '../data'");
+    patient("a line that says so", PATIENCE, || cluster.ids.iter().any(said));
+    let upper: i64 =
+        cluster.sql("tnv_idsdb", "SELECT upper_value FROM t_id_gen")[0][0].parse().expect("a number");
+    assert!(upper > 1 << 35, "{upper}");
 }
 
 /// A primary dies, and the replica that takes over lacks the last steps. Each ID server knew its own numbers, and
