@@ -497,15 +497,14 @@ fn several_id_servers_repeat_no_number_when_a_replica_that_lagged_takes_over() {
     used.extend((0..300).map(|turn| ask(servers[usize::from(turn % 30 != 0)]).expect("a number")));
     primary.kill();
     replica.promote();
-    for _ in 0..40 {
-        for server in &servers {
-            let mut number = None;
-            patient("a number", PATIENCE, || {
-                number = ask(*server);
-                number.is_some()
-            });
-            used.extend(number);
-        }
+    // The one that knows less comes first.
+    for server in servers.iter().flat_map(|server| [*server; 40]) {
+        let mut number = None;
+        patient("a number", PATIENCE, || {
+            number = ask(server);
+            number.is_some()
+        });
+        used.extend(number);
     }
     let count = used.len();
     let distinct: HashSet<_> = used.into_iter().collect();
@@ -523,13 +522,11 @@ fn id_servers_of_one_host_repeat_no_number_of_each_other_after_the_database_fell
     };
     (0..20).for_each(|_| ask(&cluster, 0));
     (0..200).for_each(|_| ask(&cluster, 1));
-    for fall_back in ["UPDATE t_id_gen SET id_value = 50, own_value = 50", "DELETE FROM t_id_gen"] {
-        cluster.ids.iter_mut().for_each(|server| server.kill());
-        cluster.sql("tnv_idsdb", fall_back);
-        cluster.ids.iter_mut().for_each(|server| {
-            server.start();
-        });
-        (0..30).for_each(|_| ask(&cluster, 0));
-        (0..30).for_each(|_| ask(&cluster, 1));
-    }
+    cluster.ids.iter_mut().for_each(|server| server.kill());
+    cluster.sql("tnv_idsdb", "DELETE FROM t_id_gen");
+    cluster.ids.iter_mut().for_each(|server| {
+        server.start();
+    });
+    (0..30).for_each(|_| ask(&cluster, 0));
+    (0..30).for_each(|_| ask(&cluster, 1));
 }
