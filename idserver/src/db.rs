@@ -5,10 +5,11 @@
 //! `id_value` is the existing system's column: the first number that no ID server has. The others are ours:
 //!
 //! - `own_value` is what a server of ours wrote into `id_value` last. Where `id_value` is lower, the database has
-//!   lost steps. Where it is higher, another program moved it: an ID server of the existing system, which reads
-//!   the value and later writes it back advanced, without a lock. What such a server and ours take at the same
-//!   moment is the same. So from then on ours take their numbers from `upper_value`, which counts from
-//!   [`UPPER_START`] on, where no existing server gets to.
+//!   lost steps. Where it is higher, another program moved it. At a server's first step of a key that may have
+//!   been an operator, or an ID server of the existing system that ours replaced, and the server goes on from there.
+//!   Later it is an existing ID server that runs beside ours: it reads the value and later writes it back advanced,
+//!   without a lock, so that what it and ours take at the same moment is the same. So from then on ours take their
+//!   numbers from `upper_value`, which counts from [`UPPER_START`] on, where no existing server gets to.
 //! - `server_id` is the MySQL server that made the last step. Where it is another one now, that one was a replica
 //!   and may lack the last steps of it: [`JUMP`] numbers are skipped.
 //!
@@ -17,6 +18,7 @@
 //! The table's collation takes `../Data` for `../data`: such keys share a row, and their numbers
 //! are as unique as any.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -118,6 +120,8 @@ pub struct IdDb {
     step: u32,
     rows: Mutex<Rows>,
     rows_max: i64,
+    /// The keys that this server has stepped since it started: no more than there are rows.
+    stepped: Mutex<HashSet<IdKey>>,
 }
 
 /// How many rows the table has, and when that was counted; those we made since are added.
@@ -131,7 +135,14 @@ impl IdDb {
     /// Opens the database and makes what is missing. A step is so many numbers.
     pub fn open(settings: &DbSettings, step: u32, marks: Marks, stop: &Stop) -> Result<IdDb> {
         let database = Database::open(settings, &SCHEMA, stop)?;
-        Ok(IdDb { database, marks, step, rows: Mutex::default(), rows_max: ROWS_MAX })
+        Ok(IdDb {
+            database,
+            marks,
+            step,
+            rows: Mutex::default(),
+            rows_max: ROWS_MAX,
+            stepped: Mutex::default(),
+        })
     }
 
     /// Which database it is.
@@ -176,6 +187,14 @@ impl IdDb {
         Ok(())
     }
 
+    fn before(&self, key: &IdKey) -> Before {
+        if self.stepped().contains(key) { Before::Stepped } else { Before::Nothing }
+    }
+
+    fn stepped(&self) -> MutexGuard<'_, HashSet<IdKey>> {
+        self.stepped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn rows(&self) -> MutexGuard<'_, Rows> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -217,6 +236,7 @@ impl IdDb {
 impl Source for IdDb {
     /// The table has a segment's end before its numbers are used, and so has the mark.
     fn fetch(&self, key: &IdKey) -> Result<Segment> {
+        let before = self.before(key);
         let mut made_room = false;
         for tries in 0..TRIES_MAX {
             if tries >= TRIES_AT_ONCE {
@@ -227,9 +247,10 @@ impl Source for IdDb {
                 self.make_room(key)?;
                 made_room = true;
             }
-            let step = next_step(key, row.as_ref(), self.marks.of(key), self.step)?;
+            let step = next_step(key, row.as_ref(), before, self.marks.of(key), self.step)?;
             if self.write(key, row.as_ref(), &step)? {
                 step.report(key, row.as_ref());
+                self.stepped().insert(key.clone());
                 self.marks.raise(key, step.numbers.end())?;
                 return Ok(step.numbers);
             }
@@ -252,6 +273,13 @@ struct Row {
     read_from: i64,
 }
 
+/// What this server has done with a key since it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    Stepped,
+}
+
 /// The numbers of a step, and the row after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Step {
@@ -263,12 +291,14 @@ struct Step {
     lost_below: Option<i64>,
     /// The row was moved by another program.
     foreign: bool,
+    /// And that while this server ran.
+    beside: bool,
     /// The last step was made on another server.
     moved_server: bool,
 }
 
 /// Which numbers the next step takes. `mark` is what the marks know: the numbers below it are used.
-fn next_step(key: &IdKey, row: Option<&Row>, mark: i64, step: u32) -> Result<Step> {
+fn next_step(key: &IdKey, row: Option<&Row>, before: Before, mark: i64, step: u32) -> Result<Step> {
     let new_key = Row { value: Some(0), own: None, upper: None, server: None, read_from: 0 };
     let Row { value, own, upper, server, read_from } = *row.unwrap_or(&new_key);
     let most = i64::MAX - i64::from(step);
@@ -279,7 +309,8 @@ fn next_step(key: &IdKey, row: Option<&Row>, mark: i64, step: u32) -> Result<Ste
     let moved_server = server.is_some_and(|server| server != read_from);
     let jump = if moved_server { JUMP } else { 0 };
     // Where the value itself has come that far there is no other half to go to.
-    let in_upper = upper.is_some() || (value < UPPER_START && (foreign || mark >= UPPER_START));
+    let beside = foreign && before == Before::Stepped;
+    let in_upper = upper.is_some() || (value < UPPER_START && (beside || mark >= UPPER_START));
     let counted = match in_upper {
         true => upper.unwrap_or(UPPER_START).max(UPPER_START),
         false => value,
@@ -295,7 +326,7 @@ fn next_step(key: &IdKey, row: Option<&Row>, mark: i64, step: u32) -> Result<Ste
     let lost_below = Some(used).filter(|used| *used > counted);
     // In the upper half the rest of the row stays as it is.
     let (value, own, upper) = if in_upper { (value, own, Some(end)) } else { (end, Some(end), None) };
-    Ok(Step { numbers, value, own, upper, lost_below, foreign, moved_server })
+    Ok(Step { numbers, value, own, upper, lost_below, foreign, beside, moved_server })
 }
 
 impl Step {
@@ -315,17 +346,24 @@ impl Step {
             );
         }
         let was_upper = row.is_some_and(|row| row.upper.is_some());
-        if self.foreign && !was_upper {
-            let (own, value) = row.map_or((0, 0), |row| (row.own.unwrap_or(0), row.value.unwrap_or(0)));
-            let what = match self.upper {
-                Some(_) => format!("the servers of this version take numbers from {UPPER_START} on from now"),
-                None => "numbers may repeat".to_owned(),
-            };
-            error!(
-                "another program moved '{key}' in t_id_gen from {own} to {value}; is it an ID server of the existing \
-                 system or of an older version? Such servers may repeat each other's numbers: stop them; {what}"
-            );
+        if !self.foreign || was_upper {
+            return;
         }
+        let (own, value) = row.map_or((0, 0), |row| (row.own.unwrap_or(0), row.value.unwrap_or(0)));
+        if !self.beside {
+            info!(
+                "'{key}' in t_id_gen was moved from {own} to {value} by another program; going on from there"
+            );
+            return;
+        }
+        let what = match self.upper {
+            Some(_) => format!("the servers of this version take numbers from {UPPER_START} on from now"),
+            None => "numbers may repeat".to_owned(),
+        };
+        error!(
+            "another program moved '{key}' in t_id_gen from {own} to {value}; is it an ID server of the existing \
+             system or of an older version? Such servers may repeat each other's numbers: stop them; {what}"
+        );
     }
 }
 
@@ -342,7 +380,6 @@ fn bad_value<T>(key: &IdKey, value: impl std::fmt::Display, step: u32) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
     use std::net::SocketAddr;
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
@@ -484,6 +521,7 @@ mod tests {
         let other = open(&bench.directory, 100);
         let mut used: Vec<i64> = Vec::new();
         used.extend(bench.fetch("a").unwrap().numbers());
+        used.extend(other.fetch(&key("a")).unwrap().numbers());
         used.extend(Existing::read(&bench.db).write());
         // From here on it may write whenever it likes.
         let mut upper = 0;
@@ -506,7 +544,7 @@ mod tests {
     }
 
     fn step(row: Row, mark: i64) -> Step {
-        next_step(&key("a"), Some(&row), mark, 100).unwrap()
+        next_step(&key("a"), Some(&row), Before::Stepped, mark, 100).unwrap()
     }
 
     const ROW_OF_OURS: Row =
@@ -544,6 +582,10 @@ mod tests {
         let foreign = step(Row { value: Some(700), ..ROW_OF_OURS }, 500);
         assert_eq!((foreign.numbers.start(), foreign.foreign), (UPPER_START, true));
         assert_eq!((foreign.value, foreign.own, foreign.upper), (700, Some(500), Some(UPPER_START + 100)));
+        // An operator, or a server that this one replaces: its first step goes on from there.
+        let row = Row { value: Some(700), ..ROW_OF_OURS };
+        let first = next_step(&key("a"), Some(&row), Before::Nothing, 500, 100).unwrap();
+        assert_eq!((first.numbers.start(), first.value, first.upper), (700, 800, None));
         // There is no upper half for a value that is in it.
         let high = Row { value: Some(UPPER_START + 900), own: Some(UPPER_START + 500), ..ROW_OF_OURS };
         let high = step(high, 0);

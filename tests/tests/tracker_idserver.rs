@@ -423,10 +423,12 @@ fn id_servers_beside_one_of_the_existing_system_repeat_no_number() {
     let cluster = servers("beside").trackers(0).ids(2).db(Db::Maria(&server)).start();
     let mut conn = mysql::Conn::new(connect_options(&server)).expect("connect");
     let mut used: Vec<i64> = (0..100).map(|_| next_id(&mut Raw::connect(cluster.id()), "../data")).collect();
-    // The next segment is fetched ahead. From its first step on that server may step at any moment.
+    used.push(next_id(&mut Raw::connect(cluster.ids[1].address()), "../data"));
+    // One segment each, and one that is fetched ahead.
     patient("the next segment", PATIENCE, || {
-        cluster.sql("tnv_idsdb", "SELECT id_value FROM t_id_gen") == [["200"]]
+        cluster.sql("tnv_idsdb", "SELECT id_value FROM t_id_gen") == [["300"]]
     });
+    // From its first step on, that server may step at any moment.
     used.extend(existing_step(&mut conn, Duration::ZERO));
     let stop = AtomicBool::new(false);
     let servers: Vec<SocketAddr> = cluster.ids.iter().map(|server| server.address()).collect();
