@@ -293,6 +293,7 @@ fn a_disk_that_becomes_read_only_is_passed_over_and_tidied_when_it_can_be_writte
     // What is cut off now cannot be removed now.
     drop(upload);
     disks.cluster.storages[0].wait_log("trying again", PATIENCE);
+    disks.cluster.storages[0].wait_log("1 files without a row could not be removed", PATIENCE);
     assert!(file.exists());
     assert_eq!(disks.lands_in("later"), "../more");
     drop(over);
