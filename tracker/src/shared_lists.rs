@@ -2,28 +2,27 @@
 //! a client that does not read keeps it for seconds: it keeps one that others have, too.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tnv_common::reply::SharedReply;
-
-/// A list is given again for so long: a hundred storages that a script looks for one by one then cost a few lists.
-const LIFETIME: Duration = Duration::from_millis(20);
 
 /// Lists that are kept at the same time, where slow clients have older ones: each has at most
 /// `GROUP_LIST_BYTES_MAX`, and one of a thousand storages 300 KiB. Where all of them are kept, the latest is given
 /// until a slow client has read its own or is given up, which is ten seconds at most.
 const LISTS_MAX: usize = 4;
 
-/// The lists that are kept.
+/// The lists that are kept, each with when its building began.
 #[derive(Default)]
 pub struct SharedLists(Mutex<Vec<(Instant, SharedReply)>>);
 
 impl SharedLists {
-    /// The latest list, or one that `build` makes now. Those who ask meanwhile wait for it and share it.
+    /// A list that `build` makes now, or one whose building began after this was called: all who ask while one is
+    /// built share the next one. So a list never lacks what was answered before it was asked for.
     pub fn get(&self, build: impl FnOnce() -> SharedReply) -> SharedReply {
+        let asked = Instant::now();
         let mut lists = self.lock();
-        if let Some((built, list)) = lists.last()
-            && built.elapsed() < LIFETIME
+        if let Some((begun, list)) = lists.last()
+            && *begun >= asked
         {
             return list.clone();
         }
@@ -32,8 +31,9 @@ impl SharedLists {
         match lists.last() {
             Some((_, list)) if lists.len() >= LISTS_MAX => list.clone(),
             _ => {
+                let begun = Instant::now();
                 let list = build();
-                lists.push((Instant::now(), list.clone()));
+                lists.push((begun, list.clone()));
                 list
             }
         }
@@ -47,38 +47,57 @@ impl SharedLists {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::thread::sleep;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    fn list(text: &str) -> SharedReply {
+        SharedReply::success(100, text.as_bytes())
+    }
 
     #[test]
-    fn a_list_is_built_once_for_many_and_few_are_kept() {
+    fn few_lists_are_kept_while_slow_clients_have_them() {
         let lists = SharedLists::default();
         let mut built = 0;
-        let mut get = |keep: bool| {
-            let mut kept = Vec::new();
-            for _ in 0..3 {
-                let list = lists.get(|| {
-                    built += 1;
-                    SharedReply::success(100, format!("{built}").as_bytes())
-                });
-                if keep {
-                    kept.push(list);
-                }
-            }
-            (kept, built)
+        let mut get = || {
+            lists.get(|| {
+                built += 1;
+                list(&built.to_string())
+            })
         };
-        let (first, _) = get(true);
-        // How often it is built for three who ask at once depends on the time alone: once, or little more.
-        let mut slow = vec![first];
-        for _ in 0..4 * LISTS_MAX {
-            sleep(LIFETIME);
-            slow.push(get(true).0);
-        }
-        let (_, after) = get(false);
-        assert!(after <= LISTS_MAX, "{after} were built while all of them are kept");
+        let slow: Vec<_> = (0..5 * LISTS_MAX).map(|_| get()).collect();
         assert_eq!(lists.lock().len(), LISTS_MAX);
         drop(slow);
-        sleep(LIFETIME);
-        get(false);
+        get();
         assert_eq!(lists.lock().len(), 1, "what no client reads is forgotten");
+        assert_eq!(built, LISTS_MAX + 1);
+    }
+
+    #[test]
+    fn many_who_ask_while_a_list_is_built_share_the_next_one() {
+        let (lists, built) = (SharedLists::default(), AtomicUsize::new(0));
+        let get = || {
+            lists.get(|| {
+                built.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(300));
+                list("groups")
+            })
+        };
+        thread::scope(|scope| (0..50).for_each(|_| drop(scope.spawn(get))));
+        assert!(built.load(Ordering::Relaxed) < 50 / 2);
+    }
+
+    /// A list was given again for 20 ms: a storage that had just joined was not in it.
+    #[test]
+    fn a_list_has_what_was_there_before_it_was_asked_for() {
+        let lists = SharedLists::default();
+        for number in 0..100 {
+            let mut built = false;
+            drop(lists.get(|| {
+                built = true;
+                list(&number.to_string())
+            }));
+            assert!(built, "{number}");
+        }
     }
 }
