@@ -80,10 +80,11 @@ pub static SCHEMA: Schema = Schema {
     }],
 };
 
-/// A row, and which server says so. The embedded database is one server, 0.
+/// A row, and which server says so. The embedded database is one server, 0. In MySQL it is a locking read: it sees
+/// what was committed last, and a proxy that splits reads from writes sends it where the step will be written.
 static ROW: Sql = Sql {
     mysql: "SELECT id_value, own_value, upper_value, server_id, CAST(@@server_id AS SIGNED) \
-            FROM t_id_gen WHERE id = ?",
+            FROM t_id_gen WHERE id = ? FOR UPDATE",
     sqlite: "SELECT id_value, own_value, upper_value, server_id, 0 FROM t_id_gen WHERE id = ?",
 };
 
@@ -135,6 +136,9 @@ impl IdDb {
     /// Opens the database and makes what is missing. A step is so many numbers.
     pub fn open(settings: &DbSettings, step: u32, marks: Marks, stop: &Stop) -> Result<IdDb> {
         let database = Database::open(settings, &SCHEMA, stop)?;
+        if settings.is_embedded() {
+            marks.share(&settings.directory)?;
+        }
         Ok(IdDb {
             database,
             marks,

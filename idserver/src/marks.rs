@@ -3,11 +3,12 @@
 //! a replica that lagged was promoted or an old backup was restored, the mark tells, and the table is
 //! raised to it before numbers are used.
 //!
-//! Several servers of one host may share the directory. Each reads the marks of its neighbours too, so that
-//! what one of them handed out is known to all of them.
+//! Several servers of one host may share the directory. Those of one embedded database read each other's marks, so
+//! that what one of them handed out is known to all of them. The head says which database a server has: others in
+//! the directory are of other deployments, and their numbers are none of ours.
 //!
 //! The file is `id-<address>-<port>.marks` in the state directory, locked by the process that has it.
-//! Slots of [`SLOT_BYTES`]: the first is the head, [`MAGIC`] and zeros; then two for each key, written
+//! Slots of [`SLOT_BYTES`]: the first is the head, [`MAGIC`] and a [`Scope`] or zeros; then two for each key, written
 //! in turn and synced each time. A slot that a power cut tore has the wrong checksum, and its twin
 //! still holds the mark before; the one it would have told of was never used, since it was not synced.
 //!
@@ -52,6 +53,12 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Most neighbours whose marks are read: no host has as many ID servers.
 const NEIGHBOURS_MAX: usize = 16;
 
+/// New neighbours are looked for this often.
+const NEIGHBOURS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Which embedded database a server has: the length of the database directory's path, and its end.
+type Scope = [u8; SLOT_BYTES - MAGIC.len()];
+
 /// A pair of slots: all that is known of a key.
 const PAIR_BYTES: usize = 2 * SLOT_BYTES;
 
@@ -60,7 +67,16 @@ pub struct Marks {
     path: String,
     directory: PathBuf,
     state: Mutex<State>,
-    neighbours: Mutex<BTreeMap<OsString, Neighbour>>,
+    neighbours: Mutex<Neighbours>,
+}
+
+/// The other servers that have the same embedded database.
+#[derive(Default)]
+struct Neighbours {
+    /// Where there is one.
+    scope: Option<Scope>,
+    known: BTreeMap<OsString, Neighbour>,
+    looked_at: Option<Instant>,
 }
 
 /// The file of another server of this host, which goes on writing it.
@@ -140,11 +156,15 @@ impl Marks {
     /// read of a neighbour is left out: it refuses to start with such a file.
     pub fn of(&self, key: &IdKey) -> i64 {
         let own = self.state().keys.get(key).map_or(0, |mark| mark.value);
-        let mut neighbours = self.neighbours.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = self.find_neighbours(&mut neighbours) {
-            warn!("look for marks of other ID servers in {}: {error}", self.directory.display());
+        let mut neighbours = self.neighbours();
+        let Some(scope) = neighbours.scope else { return own };
+        if neighbours.looked_at.is_none_or(|at| at.elapsed() >= NEIGHBOURS_INTERVAL) {
+            if let Err(error) = self.find_neighbours(&scope, &mut neighbours.known) {
+                warn!("look for marks of other ID servers in {}: {error}", self.directory.display());
+            }
+            neighbours.looked_at = Some(Instant::now());
         }
-        let theirs = neighbours.iter_mut().map(|(name, neighbour)| {
+        let theirs = neighbours.known.iter_mut().map(|(name, neighbour)| {
             neighbour.of(key).unwrap_or_else(|error| {
                 warn!("read the marks in {}: {error}", self.directory.join(name).display());
                 0
@@ -153,17 +173,47 @@ impl Marks {
         theirs.fold(own, i64::max)
     }
 
+    /// From now on servers that have the embedded database in this directory, which must be there, know each other's
+    /// marks.
+    pub fn share(&self, database: &Path) -> Result<()> {
+        let path =
+            database.canonicalize().context(|| format!("find out the path of {}", database.display()))?;
+        let bytes = path.as_os_str().as_encoded_bytes();
+        let mut scope: Scope = [0; SLOT_BYTES - MAGIC.len()];
+        let end = &bytes[bytes.len().saturating_sub(scope.len() - 2)..];
+        // A path has at most 4096 bytes.
+        scope[..2].copy_from_slice(&(bytes.len() as u16).to_be_bytes());
+        scope[2..2 + end.len()].copy_from_slice(end);
+        let state = self.state();
+        let written =
+            state.file.write_all_at(&scope, MAGIC.len() as u64).and_then(|()| state.file.sync_data());
+        written.context(|| format!("write {}", self.path))?;
+        drop(state);
+        self.neighbours().scope = Some(scope);
+        Ok(())
+    }
+
+    fn neighbours(&self) -> MutexGuard<'_, Neighbours> {
+        self.neighbours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Opens the files of neighbours that are new. One that is gone is of a server that was taken away; what it
     /// handed out still counts.
-    fn find_neighbours(&self, known: &mut BTreeMap<OsString, Neighbour>) -> io::Result<()> {
+    fn find_neighbours(&self, scope: &Scope, known: &mut BTreeMap<OsString, Neighbour>) -> io::Result<()> {
         for entry in std::fs::read_dir(&self.directory)? {
             let entry = entry?;
             let name = entry.file_name();
             let is_marks =
                 name.to_str().is_some_and(|name| name.starts_with("id-") && name.ends_with(".marks"));
             let is_own = Path::new(&self.path).file_name() == Some(&name);
-            if is_marks && !is_own && !known.contains_key(&name) && known.len() < NEIGHBOURS_MAX {
-                let file = File::open(entry.path())?;
+            if !is_marks || is_own || known.contains_key(&name) || known.len() >= NEIGHBOURS_MAX {
+                continue;
+            }
+            // One of another database may belong to another user.
+            let Ok(file) = File::open(entry.path()) else { continue };
+            let mut head = [0; SLOT_BYTES];
+            let read = file.read_at(&mut head, 0)?;
+            if read == SLOT_BYTES && head.starts_with(MAGIC) && head.ends_with(scope) {
                 known.insert(name, Neighbour { file, seen: 0, pairs: HashMap::new() });
             }
         }
@@ -368,7 +418,11 @@ mod tests {
     #[test]
     fn a_server_knows_the_marks_of_its_neighbours_as_they_are_written() {
         let scratch = Scratch::new("neighbours");
-        let open = |port| Marks::open(&scratch.0, SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+        let open = |port| {
+            let marks = Marks::open(&scratch.0, SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+            marks.share(&scratch.0).unwrap();
+            marks
+        };
         let (first, second) = (open(1), open(2));
         assert_eq!(second.of(&key("a")), 0);
         first.raise(&key("a"), 100).unwrap();
@@ -385,7 +439,16 @@ mod tests {
         drop(first);
         assert_eq!(third.of(&key("a")), 400);
         third.raise(&key("c"), 7).unwrap();
+        thread::sleep(NEIGHBOURS_INTERVAL);
         assert_eq!(second.of(&key("c")), 7);
+        // A server of another deployment on this host, and one that shares nothing.
+        let other = Marks::open(&scratch.0, SocketAddr::from(([127, 0, 0, 1], 4))).unwrap();
+        assert_eq!(other.of(&key("a")), 0);
+        other.share(&std::env::temp_dir()).unwrap();
+        assert_eq!(other.of(&key("a")), 0);
+        other.raise(&key("a"), 9000).unwrap();
+        thread::sleep(NEIGHBOURS_INTERVAL);
+        assert_eq!(second.of(&key("a")), 400);
         // What is damaged there is passed over.
         let path = scratch.0.join("id-127.0.0.1-3.marks");
         let mut bytes = std::fs::read(&path).unwrap();

@@ -394,11 +394,6 @@ impl Groups {
         std::mem::take(&mut self.lock().wants_routed)
     }
 
-    /// Notes that t_router should be read.
-    pub fn want_routed(&self) {
-        self.lock().wants_routed = true;
-    }
-
     /// Whether storages may join this group, as far as is known here. Where they may not, t_router should be
     /// read.
     pub fn is_open(&self, name: &GroupName) -> bool {

@@ -74,10 +74,8 @@ fn watch_groups(globals: &Globals, db: &TrackerDb, stop: &Stop) {
 fn read_routed(globals: &Globals, db: &TrackerDb) -> Instant {
     match db.routed() {
         Ok(names) => globals.groups.set_routed(&names),
-        Err(error) => {
-            warn!("groups that only users of t_router belong to stay as they are: {error}");
-            globals.groups.want_routed();
-        }
+        // The next storage that wants to join such a group has it tried again.
+        Err(error) => warn!("groups that only users of t_router belong to stay as they are: {error}"),
     }
     Instant::now()
 }

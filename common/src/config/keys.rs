@@ -141,7 +141,8 @@ keys! {
 
     /// The directory where the server keeps what it must not forget, made when it is missing: for each
     /// key the number that it has reached, so that a database that fell back never makes it repeat one.
-    /// Several servers may share it; each has a file named after its address. Keep it with the server.
+    /// Several servers may share it: each has a file named after its address. Those of one embedded database
+    /// should, since they read each other's. Keep it with the server.
     TNV_STATE_PATH: FilePath = FilePath, "tnv_state_path", ID, "../state", None;
 
     /// The group that this storage belongs to. All storages of a group keep the same files.
