@@ -229,7 +229,7 @@ impl Gaps {
 #[derive(Clone, Debug, Default)]
 pub struct Group {
     /// Whether t_groups_info has it. One that was taken out there and that no user of t_router belongs to
-    /// stays until its last storage is OFFLINE; nobody can join it.
+    /// stays until its last storage is OFFLINE; no storage can join it.
     listed: bool,
     members: BTreeMap<MemberId, Member>,
 }
@@ -942,7 +942,7 @@ mod tests {
         bench.pass(1.0);
         let taken = (0..100).filter(|_| join_from(&bench, "g1", "evil", 1, evil).is_ok()).count();
         assert_eq!(taken, 20, "one every {JOIN_INTERVAL:?}");
-        // Whoever is quiet for a while has all of them again, and costs no memory.
+        // An address that is quiet for a while has all of them again, and costs no memory.
         bench.pass(15.0);
         assert!(bench.groups.lock().budgets.is_empty());
     }

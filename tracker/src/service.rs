@@ -100,7 +100,7 @@ impl Service {
         Ok(())
     }
 
-    /// A storage of a group that is not known is a storage that serves nobody: its operator must learn of it. All
+    /// A storage of a group that is not known is a storage that serves no user: its operator must learn of it. All
     /// other refusals are said where they are sent.
     fn say_refused(&self, join: &Join, ip: IpAddr, error: &Error) {
         if error.kind() != ErrorKind::NotFound {
