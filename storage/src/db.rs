@@ -1,6 +1,6 @@
 //! The tables: which file IDs exist, whose they are, and where their files lie. All statements of
 //! the storage are here. What a query returns is compared again byte by byte, since the tables'
-//! collation takes `ABC` for `abc `.
+//! collation takes `ABC` for `abc `; but rows of existing storages are found as those find them.
 
 use std::sync::Arc;
 
@@ -39,6 +39,8 @@ const PAGE_ROWS: i64 = 1000;
 
 /// The statements of one of the three tables.
 struct Statements {
+    /// The row of a file ID (the last parameter), and whether an existing storage wrote it and would find it for
+    /// this appid and userid. Existing storages know the collation alone.
     find: Sql,
     insert: Sql,
     delete: Sql,
@@ -74,7 +76,8 @@ macro_rules! tables {
 
         static STATEMENTS: &[Statements] = &[$(Statements {
             find: Sql::both(concat!(
-                "SELECT id, appid, userid, status, file_path, file_size, checksum FROM ", $table, " WHERE id = ?"
+                "SELECT id, appid, userid, status, file_path, file_size, checksum, ",
+                "checksum IS NULL AND group_name IS NULL AND appid = ? AND userid = ? FROM ", $table, " WHERE id = ?"
             )),
             insert: Sql::both(concat!(
                 "INSERT INTO ", $table,
@@ -253,7 +256,10 @@ impl Db {
 
     fn rows(&self, file: &Triple) -> Result<Vec<Row>> {
         self.database
-            .read(&statements(&file.userid).find, &[file.fileid.as_str().into()])
+            .read(
+                &statements(&file.userid).find,
+                &[file.appid.as_str().into(), file.userid.as_str().into(), file.fileid.as_str().into()],
+            )
             .context(|| format!("read database fail, fileid: {}", file.fileid))
     }
 }
@@ -267,12 +273,13 @@ pub fn table_of(userid: &UserId) -> usize {
     usize::from(file_table(userid) - 1)
 }
 
-/// Whether a row is that of a live file of this very triple.
+/// Whether a row is that of a live file of this very triple, or one of an existing storage that takes it for
+/// this one.
 fn is_of(row: &Row, file: &Triple) -> Result<bool> {
-    Ok(row.opt_bytes(0)? == Some(file.fileid.as_str().as_bytes())
+    let exact = row.opt_bytes(0)? == Some(file.fileid.as_str().as_bytes())
         && row.opt_bytes(1)? == Some(file.appid.as_str().as_bytes())
-        && row.opt_bytes(2)? == Some(file.userid.as_str().as_bytes())
-        && row.opt_int(3)? == Some(LIVE))
+        && row.opt_bytes(2)? == Some(file.userid.as_str().as_bytes());
+    Ok((exact || row.opt_int(7)? == Some(1)) && row.opt_int(3)? == Some(LIVE))
 }
 
 fn entry(row: &Row) -> Result<Entry> {

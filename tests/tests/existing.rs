@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mysql::prelude::Queryable;
-use tnv_tests::cluster::connect_options;
+use tnv_tests::cluster::{Part, connect_options};
 use tnv_tests::fsck::fsck;
 use tnv_tests::mariadb::MariaDb;
 use tnv_tests::raw::{self, Raw, message};
@@ -168,9 +168,10 @@ fn a_user_with_several_routes_has_the_one_of_the_specification() {
             .expect("a count")
     };
     assert_eq!(count(&mut conn, "1"), 7, "no route was added for users who have one");
-    // In the table `upper` equals `UPPER`, on the wire it is another user: with a row of its own.
+    // In the table `upper` equals `UPPER`, on the wire it is another user: with a row of its own, of the group
+    // that existing trackers gave both.
     for userid in ["upper", "upper ", "Upper"] {
-        group(userid);
+        assert_eq!(group(userid), "group002", "{userid:?}");
         assert_eq!(count(&mut conn, &format!("BINARY userid = '{userid}'")), 1, "{userid:?}");
     }
     assert_eq!(group("UPPER"), "group002");
@@ -184,6 +185,127 @@ fn a_user_with_several_routes_has_the_one_of_the_specification() {
         .expect("query")
         .expect("a count");
     assert_eq!(groups, 2);
+}
+
+/// The story: existing trackers asked the table for `Alice`, got the row of `alice`, and gave both one group.
+/// Ours found no row of `Alice` and gave that user another group, whose storages had none of the old files.
+#[test]
+fn a_user_keeps_the_group_that_existing_trackers_found_by_the_collation() {
+    let users = ["alice", "Jos\u{e9}", "bob ", "Mixed.Case"];
+    let alike = ["Alice", "ALICE", "alice ", "jose", "JOSE", "bob", "BOB", "mixed.case"];
+    let rows = users.map(|user| format!("('tnvideo', '{user}', 'group004')")).join(", ");
+    let Some((server, mut conn)) = deployment(&[
+        "INSERT INTO tnv_trackerdb.t_groups_info (group_name) VALUES \
+         ('group001'), ('group002'), ('group003'), ('group004')",
+        &format!("INSERT INTO tnv_trackerdb.t_router (appid, userid, group_name) VALUES {rows}"),
+        // Of two applications' rows the one of this application decides, as it does for existing trackers.
+        "INSERT INTO tnv_trackerdb.t_router (appid, userid, group_name) VALUES \
+         ('other', 'carol', 'group001'), ('tnvideo', 'Carol', 'group003')",
+    ]) else {
+        return;
+    };
+    let cluster = Builder::new("users-alike")
+        .trackers(2)
+        .groups(&["group001", "group002", "group003", "group004"], 1)
+        .db(Db::Maria(&server))
+        .set(Part::Tracker, "redis_key_timeout", 0)
+        .start();
+    let ask = |tracker: usize, userid: &str| {
+        let frame = raw::ask(cluster.trackers[tracker].address(), &raw::addresses("tnvideo", userid));
+        String::from_utf8(frame.success(100)[..8].to_vec()).expect("UTF-8")
+    };
+    let find = |userid: &str| message(122, &raw::triple("tnvideo", userid, ""));
+    let rows_of = |conn: &mut mysql::Conn, userid: &str| -> Vec<(String, bool)> {
+        let sql = "SELECT group_name, route_key = CAST(userid AS BINARY) FROM tnv_trackerdb.t_router \
+                   WHERE CAST(userid AS BINARY) = ?";
+        conn.exec(sql, (userid,)).expect("query")
+    };
+    // Who only looks for files leaves no row, and finds them.
+    let found = raw::ask(cluster.tracker(), &find("Alice"));
+    assert_eq!(&found.success(100)[..8], b"group004");
+    assert_eq!(rows_of(&mut conn, "Alice"), []);
+    for (number, userid) in alike.iter().enumerate() {
+        assert_eq!(ask(number % 2, userid), "group004", "{userid:?}");
+        assert_eq!(ask((number + 1) % 2, userid), "group004", "{userid:?}");
+        assert_eq!(rows_of(&mut conn, userid), [("group004".to_owned(), true)], "{userid:?}");
+    }
+    assert_eq!(ask(0, "CAROL"), "group003");
+    // The other way round: an existing tracker that is asked for `Dora` finds our row of `dora`, and so do ours.
+    for userid in ["dora", "Dora", "DORA ", "D\u{f3}ra"] {
+        let theirs: Vec<String> = conn
+            .exec("SELECT group_name FROM tnv_trackerdb.t_router WHERE userid = ?", (userid,))
+            .expect("an existing tracker's query");
+        let group = ask(0, userid);
+        assert!(theirs.iter().all(|theirs| *theirs == group), "{userid:?}: {group}, beside {theirs:?}");
+        assert_eq!(rows_of(&mut conn, userid), [(group, true)], "{userid:?}");
+    }
+}
+
+/// The same of files: existing storages find their rows by the collation, ours found only exact ones.
+#[test]
+fn a_file_of_an_existing_storage_is_found_as_existing_storages_find_it_and_ours_only_exactly() {
+    let alike = |userid: &str| -> String {
+        let mut users = (0..64_u32).map(|bits| -> String {
+            let case = |(at, char): (usize, char)| match bits & (1 << at) {
+                0 => char,
+                _ => char.to_ascii_uppercase(),
+            };
+            userid.chars().enumerate().map(case).collect()
+        });
+        let found = users.find(|other| other != userid && raw::table_of(other) == raw::table_of(userid));
+        found.expect("a user in the same table")
+    };
+    let other_user = alike("videos");
+    let path = "../data/000/000/000/5F9E3FA7_0AB";
+    let Some((server, mut conn)) = deployment(&[&format!(
+        "INSERT INTO tnv_storagedb.t_file_0{} (id, appid, userid, status, file_path, file_size) \
+         VALUES ('Old-\u{e9}', 'tnvideo', 'videos', 0, '{path}', 8)",
+        raw::table_of("videos")
+    )]) else {
+        return;
+    };
+    let mut cluster = Builder::new("files-alike").db(Db::Maria(&server)).prepare();
+    let old = place(&cluster, path, b"existing");
+    cluster.start_all();
+    cluster.put("videos", "ours", b"from ours");
+    let mut raw = Raw::connect(cluster.storage());
+    for (appid, userid, fileid) in [
+        ("tnvideo", "videos", "Old-\u{e9}"),
+        ("tnvideo", "videos", "old-e"),
+        ("TNVideo", "videos", "OLD-\u{e9} "),
+        ("tnvideo", other_user.as_str(), "old-\u{e9}"),
+    ] {
+        let found: u64 = conn
+            .exec_first(
+                format!(
+                    "SELECT COUNT(*) FROM tnv_storagedb.t_file_0{} WHERE id = ? AND appid = ? AND userid = ?",
+                    raw::table_of(userid)
+                ),
+                (fileid, appid, userid),
+            )
+            .expect("an existing storage's query")
+            .expect("a count");
+        assert_eq!(found, 1);
+        assert_eq!(raw.ask(&raw::filesize(appid, userid, fileid)).success(102), 8_i64.to_be_bytes());
+        assert_eq!(raw.ask(&raw::download(appid, userid, fileid, 0, 0)).success(102), b"existing");
+    }
+    for (appid, userid, fileid) in [
+        ("tnvideo", "videos", "Ours"),
+        ("tnvideo", other_user.as_str(), "ours"),
+        ("TNVideo", "videos", "ours"),
+        ("another", "videos", "old-e"),
+        ("tnvideo", "videos", "older"),
+    ] {
+        raw::ask(cluster.storage(), &raw::filesize(appid, userid, fileid)).failure(102);
+        raw::ask(cluster.storage(), &raw::delete(appid, userid, fileid)).failure(102);
+    }
+    // A new file cannot have that ID, and a delete takes the row and the file.
+    raw::ask(cluster.storage(), &raw::upload("tnvideo", "videos", "OLD-E", b"x")).failure(102);
+    fsck(&cluster, 0, &["--min-age", "0"]).assert_agrees();
+    raw::ask(cluster.storage(), &raw::delete("tnvideo", "videos", "OLD-E")).success(102);
+    assert!(!old.exists());
+    raw::ask(cluster.storage(), &raw::filesize("tnvideo", "videos", "Old-\u{e9}")).failure(102);
+    assert_eq!(cluster.file_rows(), 1);
 }
 
 #[test]

@@ -69,18 +69,24 @@ static ADD_GROUP: Sql = Sql {
              (SELECT 1 FROM t_groups_info WHERE group_name = ?)",
 };
 
-/// The row that decides: the one of this application, else the user's oldest. The first condition is
-/// for the index, whose collation takes `ABC` for `abc `; the second one is exact. In SQLite our rows are
-/// found by their key, which is the userid, and theirs by an index that has no others.
+/// The row that decides: the user's own before those of users whom the table's collation takes for the same
+/// (`Alice` for `alice`); of these the one of this application, else the oldest. Our rows are found by their
+/// key, whose collation is none, and also those of existing trackers by the user ID.
+///
+/// Existing trackers know the collation alone, so they gave one group to all of them, and still do beside ours:
+/// the group of a row that is not exactly the user's is the user's too. In SQLite, which they cannot use, all
+/// comparisons are exact.
 static ROUTE: Sql = Sql {
-    mysql: "SELECT userid, group_name FROM t_router \
-            WHERE userid = ? AND CAST(userid AS BINARY) = CAST(? AS BINARY) \
-            ORDER BY CAST(appid AS BINARY) = CAST(? AS BINARY) DESC, id LIMIT 1",
-    sqlite: "SELECT userid, group_name FROM (\
-               SELECT id, appid, userid, group_name FROM t_router WHERE route_key = CAST(? AS BLOB) UNION ALL \
-               SELECT id, appid, userid, group_name FROM t_router INDEXED BY t_router_userid \
-               WHERE route_key IS NULL AND userid = ?\
-             ) ORDER BY appid = ? DESC, id LIMIT 1",
+    mysql: "SELECT own, group_name FROM (\
+              SELECT id, appid, group_name, 1 AS own FROM t_router WHERE route_key = ? UNION ALL \
+              SELECT id, appid, group_name, CAST(userid AS BINARY) = CAST(? AS BINARY) FROM t_router \
+              WHERE userid = ?\
+            ) AS routes ORDER BY own DESC, CAST(appid AS BINARY) = CAST(? AS BINARY) DESC, appid = ? DESC, id LIMIT 1",
+    sqlite: "SELECT own, group_name FROM (\
+               SELECT id, appid, group_name, 1 AS own FROM t_router WHERE route_key = ?1 UNION ALL \
+               SELECT id, appid, group_name, 1 FROM t_router INDEXED BY t_router_userid \
+               WHERE route_key IS NULL AND userid = ?3\
+             ) ORDER BY appid = ?5 DESC, id LIMIT 1",
 };
 
 static ADD_ROUTE: Sql = Sql {
@@ -98,6 +104,15 @@ pub enum AddGroups {
     /// Only where the table has no row at all: they are the default, and a deployment that has groups does
     /// not want one more.
     IfNone,
+}
+
+/// Where a user's files are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserRoute {
+    /// The group.
+    pub group: GroupName,
+    /// Whether the row is this very user's, and not that of one whom the table takes for the same.
+    pub own: bool,
 }
 
 /// The tracker's database.
@@ -179,21 +194,19 @@ impl TrackerDb {
     }
 
     /// The group of a user who has one.
-    pub fn route(&self, user: &Addresses) -> Result<Option<GroupName>> {
-        let userid = user.userid.as_str();
-        let params = [userid.into(), userid.into(), user.appid.as_str().into()];
+    pub fn route(&self, user: &Addresses) -> Result<Option<UserRoute>> {
+        let (userid, appid) = (user.userid.as_str(), user.appid.as_str());
+        let params = [userid.as_bytes().into(), userid.into(), userid.into(), appid.into(), appid.into()];
         let rows = self.database.read(&ROUTE, &params).context(|| "read t_router")?;
-        let Some(row) = rows.first().filter(|row| row.bytes(0) == Ok(userid.as_bytes())) else {
-            return Ok(None);
-        };
+        let Some(row) = rows.first() else { return Ok(None) };
         match GroupName::new(row.opt_bytes(1)?.unwrap_or_default()) {
-            Ok(group) => Ok(Some(group)),
+            Ok(group) => Ok(Some(UserRoute { group, own: row.opt_int(0)? == Some(1) })),
             Err(error) => fail!(Unavailable, "the row of user {userid} in t_router names no group: {error}"),
         }
     }
 
-    /// Records the group of a new user, unless another tracker was first; returns the group that the
-    /// user has now.
+    /// Records the group of a user without a row, unless another tracker was first; returns the group that
+    /// the user has now.
     pub fn add_route(&self, user: &Addresses, group: &GroupName) -> Result<GroupName> {
         let userid = user.userid.as_str();
         let key = userid.as_bytes().to_vec();
@@ -205,7 +218,7 @@ impl TrackerDb {
             Err(error) => return Err(error.context("write t_router")),
         }
         match self.route(user)? {
-            Some(group) => Ok(group),
+            Some(route) => Ok(route.group),
             None => fail!(Unavailable, "the group of user {userid} could not be recorded; ask again"),
         }
     }
@@ -270,6 +283,11 @@ mod tests {
         Addresses { appid: AppId::new(appid).unwrap(), userid: UserId::new(userid).unwrap() }
     }
 
+    /// The group of a row of the user's own.
+    fn own(name: &str) -> Result<Option<UserRoute>> {
+        Ok(Some(UserRoute { group: group(name), own: true }))
+    }
+
     fn group(name: &str) -> GroupName {
         GroupName::new(name).unwrap()
     }
@@ -318,9 +336,9 @@ mod tests {
         bench.insert(Some("a"), "u", Some("g2"));
         bench.insert(Some("a"), "u", Some("g3"));
         bench.insert(None, "v", Some("g4"));
-        assert_eq!(bench.db.route(&user("a", "u")), Ok(Some(group("g2"))));
-        assert_eq!(bench.db.route(&user("c", "u")), Ok(Some(group("g1"))));
-        assert_eq!(bench.db.route(&user("a", "v")), Ok(Some(group("g4"))));
+        assert_eq!(bench.db.route(&user("a", "u")), own("g2"));
+        assert_eq!(bench.db.route(&user("c", "u")), own("g1"));
+        assert_eq!(bench.db.route(&user("a", "v")), own("g4"));
         for other in ["U", "u ", "o'brien", "u' OR '1'='1"] {
             assert_eq!(bench.db.route(&user("a", other)), Ok(None), "{other}");
         }

@@ -216,7 +216,9 @@ impl Service {
         }
         let _slot = self.slots.get()?;
         let group = match (self.db.route(&user)?, new_user) {
-            (Some(group), _) => group,
+            // The group of a user whom the table takes for this one: existing trackers gave it to both.
+            (Some(route), NewUser::Record) if !route.own => self.db.add_route(&user, &route.group)?,
+            (Some(route), _) => route.group,
             (None, NewUser::Record) => self.db.add_route(&user, &self.choose()?)?,
             (None, NewUser::Refuse) => return fail!(NotFound, "unknown user: {}", user.userid),
         };
