@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tnv_common::db::{Column, Database, DbSettings, Index, Password, Row, Schema, Sql, Table, Value};
+use tnv_common::db::{
+    Charset, Column, Database, DbSettings, Index, Password, Row, Schema, Sql, Table, Tls, Value,
+};
 use tnv_common::error::{ErrorKind, Result};
 use tnv_common::stop::Stop;
 use tnv_tests::mariadb::MariaDb;
@@ -95,6 +97,8 @@ impl Scratch {
             user: "root".into(),
             password: Password::default(),
             rw_timeout: Duration::from_secs(5),
+            tls: Tls::Off,
+            charset: Charset::Utf8mb4,
             directory: self.0.join("made/on/the/way"),
             durable: true,
         }
@@ -117,6 +121,8 @@ fn settings_of(mariadb: &MariaDb) -> DbSettings {
         user: MariaDb::USER.into(),
         password: Password::new(mariadb.password()),
         rw_timeout: Duration::from_secs(10),
+        tls: Tls::Off,
+        charset: Charset::Utf8mb4,
         directory: PathBuf::from("/nonexistent"),
         durable: true,
     }
@@ -1037,4 +1043,251 @@ fn rival(mariadb: &MariaDb) -> mysql::Conn {
         .pass(Some(mariadb.password()))
         .db_name(Some(SCHEMA.database));
     mysql::Conn::new(options).unwrap()
+}
+
+// What servers are set to, and what other servers write.
+
+/// Enough of them that several are one statement.
+fn several_rows_at_once_are_all_there(database: &Database) {
+    thread::scope(|scope| {
+        for worker in 0..20 {
+            scope.spawn(move || (0..3).for_each(|row| insert(database, &format!("{worker}-{row}")).unwrap()));
+        }
+    });
+    assert_eq!(count(database), 60);
+    assert_eq!(database.read(&ALL, &[]).unwrap().len(), 60);
+    assert_eq!(database.read_certain(&BETWEEN, &["0".into(), "9-9".into()]).unwrap().len(), 60);
+    assert_eq!(database.is_absent(&ABSENT, &["7-2".into()]), Ok(false));
+}
+
+/// An account without privileges over the server, whom `init_connect` concerns.
+fn plain_account(mariadb: &MariaDb, more: &str) -> DbSettings {
+    mariadb.query(&format!("CREATE OR REPLACE USER plain@'%' IDENTIFIED BY 'plain' {more}"));
+    mariadb.query("GRANT ALL PRIVILEGES ON `tnv\\_%`.* TO plain@'%'");
+    DbSettings { user: "plain".into(), password: Password::new("plain"), ..settings_of(mariadb) }
+}
+
+/// The story: where the default row format was COMPACT no table could be made, and the error said to check the
+/// account. What TNV needs of a table or a session it says itself.
+#[test]
+fn the_defaults_of_a_server_decide_nothing() {
+    let options = ["--lower-case-table-names=1", "--skip-character-set-client-handshake"];
+    let Some(mariadb) = MariaDb::start_having(&options) else { return };
+    let settings = plain_account(&mariadb, "");
+    for defaults in [
+        "innodb_default_row_format = compact",
+        "innodb_default_row_format = redundant",
+        "default_storage_engine = MyISAM",
+        "character_set_server = gbk",
+        "character_set_server = latin1",
+        "character_set_server = utf8mb3",
+        "collation_server = utf8mb4_bin",
+        "sql_mode = 'ANSI'",
+        "sql_mode = 'ORACLE'",
+        "sql_mode = ''",
+        "sql_mode = 'TRADITIONAL,ONLY_FULL_GROUP_BY,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH'",
+        "init_connect = 'SET autocommit = 0, NAMES latin1, sql_mode = ANSI_QUOTES'",
+        "autocommit = 0",
+        "completion_type = 2",
+        "tx_isolation = 'SERIALIZABLE'",
+        "explicit_defaults_for_timestamp = 0",
+        "innodb_strict_mode = 0",
+        "sql_safe_updates = 1",
+        "sql_select_limit = 1",
+        "time_zone = '+12:00'",
+        "max_join_size = 1",
+        "sql_auto_is_null = 1",
+        "max_allowed_packet = 65536",
+    ] {
+        println!("{defaults}");
+        let name = defaults.split(' ').next().unwrap();
+        let before = mariadb.query(&format!("SELECT @@GLOBAL.{name}")).remove(0).remove(0);
+        mariadb.query(&format!("SET GLOBAL {defaults}"));
+        let database = open(&settings);
+        values_come_back_as_they_went_in(&database);
+        errors_tell_a_taken_key_from_a_refused_statement(&database);
+        a_row_that_is_there_is_not_inserted_again(&database);
+        several_rows_at_once_are_all_there(&database);
+        let before = if before.parse::<u64>().is_ok() { before } else { format!("'{before}'") };
+        mariadb.query(&format!("SET GLOBAL {name} = {before}"));
+        let made = mariadb.query(
+            "SELECT ENGINE, ROW_FORMAT, TABLE_COLLATION FROM information_schema.TABLES \
+             WHERE TABLE_SCHEMA = 'tnv_testdb'",
+        );
+        assert_eq!(made.len(), 2);
+        for table in made {
+            assert_eq!(table[..2], ["InnoDB", "Dynamic"], "{defaults}");
+            assert!(table[2].starts_with("utf8mb4_"), "{defaults}: {table:?}");
+        }
+        mariadb.query("DROP DATABASE tnv_testdb");
+    }
+}
+
+#[test]
+fn a_key_that_is_too_long_for_an_old_table_is_not_called_the_accounts_fault() {
+    let Some(mariadb) = MariaDb::start() else { return };
+    mariadb.query("CREATE DATABASE tnv_testdb");
+    mariadb.query(
+        "CREATE TABLE tnv_testdb.t_file (id varchar(100) NOT NULL PRIMARY KEY, status tinyint, \
+         file_path varchar(512), file_size bigint) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 ROW_FORMAT=COMPACT",
+    );
+    let error = Database::open(&settings_of(&mariadb), &SCHEMA, &Stop::new().unwrap()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(["1071", "1709"].iter().any(|code| error.message().contains(code)), "{error}");
+    assert!(error.message().contains("DYNAMIC"), "{error}");
+    assert!(!error.message().contains("account"), "{error}");
+}
+
+/// MariaDB's root is such an account when it is installed, and root is what `mysql_user` is where it is not set.
+#[test]
+fn an_account_that_logs_in_by_a_socket_is_refused_at_once_with_its_own_advice() {
+    let Some(mariadb) = MariaDb::start() else { return };
+    mariadb.query("CREATE USER local@'%' IDENTIFIED VIA unix_socket");
+    let settings = DbSettings { user: "local".into(), ..settings_of(&mariadb) };
+    let begun = Instant::now();
+    let error = Database::open(&settings, &SCHEMA, &Stop::new().unwrap()).err().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(60), "it was waited for: {error}");
+    assert!(error.message().contains("1698") && error.message().contains("unix_socket"), "{error}");
+}
+
+/// A directory with certificates: `ca.pem`, and `cert.pem` with its `key.pem` for a server of this name.
+fn certificates(scratch: &Scratch, name: &str) -> Option<PathBuf> {
+    let directory = scratch.0.join(name.replace(':', "-"));
+    fs::create_dir_all(&directory).unwrap();
+    let subject = format!("subjectAltName={name}");
+    let make = |args: &[&str]| {
+        let output = Command::new("openssl").args(args).current_dir(&directory).output().ok()?;
+        assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+        Some(())
+    };
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"];
+    let made = make(
+        &[&["req", "-x509", "-subj", "/CN=a test", "-keyout", "ca.key", "-out", "ca.pem"], &key[..]].concat(),
+    )
+    .and_then(|()| {
+        let signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "basicConstraints=CA:FALSE"];
+        let server = ["req", "-x509", "-subj", "/CN=server", "-keyout", "key.pem", "-out", "cert.pem"];
+        make(&[&server[..], &["-addext", &subject], &signed, &key].concat())
+    });
+    if made.is_none() {
+        eprintln!("SKIPPED: openssl is not installed");
+    }
+    made.map(|()| directory)
+}
+
+/// A server with the certificate of that directory.
+fn server_with(directory: &std::path::Path) -> Option<MariaDb> {
+    let option = |name: &str, file: &str| format!("--ssl-{name}={}", directory.join(file).display());
+    MariaDb::start_having(&[&option("ca", "ca.pem"), &option("cert", "cert.pem"), &option("key", "key.pem")])
+}
+
+/// The story: an account with REQUIRE SSL was refused with advice about its password, and there was no way to
+/// use it.
+#[test]
+fn an_account_that_requires_tls_is_served_over_tls_and_refused_clearly_without() {
+    static CIPHER: Sql = Sql::both(
+        "SELECT VARIABLE_VALUE FROM information_schema.SESSION_STATUS WHERE VARIABLE_NAME = 'Ssl_cipher'",
+    );
+    let scratch = Scratch::new("tls");
+    let Some(directory) = certificates(&scratch, "IP:127.0.0.1") else { return };
+    let Some(mariadb) = server_with(&directory) else { return };
+    let plain = plain_account(&mariadb, "REQUIRE SSL");
+    let with = |tls: Tls| DbSettings { tls, ..plain.clone() };
+    let verify = |file: &std::path::Path| with(Tls::Verify { ca_file: Some(file.to_owned()) });
+    let refusal = |settings: &DbSettings| {
+        let begun = Instant::now();
+        let error = Database::open(settings, &SCHEMA, &Stop::new().unwrap()).err().expect("a refusal");
+        assert!(begun.elapsed() < Duration::from_secs(60), "it was waited for: {error}");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        error.message().to_owned()
+    };
+    let text = refusal(&with(Tls::Off));
+    assert!(text.contains("1045") && text.contains("mysql_tls"), "{text}");
+    for settings in [with(Tls::Required), verify(&directory.join("ca.pem"))] {
+        let database = open(&settings);
+        assert_ne!(database.read(&CIPHER, &[]).unwrap()[0].text(0), Ok(""));
+        insert(&database, "1").unwrap();
+        let own = [Value::from("1")];
+        assert_eq!(database.write(&DELETE, own.to_vec()).unwrap().affected, 1);
+        assert_eq!(database.is_absent(&ABSENT, &own), Ok(true));
+        assert!(Database::probe(&settings, &SCHEMA).is_ok());
+    }
+    // A certificate that is not known is refused, at once.
+    let other = certificates(&scratch, "DNS:db.example").unwrap();
+    let text = refusal(&verify(&other.join("ca.pem")));
+    assert!(text.contains("certificate") && text.contains("mysql_tls_ca_file"), "{text}");
+    refusal(&with(Tls::Verify { ca_file: None }));
+    // So is one of another host; without a check of it the connection is made.
+    let Some(misnamed) = server_with(&other) else { return };
+    let at_misnamed = |tls: Tls| DbSettings { tls, ..plain_account(&misnamed, "REQUIRE SSL") };
+    let text = refusal(&at_misnamed(Tls::Verify { ca_file: Some(other.join("ca.pem")) }));
+    assert!(text.contains("certificate"), "{text}");
+    insert(&open(&at_misnamed(Tls::Required)), "1").unwrap();
+    // A server that takes nothing without TLS, and one that has none.
+    misnamed.query("SET GLOBAL require_secure_transport = ON");
+    let text = refusal(&DbSettings { tls: Tls::Off, ..settings_of(&misnamed) });
+    assert!(text.contains("mysql_tls"), "{text}");
+    let Some(bare) = MariaDb::start() else { return };
+    let text = refusal(&DbSettings { tls: Tls::Required, ..settings_of(&bare) });
+    assert!(text.contains("mysql_tls"), "{text}");
+}
+
+/// Names of one to four bytes a character, and the bytes for which Windows-1252 has no character.
+const NAMES: [&str; 7] = [
+    "plain",
+    "Jos\u{e9}",
+    "\u{65e5}\u{672c}\u{8a9e}",
+    "\u{1f3ac}",
+    "\u{20ac}\u{81}\u{9d}",
+    "\u{41f}\u{440}",
+    "\u{fd}\u{ff}",
+];
+
+/// The story: existing servers wrote names over a latin1 connection, and ours found none that is beyond ASCII.
+#[test]
+fn names_written_over_a_latin1_connection_are_found_and_found_from_there() {
+    use mysql::prelude::Queryable;
+    let Some(mariadb) = MariaDb::start() else { return };
+    let settings = DbSettings { charset: Charset::Latin1, ..settings_of(&mariadb) };
+    let database = open(&settings);
+    let mut theirs = rival(&mariadb);
+    theirs.query_drop("SET NAMES latin1").unwrap();
+    for (number, name) in NAMES.iter().enumerate() {
+        let statement =
+            format!("INSERT INTO tnv_testdb.t_file (id, status, file_size) VALUES ('{name}', 0, {number})");
+        theirs.query_drop(statement).unwrap();
+        let rows = select(&database, name);
+        assert_eq!(rows.len(), 1, "{name}");
+        assert_eq!(rows[0].int(2), Ok(number as i64), "{name}");
+    }
+    let read: HashSet<String> =
+        database.read(&ALL, &[]).unwrap().iter().map(|row| row.text(0).unwrap().to_owned()).collect();
+    assert_eq!(read, NAMES.map(str::to_owned).into());
+    for row in database.read_stored(&ALL, &[]).unwrap() {
+        let stored = row.text(0).unwrap();
+        assert!(read.contains(&database.name(stored)), "{stored}");
+        assert_eq!(stored.is_ascii(), stored == "plain");
+    }
+    // What ours write, several at once too, is what such a server reads.
+    thread::scope(|scope| {
+        for name in NAMES {
+            let database = &database;
+            scope.spawn(move || {
+                let params =
+                    vec![format!("{name}-2").into(), 0.into(), name.into(), 7.into(), name.as_bytes().into()];
+                database.write(&INSERT, params).unwrap()
+            });
+        }
+    });
+    for name in NAMES {
+        let statement = format!("SELECT file_path, file_key FROM tnv_testdb.t_file WHERE id = '{name}-2'");
+        let row: (Vec<u8>, Vec<u8>) = theirs.query_first(statement).unwrap().expect("a row");
+        assert_eq!(row, (name.as_bytes().to_vec(), name.as_bytes().to_vec()), "bytes are as they are");
+        assert_eq!(select(&database, &format!("{name}-2"))[0].bytes(4), Ok(name.as_bytes()));
+        assert_eq!(database.is_absent(&ABSENT, &[name.into()]), Ok(false));
+    }
+    // A row in UTF-8 stays readable as what it is.
+    mariadb.query("INSERT INTO tnv_testdb.t_file (id, status) VALUES ('\u{e9}\u{65e5}', 0)");
+    let all = database.read(&ALL, &[]).unwrap();
+    assert!(all.iter().any(|row| row.text(0) == Ok("\u{e9}\u{65e5}")));
 }

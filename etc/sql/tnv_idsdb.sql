@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS `t_id_gen` (
   `own_value` bigint NULL,
   `upper_value` bigint NULL,
   `server_id` bigint NULL
-) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+) ENGINE=InnoDB DEFAULT CHARACTER SET=utf8mb4 ROW_FORMAT=DYNAMIC;
 -- ALTER TABLE `t_id_gen` ADD COLUMN `own_value` bigint NULL;
 -- ALTER TABLE `t_id_gen` ADD COLUMN `upper_value` bigint NULL;
 -- ALTER TABLE `t_id_gen` ADD COLUMN `server_id` bigint NULL;

@@ -15,7 +15,7 @@ CREATE TABLE IF NOT EXISTS `t_file_01` (
   `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
   `checksum` bigint NULL,
   `group_name` varchar(32) NULL
-) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+) ENGINE=InnoDB DEFAULT CHARACTER SET=utf8mb4 ROW_FORMAT=DYNAMIC;
 -- ALTER TABLE `t_file_01` ADD COLUMN `checksum` bigint NULL;
 -- ALTER TABLE `t_file_01` ADD COLUMN `group_name` varchar(32) NULL;
 
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS `t_file_02` (
   `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
   `checksum` bigint NULL,
   `group_name` varchar(32) NULL
-) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+) ENGINE=InnoDB DEFAULT CHARACTER SET=utf8mb4 ROW_FORMAT=DYNAMIC;
 -- ALTER TABLE `t_file_02` ADD COLUMN `checksum` bigint NULL;
 -- ALTER TABLE `t_file_02` ADD COLUMN `group_name` varchar(32) NULL;
 
@@ -45,6 +45,6 @@ CREATE TABLE IF NOT EXISTS `t_file_03` (
   `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
   `checksum` bigint NULL,
   `group_name` varchar(32) NULL
-) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+) ENGINE=InnoDB DEFAULT CHARACTER SET=utf8mb4 ROW_FORMAT=DYNAMIC;
 -- ALTER TABLE `t_file_03` ADD COLUMN `checksum` bigint NULL;
 -- ALTER TABLE `t_file_03` ADD COLUMN `group_name` varchar(32) NULL;

@@ -9,7 +9,7 @@ CREATE TABLE IF NOT EXISTS `t_groups_info` (
   `group_name` varchar(32),
   `create_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP,
   `update_time` timestamp NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP
-) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+) ENGINE=InnoDB DEFAULT CHARACTER SET=utf8mb4 ROW_FORMAT=DYNAMIC;
 
 CREATE TABLE IF NOT EXISTS `t_router` (
   `id` int unsigned NOT NULL AUTO_INCREMENT PRIMARY KEY,
@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS `t_router` (
   `route_key` varbinary(255) NULL,
   UNIQUE KEY `route_key` (route_key),
   KEY `userid` (userid)
-) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;
+) ENGINE=InnoDB DEFAULT CHARACTER SET=utf8mb4 ROW_FORMAT=DYNAMIC;
 -- ALTER TABLE `t_router` ADD COLUMN `route_key` varbinary(255) NULL;
 -- ALTER TABLE `t_router` ADD UNIQUE INDEX `route_key` (route_key);
 -- ALTER TABLE `t_router` ADD INDEX `userid` (userid);

@@ -388,7 +388,7 @@ mod tests {
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU16, Ordering};
-    use tnv_common::db::{Password, Value};
+    use tnv_common::db::{Charset, Password, Tls, Value};
 
     /// The embedded database in a directory of its own, removed at the end.
     struct Bench {
@@ -424,6 +424,8 @@ mod tests {
             user: "root".into(),
             password: Password::default(),
             rw_timeout: Duration::from_secs(30),
+            tls: Tls::Off,
+            charset: Charset::Utf8mb4,
             directory: directory.to_owned(),
             durable: true,
         };

@@ -59,7 +59,7 @@ struct Statements {
     paths_after: Sql,
 }
 
-/// What [`entry`] reads.
+/// What [`Db::entry`] reads.
 macro_rules! entry {
     () => {
         "SELECT id, appid, userid, status, file_path, file_size, checksum, group_name FROM "
@@ -119,7 +119,8 @@ pub struct FileRow {
     pub crc32: Option<u32>,
 }
 
-/// A row as whoever looks through a whole table sees it: anybody's, and of any status.
+/// A row as a walk through a whole table meets it: of any user, and of any status. IDs are as the table
+/// has them (see [`Db::name`]), so that a walk can go on from each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its key.
@@ -230,16 +231,21 @@ impl Db {
     /// workers does not concern this and what follows.
     pub fn page(&self, table: usize, after: Option<&str>) -> Result<Vec<Entry>> {
         let rows = match after {
-            None => self.database.read(&STATEMENTS[table].first, &[PAGE_ROWS.into()]),
-            Some(id) => self.database.read(&STATEMENTS[table].after, &[id.into(), PAGE_ROWS.into()]),
+            None => self.database.read_stored(&STATEMENTS[table].first, &[PAGE_ROWS.into()]),
+            Some(id) => self.database.read_stored(&STATEMENTS[table].after, &[id.into(), PAGE_ROWS.into()]),
         };
-        rows?.iter().map(entry).collect::<Result<_>>().context(|| SCHEMA.tables[table].name)
+        rows?.iter().map(|row| self.entry(row)).collect::<Result<_>>().context(|| SCHEMA.tables[table].name)
+    }
+
+    /// The name that a text of an [`Entry`] stands for.
+    pub fn name(&self, stored: &str) -> String {
+        self.database.name(stored)
     }
 
     /// The row with this very key as it is now.
     pub fn look(&self, table: usize, id: &str) -> Result<Option<Entry>> {
-        let rows = self.database.read(&STATEMENTS[table].look, &[id.into()])?;
-        let entries = rows.iter().map(entry).collect::<Result<Vec<_>>>()?;
+        let rows = self.database.read_stored(&STATEMENTS[table].look, &[id.into()])?;
+        let entries = rows.iter().map(|row| self.entry(row)).collect::<Result<Vec<_>>>()?;
         Ok(entries.into_iter().find(|entry| entry.id == id))
     }
 
@@ -251,7 +257,23 @@ impl Db {
             Some(to) => self.database.read_certain(&statements.paths_to, &[from.into(), to.into()]),
             None => self.database.read_certain(&statements.paths_after, &[from.into()]),
         };
-        rows?.iter().map(|row| Ok(row.opt_text(0)?.unwrap_or_default().to_owned())).collect()
+        rows?.iter().map(|row| Ok(self.name(row.opt_text(0)?.unwrap_or_default()))).collect()
+    }
+
+    fn entry(&self, row: &Row) -> Result<Entry> {
+        let id = row.text(0)?.to_owned();
+        let text = |column| -> Result<String> { Ok(row.opt_text(column)?.unwrap_or_default().to_owned()) };
+        let size = row.opt_int(5)?.and_then(|size| u64::try_from(size).ok());
+        let path = self.name(&text(4)?);
+        Ok(Entry {
+            appid: text(1)?,
+            userid: text(2)?,
+            live: row.opt_int(3)? == Some(LIVE),
+            group: row.opt_text(7)?.map(str::to_owned),
+            // No file has the size of a row that names none.
+            file: FileRow { path, size: size.unwrap_or(u64::MAX), crc32: checksum(row)? },
+            id,
+        })
     }
 
     fn rows(&self, file: &Triple) -> Result<Vec<Row>> {
@@ -282,21 +304,6 @@ fn is_of(row: &Row, file: &Triple) -> Result<bool> {
     Ok((exact || row.opt_int(7)? == Some(1)) && row.opt_int(3)? == Some(LIVE))
 }
 
-fn entry(row: &Row) -> Result<Entry> {
-    let id = row.text(0)?.to_owned();
-    let text = |column| -> Result<String> { Ok(row.opt_text(column)?.unwrap_or_default().to_owned()) };
-    let size = row.opt_int(5)?.and_then(|size| u64::try_from(size).ok());
-    Ok(Entry {
-        appid: text(1)?,
-        userid: text(2)?,
-        live: row.opt_int(3)? == Some(LIVE),
-        group: row.opt_text(7)?.map(str::to_owned),
-        // No file has the size of a row that names none.
-        file: FileRow { path: text(4)?, size: size.unwrap_or(u64::MAX), crc32: checksum(row)? },
-        id,
-    })
-}
-
 /// A checksum that is none is as good as none.
 fn checksum(row: &Row) -> Result<Option<u32>> {
     Ok(row.opt_int(6)?.and_then(|checksum| u32::try_from(checksum).ok()))
@@ -322,7 +329,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use tnv_common::db::{DbSettings, Password};
+    use tnv_common::db::{Charset, DbSettings, Password, Tls};
     use tnv_common::stop::Stop;
     use tnv_common::wire::AppId;
 
@@ -334,6 +341,8 @@ mod tests {
             user: String::new(),
             password: Password::default(),
             rw_timeout: Duration::from_secs(5),
+            tls: Tls::Off,
+            charset: Charset::Utf8mb4,
             directory: scratch.path().join("db"),
             durable: true,
         };

@@ -315,7 +315,8 @@ impl Fsck<'_> {
         *count += 1;
         let Entry { id, appid, userid, file, .. } = entry;
         let remark = fault.told(file).to_string();
-        self.tell(&[fault.kind(), &file.path, appid, userid, id, &remark])
+        let (userid, id) = (self.db.name(userid), self.db.name(id));
+        self.tell(&[fault.kind(), &file.path, appid, &userid, &id, &remark])
     }
 
     /// Each file, and then whether it has a row.

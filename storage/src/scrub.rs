@@ -198,7 +198,7 @@ impl Scrub {
             }
         }
         let told = fault.told(&entry.file);
-        let (path, fileid, userid) = (&entry.file.path, &entry.id, &entry.userid);
+        let (path, fileid, userid) = (&entry.file.path, self.db.name(&entry.id), self.db.name(&entry.userid));
         match fault {
             // It cannot be served anyway, and where its disk is away it is not one file's matter.
             Fault::Path | Fault::Missing | Fault::NotAFile => {
@@ -257,9 +257,9 @@ impl Scrub {
                 if self.read(&entry).is_err() || self.stop.is_set() {
                     return Ok(false);
                 }
-                log::warn!("sound again and back in service: {path}, fileid: {}", at.id);
+                log::warn!("sound again and back in service: {path}, fileid: {}", self.db.name(&at.id));
             }
-            _ => log::info!("{path}, which was damaged, has been deleted, fileid: {}", at.id),
+            _ => log::info!("{path}, which was damaged, has been deleted, fileid: {}", self.db.name(&at.id)),
         }
         self.damaged.remove(path);
         Ok(true)

@@ -71,6 +71,12 @@ impl MariaDb {
         MariaDb::start_with(&["--skip-log-bin"], format!("secret-{:016x}", rand::random::<u64>()))
     }
 
+    /// Starts a server with these options beside those of all.
+    pub fn start_having(options: &[&str]) -> Option<MariaDb> {
+        let options = [&["--skip-log-bin"], options].concat();
+        MariaDb::start_with(&options, format!("secret-{:016x}", rand::random::<u64>()))
+    }
+
     /// Starts a server in a directory of its own in this one, with these options beside those of all, and by a
     /// command, if one is given, whose last arguments become the server's own; it must leave the server its
     /// process number.

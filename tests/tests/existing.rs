@@ -308,6 +308,146 @@ fn a_file_of_an_existing_storage_is_found_as_existing_storages_find_it_and_ours_
     assert_eq!(cluster.file_rows(), 1);
 }
 
+/// A connection as existing servers have it whose client library is that of MySQL 5.7: it sends UTF-8 and says
+/// that it is latin1.
+fn latin1(server: &MariaDb) -> mysql::Conn {
+    let mut conn = mysql::Conn::new(connect_options(server)).expect("connect");
+    conn.query_drop("SET NAMES latin1").expect("SET NAMES");
+    conn
+}
+
+/// The statements of docs/mysql.md that rewrite names, for a table's columns.
+fn rewriting(table: &str, columns: &[&str]) -> Vec<String> {
+    let docs = std::fs::read_to_string(tnv_tests::bins::workspace().join("docs/mysql.md")).expect("docs");
+    let section = docs.split("## Names beyond ASCII").nth(1).expect("the section");
+    let statement = section.split("```sql").nth(1).and_then(|rest| rest.split("```").next()).expect("SQL");
+    let of = |column: &&str| statement.replace("COLUMN", column).replace("TABLE", table);
+    columns.iter().map(of).collect()
+}
+
+/// The story: existing servers wrote over a latin1 connection, the default of MySQL 5.7's client library, so that
+/// `é` stands in the tables as `Ã©`. Ours found none of these users and files, and said nothing.
+#[test]
+fn names_beyond_ascii_of_existing_servers_over_latin1_are_said_found_and_rewritten() {
+    let (user, file) = ("Jos\u{e9}-\u{65e5}\u{672c}", "\u{1f3ac} \u{20ac}\u{81}");
+    let table = format!("tnv_storagedb.t_file_0{}", raw::table_of(user));
+    let Some((server, mut conn)) = deployment(&[
+        "INSERT INTO tnv_trackerdb.t_groups_info (group_name) VALUES ('group001'), ('group002')",
+    ]) else {
+        return;
+    };
+    let mut theirs = latin1(&server);
+    let [path, plain, later] =
+        ["0AB", "0AC", "0AD"].map(|digits| format!("../data/000/000/000/5F9E3FA7_{digits}"));
+    for statement in [
+        format!(
+            "INSERT INTO tnv_trackerdb.t_router (appid, userid, group_name) VALUES ('tnvideo', '{user}', 'group001')"
+        ),
+        format!(
+            "INSERT INTO {table} (id, appid, userid, status, file_path, file_size) \
+             VALUES ('{file}', 'tnvideo', '{user}', 0, '{path}', 8), ('plain', 'tnvideo', '{user}', 0, '{plain}', 8)"
+        ),
+    ] {
+        theirs.query_drop(statement).expect("an existing server's insert");
+    }
+    let prepare = |name: &str, charset: &str| {
+        let mut builder = Builder::new(name).groups(&["group001", "group002"], 1).db(Db::Maria(&server));
+        for part in [Part::Tracker, Part::Id, Part::Storage] {
+            builder = builder.set(part, "mysql_charset", charset);
+        }
+        let cluster = builder.set(Part::Storage, "tnv_scrub_rate", 0).prepare();
+        for path in [&path, &plain] {
+            place(&cluster, path, b"existing");
+        }
+        cluster
+    };
+    let said = |cluster: &Cluster| -> Vec<bool> {
+        let logs = [&cluster.trackers[0], &cluster.storages[0]].map(|part| part.log_of_run());
+        logs.iter().map(|log| log.contains("mysql_charset")).collect()
+    };
+    let served = |cluster: &Cluster, fileid: &str| {
+        raw::ask(cluster.storage(), &raw::download("tnvideo", user, fileid, 0, 0)).status == 0
+    };
+
+    let mut cluster = prepare("utf8-over-latin1", "utf8mb4");
+    cluster.start_all();
+    assert_eq!(said(&cluster), [true, true], "the start says so");
+    assert!(!served(&cluster, file));
+    drop(cluster);
+
+    let mut cluster = prepare("latin1", "latin1");
+    cluster.start_all();
+    assert_eq!(said(&cluster), [false, false]);
+    for fileid in [file, "plain"] {
+        assert!(served(&cluster, fileid), "{fileid}");
+    }
+    let route = raw::ask(cluster.tracker(), &raw::addresses("tnvideo", user)).success(100);
+    assert_eq!(&route[..8], b"group001");
+    // What ours write, such servers read.
+    let new_user = "Fran\u{e7}oise";
+    raw::ask(cluster.tracker(), &raw::addresses("tnvideo", new_user)).success(100);
+    cluster.put(user, "\u{65e5}", b"from ours");
+    let route: Option<String> = theirs
+        .query_first(format!("SELECT group_name FROM tnv_trackerdb.t_router WHERE userid = '{new_user}'"))
+        .expect("an existing tracker's query");
+    assert!(route.is_some());
+    let size: Option<i64> = theirs
+        .query_first(format!("SELECT file_size FROM {table} WHERE id = '\u{65e5}' AND userid = '{user}'"))
+        .expect("an existing storage's query");
+    assert_eq!(size, Some(9));
+    // Rows in either character set: --fsck meets each of them.
+    conn.query_drop(format!(
+        "INSERT INTO {table} (id, appid, userid, status, file_path, file_size) VALUES \
+         ('\u{672c}\u{8a9e}', 'tnvideo', '{user}', 0, '{later}', 8)"
+    ))
+    .expect("a row in UTF-8");
+    place(&cluster, &later, b"existing");
+    fsck(&cluster, 0, &["--min-age", "0"]).assert_agrees();
+    drop(cluster);
+
+    // Once no such server is left, the rows are rewritten and the key is removed.
+    for statement in
+        rewriting("tnv_trackerdb.t_router", &["userid"]).iter().chain(&rewriting(&table, &["id", "userid"]))
+    {
+        // Twice: they may be run again.
+        for statement in [statement.as_str(); 2].iter().flat_map(|text| text.trim().split_terminator(';')) {
+            conn.query_drop(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
+        }
+    }
+    let mut cluster = prepare("rewritten", "utf8mb4");
+    place(&cluster, &later, b"existing");
+    cluster.start_all();
+    assert_eq!(said(&cluster), [false, false]);
+    for fileid in [file, "plain", "\u{672c}\u{8a9e}"] {
+        assert_eq!(
+            raw::ask(cluster.storage(), &raw::filesize("tnvideo", user, fileid)).status,
+            0,
+            "{fileid}"
+        );
+    }
+    let route = raw::ask(cluster.tracker(), &raw::addresses("tnvideo", user)).success(100);
+    assert_eq!(&route[..8], b"group001");
+    let routes: u64 =
+        conn.query_first("SELECT COUNT(*) FROM tnv_trackerdb.t_router").expect("query").expect("a count");
+    assert_eq!(routes, 2, "nobody got a second row");
+}
+
+/// Neither was said: such a database loses rows of acknowledged uploads in a crash.
+#[test]
+fn a_database_that_may_lose_acknowledged_rows_is_said_at_the_start() {
+    let Some((server, mut conn)) = deployment(&[]) else { return };
+    let mut cluster = Builder::new("loose").db(Db::Maria(&server)).prepare();
+    let tracker = &mut cluster.trackers[0];
+    let said = |log: String| ["MyISAM", "innodb_flush_log_at_trx_commit"].map(|word| log.contains(word));
+    tracker.start();
+    assert_eq!(said(tracker.log_of_run()), [false, false]);
+    tracker.kill();
+    conn.query_drop("ALTER TABLE tnv_trackerdb.t_router ENGINE=MyISAM").expect("alter");
+    conn.query_drop("SET GLOBAL innodb_flush_log_at_trx_commit = 2").expect("set");
+    tracker.start();
+    assert_eq!(said(tracker.log_of_run()), [true, true]);
+}
+
 #[test]
 fn the_tables_collation_makes_no_two_files_one() {
     let Some((server, _conn)) = deployment(&[]) else { return };

@@ -230,7 +230,7 @@ mod tests {
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
     use std::time::Duration;
-    use tnv_common::db::{Password, Value};
+    use tnv_common::db::{Charset, Password, Tls, Value};
     use tnv_common::wire::{AppId, UserId};
 
     /// The embedded database in a directory of its own, removed at the end.
@@ -274,6 +274,8 @@ mod tests {
             user: "root".into(),
             password: Password::default(),
             rw_timeout: Duration::from_secs(30),
+            tls: Tls::Off,
+            charset: Charset::Utf8mb4,
             directory: directory.to_owned(),
             durable: true,
         }

@@ -299,7 +299,7 @@ mod tests {
     use crate::db::AddGroups;
     use crate::globals::Settings;
     use tnv_common::allow::AllowList;
-    use tnv_common::db::{DbSettings, Password};
+    use tnv_common::db::{Charset, DbSettings, Password, Tls};
     use tnv_common::wire::{AppId, HostName, UserId};
 
     /// The commands on an embedded database, with one group of one active storage.
@@ -309,6 +309,8 @@ mod tests {
             user: "root".into(),
             password: Password::default(),
             rw_timeout: Duration::from_secs(30),
+            tls: Tls::Off,
+            charset: Charset::Utf8mb4,
             directory: directory.to_owned(),
             durable: true,
         };

@@ -4,6 +4,7 @@
 
 use super::kinds::*;
 use super::part::Part;
+use crate::db::{Charset, TlsMode};
 use crate::wire::names::{AppId, GroupName, UserId};
 
 /// A key, and with its kind the type of its value.
@@ -255,6 +256,21 @@ keys! {
 
     /// The longest wait for MySQL to answer a statement.
     MYSQL_RW_TIMEOUT: Seconds = Seconds(1, DAY), "mysql_rw_timeout", DATABASES, "30", None;
+
+    /// Whether connections to MySQL are encrypted. `off`: not. `required`: with TLS, without a check of
+    /// the server's certificate; enough for an account that has REQUIRE SSL. `verify`: with TLS, and the server's
+    /// certificate must be valid and for the host that `mysql_addrs` names. With both, a server without TLS is
+    /// refused.
+    MYSQL_TLS: Choice<TlsMode> = Choice(TlsMode::CHOICES), "mysql_tls", DATABASES, "off", None;
+
+    /// A file with certificates (PEM) that the certificate of the MySQL server may be signed with, beside the
+    /// public ones. For `mysql_tls = verify`.
+    MYSQL_TLS_CA_FILE: OptionalPath = OptionalPath, "mysql_tls_ca_file", DATABASES, "", Some("/etc/tnv/mysql-ca.pem");
+
+    /// The character set in which the other servers of the deployment talk to MySQL. `latin1` where existing
+    /// servers run, or ran, with the client library of MySQL 5.7 or before and its default: names beyond ASCII
+    /// then stand in the tables byte by byte, and are found and written so. All servers of a database need the same.
+    MYSQL_CHARSET: Choice<Charset> = Choice(Charset::CHOICES), "mysql_charset", DATABASES, "utf8mb4", Some("latin1");
 
     /// How long an entry of the cache is good for. The cache is in the server's memory; the key has
     /// its name from the Redis that existing servers need. 0 turns the cache off.

@@ -110,6 +110,22 @@ impl Kind for YesNo {
     }
 }
 
+/// One of a few words, each with what it stands for.
+pub struct Choice<T: 'static>(pub &'static [(&'static str, T)]);
+
+impl<T: Copy + Sync + 'static> Kind for Choice<T> {
+    type Value = T;
+
+    fn form(&self) -> String {
+        let words: Vec<_> = self.0.iter().map(|(word, _)| *word).collect();
+        words.join(" or ")
+    }
+
+    fn parse(&self, text: &str) -> Result<T, String> {
+        self.0.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| quoted(text))
+    }
+}
+
 /// A number of bytes, or a share of something.
 pub struct Size;
 

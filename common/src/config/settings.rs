@@ -9,7 +9,7 @@ use rustix::process::{Resource, getrlimit};
 use super::keys::{self, AnyKey};
 use super::{Config, Fault, Part, read};
 use crate::allow::AllowList;
-use crate::db::{DbSettings, Password};
+use crate::db::{DbSettings, Password, Tls, TlsMode};
 use crate::limits::RESERVED_FDS;
 use crate::link::LinkSecrets;
 use crate::net;
@@ -19,6 +19,9 @@ use crate::text;
 
 /// Longer than any password; a longer file is the wrong one.
 const PASSWORD_FILE_BYTES_MAX: usize = 4096;
+
+/// Far more than all public certificates together; a longer file is the wrong one.
+const CA_FILE_BYTES_MAX: usize = 4 << 20;
 
 /// What every server needs to know.
 #[derive(Clone, Debug)]
@@ -72,6 +75,8 @@ impl Config {
             user: self.get(&keys::MYSQL_USER)?,
             password: self.password()?,
             rw_timeout: self.get(&keys::MYSQL_RW_TIMEOUT)?,
+            tls: self.mysql_tls()?,
+            charset: self.get(&keys::MYSQL_CHARSET)?,
             directory: self.get(&keys::TNV_DB_PATH)?,
             durable: true,
         })
@@ -117,6 +122,26 @@ impl Config {
             let got = format!("{}: {error}", file.display());
             self.fault(&keys::MYSQL_PASS_FILE, got, "a file with the password as its first line")
         })
+    }
+
+    fn mysql_tls(&self) -> Result<Tls, Fault> {
+        let (mode, file) = (self.get(&keys::MYSQL_TLS)?, self.get(&keys::MYSQL_TLS_CA_FILE)?);
+        match (mode, file) {
+            (TlsMode::Off, None) => Ok(Tls::Off),
+            (TlsMode::Required, None) => Ok(Tls::Required),
+            (TlsMode::Verify, None) => Ok(Tls::Verify { ca_file: None }),
+            (TlsMode::Verify, Some(file)) => match check_certificates(&file) {
+                Ok(()) => Ok(Tls::Verify { ca_file: Some(file) }),
+                Err(error) => {
+                    let got = format!("{}: {error}", file.display());
+                    Err(self.fault(&keys::MYSQL_TLS_CA_FILE, got, "a file with certificates (PEM)"))
+                }
+            },
+            (TlsMode::Off | TlsMode::Required, Some(_)) => {
+                let got = "a file that would not be used";
+                Err(self.fault(&keys::MYSQL_TLS_CA_FILE, got, "mysql_tls = verify beside it"))
+            }
+        }
     }
 
     /// The secrets of signed links, where links are to be signed.
@@ -183,6 +208,17 @@ impl Config {
             overruled.push((&keys::TNV_MAX_CONNS, text));
         }
         overruled
+    }
+}
+
+/// Whether a file may be what the driver reads at each connect.
+fn check_certificates(file: &Path) -> Result<(), String> {
+    let bytes = read(file, CA_FILE_BYTES_MAX).map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&bytes);
+    match () {
+        () if bytes.len() > CA_FILE_BYTES_MAX => Err(format!("over {CA_FILE_BYTES_MAX} bytes")),
+        () if !text.contains("-----BEGIN CERTIFICATE-----") => Err("no BEGIN CERTIFICATE in it".to_owned()),
+        () => Ok(()),
     }
 }
 

@@ -3,12 +3,14 @@
 //!
 //! - `schema`: how a server declares its tables and statements.
 //! - `value`: parameters and rows.
+//! - `charset`: how names beyond ASCII stand in the tables.
 //! - `writer`, `queue`: the one thread that commits, in groups, and how statements and answers pass between
 //!   it and its callers.
 //! - `pool`, `mysql`, `sqlite`: connections, and the two databases.
 //!
 //! All statements are prepared; values reach the database as parameters and never as SQL.
 
+mod charset;
 mod mysql;
 mod pool;
 mod queue;
@@ -21,8 +23,9 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use charset::Charset;
 pub use schema::{Column, Index, Schema, Sql, Table};
-pub use settings::{DbSettings, Password};
+pub use settings::{DbSettings, Password, Tls, TlsMode};
 pub use value::{Row, Value};
 pub use writer::Written;
 
@@ -103,6 +106,24 @@ impl Database {
         }
     }
 
+    /// The rows of a query, with names as they stand in the table, in the parameters too: for walks through a
+    /// table in the order of its key, which must meet each row whatever character set its name was written in.
+    /// [`Database::name`] makes a name of one.
+    pub fn read_stored(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
+        match &self.shared.reader {
+            Reader::Mysql(mysql) => mysql.read_stored(sql, params),
+            Reader::Sqlite(sqlite) => sqlite.read(sql, params),
+        }
+    }
+
+    /// The name that a text of [`Database::read_stored`] stands for.
+    pub fn name(&self, stored: &str) -> String {
+        match &self.shared.reader {
+            Reader::Mysql(mysql) => mysql.name(stored),
+            Reader::Sqlite(_) => stored.to_owned(),
+        }
+    }
+
     /// Runs one INSERT, UPDATE or DELETE and returns when it is committed, and durable as far as
     /// [`DbSettings::durable`] says.
     ///
@@ -122,12 +143,13 @@ impl Database {
     }
 
     /// The rows of a query, so that what is not among them is absent for certain, in the sense and
-    /// under the conditions of [`Database::is_absent`]. Of several servers' rows it gives all.
+    /// under the conditions of [`Database::is_absent`]. Of several servers' rows it gives all. Names are as in
+    /// [`Database::read_stored`].
     pub fn read_certain(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
         self.certain(sql, params, false)
     }
 
-    /// `any`: the rows of one server are enough.
+    /// `any`: the rows of one server are enough, and names are not those of the table.
     fn certain(&self, sql: &'static Sql, params: &[Value], any: bool) -> Result<Vec<Row>> {
         self.shared.writer.settle(SETTLE_TIMEOUT)?;
         match &self.shared.reader {

@@ -7,12 +7,11 @@
 //! Accounts may log in by `mysql_native_password`, `caching_sha2_password` (without TLS: by the
 //! server's RSA key) and `ed25519`. What else a server may ask for (`sha256_password`, PAM, GSSAPI,
 //! `unix_socket`) is a clear error, save MariaDB's `parsec`, at which the crate panics unless it is
-//! built with `client_parsec`. There is no TLS.
+//! built with `client_parsec`. TLS is the crate's too (rustls with ring), where `mysql_tls` asks for it.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::result::Result as StdResult;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,12 +19,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
-use mysql::{Conn, DriverError, OptsBuilder};
+use mysql::{Conn, DriverError, OptsBuilder, SslOpts};
 
 use super::ROWS_MAX;
+use super::charset::Charset;
 use super::pool::{Lease, Pool};
-use super::schema::{Schema, Sql};
-use super::settings::DbSettings;
+use super::schema::{Schema, Sql, Table};
+use super::settings::{DbSettings, Tls};
 use super::value::{Row, Value};
 use super::writer::{CommitFault, Engine, Fault, Written};
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +33,7 @@ use crate::fail;
 use crate::limits::CONNECT_TIMEOUT;
 use crate::net;
 use crate::stop::Stop;
+use crate::wire::names::shown;
 
 const DEFAULT_PORT: u16 = 3306;
 
@@ -66,6 +67,9 @@ const ROWS_AT_ONCE_MAX: usize = 64;
 
 /// Up to here there is a statement for each number of rows, beyond it for the powers of two.
 const ROWS_EXACT_MAX: usize = 8;
+
+/// What stands for no limit of rows. With a limit an answer would be cut without a word.
+const NO_LIMIT: u64 = u64::MAX;
 
 /// A wait for row locks ends before the wait for the server's answer does, so that it is the
 /// server that says so and the connection stays sound. In seconds, as the server wants it.
@@ -111,6 +115,27 @@ const WRONG: [u16; 18] = [
 /// The account lacks a right; the table is not there.
 const AMISS: [u16; 3] = [1142, 1143, 1146];
 
+/// The account may not log in with what it gave.
+const DENIED: u16 = 1045;
+
+/// The account does not log in by a password: MariaDB's root, as it is installed, does so by a socket.
+const NO_PASSWORD_DOES: u16 = 1698;
+
+/// The account lacks a right on what is to be made.
+const NOT_GRANTED: [u16; 4] = [1044, 1142, 1227, 1370];
+
+/// The server takes no connection without TLS, whatever the account.
+const TLS_WANTED: u16 = 3159;
+
+/// A key is longer than the row format of its table has room for.
+const KEY_TOO_LONG: [u16; 2] = [1071, 1709];
+
+/// Rows at each end of a table that are read when the server starts: about 1 MiB, in some 10 ms.
+const SAMPLE_ROWS: usize = 5_000;
+
+/// The character set of columns of bytes, as the server numbers it.
+const BINARY: u16 = 63;
+
 /// What another server did at the same moment: database, table, column or index is there already.
 const DONE_BY_ANOTHER: [u16; 4] = [1007, 1050, 1060, 1061];
 
@@ -147,13 +172,28 @@ impl Mysql {
         self.server.clone()
     }
 
+    /// The rows of a query.
+    pub fn read(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
+        self.read_in(self.connector.settings.charset, sql, params)
+    }
+
+    /// The same with names as they stand in the table.
+    pub fn read_stored(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
+        self.read_in(Charset::Utf8mb4, sql, params)
+    }
+
+    /// The name that a text of the table stands for.
+    pub fn name(&self, stored: &str) -> String {
+        self.connector.settings.charset.decode(stored.to_owned())
+    }
+
     /// A query asked again does no harm, so a connection that went stale in the pool costs nothing
     /// but a second attempt on a fresh one.
-    pub fn read(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
+    fn read_in(&self, charset: Charset, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
         let mut lease = self.readers.lease(LEASE_TIMEOUT)?;
         if let Some((mut connection, idle)) = lease.reused.take() {
             if self.is_usable(&mut connection, idle) {
-                let answer = query(&mut connection.conn, sql.mysql, params);
+                let answer = query(&mut connection.conn, charset, sql.mysql, params);
                 self.connector.judge(&mut connection, &answer);
                 match answer {
                     Err(Failure::Broken { timed_out: false, hopeless: false, .. }) => {}
@@ -167,7 +207,7 @@ impl Mysql {
         loop {
             let connected = self.connector.connect(Scope::Database);
             let mut connection = connected.map_err(NotConnected::into_error)?;
-            let answer = query(&mut connection.conn, sql.mysql, params);
+            let answer = query(&mut connection.conn, charset, sql.mysql, params);
             self.connector.judge(&mut connection, &answer);
             servers_left -= 1;
             match answer {
@@ -194,12 +234,13 @@ impl Mysql {
     /// Where the read and a transaction wait for each other, InnoDB ends the read, which has changed
     /// nothing: it is asked again, a little later each time.
     pub fn read_certain(&self, sql: &'static Sql, params: &[Value], any: bool) -> Result<Vec<Row>> {
+        let charset = if any { self.connector.settings.charset } else { Charset::Utf8mb4 };
         let ask = |index| {
             let connected = self.connector.connect_to(index, Scope::Database);
             let mut connection = connected.map_err(NotConnected::into_error)?;
             let mut attempt = 1;
             loop {
-                match query(&mut connection.conn, sql.mysql, params) {
+                match query(&mut connection.conn, charset, sql.mysql, params) {
                     Err(Failure::Told(DEADLOCK, _)) if attempt < CERTAIN_ATTEMPTS => {
                         thread::sleep(Duration::from_millis(1 << attempt));
                         attempt += 1;
@@ -282,8 +323,9 @@ impl Engine for MysqlEngine {
     }
 
     fn execute(&mut self, sql: &'static Sql, params: &[Value]) -> StdResult<Written, Fault> {
+        let charset = self.connector.settings.charset;
         let connection = self.connection.as_mut().ok_or_else(|| Fault::Lost(no_connection()))?;
-        let written = write(&mut connection.conn, sql.mysql, params);
+        let written = write(&mut connection.conn, charset, sql.mysql, params);
         self.judged(written).map_err(|(failure, address)| failure.to_fault(&address))
     }
 
@@ -301,8 +343,9 @@ impl Engine for MysqlEngine {
         let Some(insert) = insert.filter(|insert| rows.iter().all(|row| row.len() == insert.columns)) else {
             return Err(Fault::Refused(Error::new(ErrorKind::Internal, "these rows fit no common INSERT")));
         };
+        let charset = self.connector.settings.charset;
         let connection = self.connection.as_mut().ok_or_else(|| Fault::Lost(no_connection()))?;
-        let params = rows.iter().copied().flatten().map(parameter).collect();
+        let params = rows.iter().copied().flatten().map(|value| parameter(charset, value)).collect();
         let inserted =
             connection.conn.exec_drop(insert.of_rows(rows.len()), mysql::Params::Positional(params));
         let inserted = inserted.map_err(Failure::from);
@@ -382,8 +425,8 @@ struct Connection {
     address: String,
     /// Its index in the configuration.
     index: usize,
-    /// As resolved.
-    peer: SocketAddr,
+    /// What the driver connected to.
+    peer: Peer,
     /// A query was answered or a transaction committed on it.
     has_served: bool,
 }
@@ -395,6 +438,14 @@ struct Connector {
     /// Index of the address to be tried first: the one that was connected to last, or the next one
     /// where it did not serve.
     last_good: AtomicUsize,
+}
+
+/// What the driver connects to.
+#[derive(Clone)]
+struct Peer {
+    /// A number, or, where the server's certificate must be for that name, the name.
+    host: String,
+    port: u16,
 }
 
 /// What a connection is bound to.
@@ -490,16 +541,23 @@ impl Connector {
         }
     }
 
-    /// The host's addresses in turn; the driver would stop at the first that does not answer.
+    /// The host's addresses in turn; the driver would stop at the first that does not answer. It does so where the
+    /// certificate must be for the host's name: it takes the name from what it connects to.
     fn connect_to(&self, index: usize, scope: Scope) -> StdResult<Connection, NotConnected> {
         let address = self.settings.addresses[index].as_str();
         let resolved = net::resolve(address, DEFAULT_PORT).map_err(|error| match error.kind() {
             ErrorKind::Invalid => NotConnected::Refused(error.context("mysql_addrs")),
             _ => NotConnected::Unreachable(error.context(format!("connect to MySQL at {address}"))),
         })?;
+        let mut peers: Vec<Peer> =
+            resolved.iter().map(|peer| Peer { host: peer.ip().to_string(), port: peer.port() }).collect();
+        if matches!(self.settings.tls, Tls::Verify { .. }) {
+            peers.truncate(1);
+            peers.iter_mut().for_each(|peer| peer.host = host_of(address).to_owned());
+        }
         let mut failed = None;
-        for peer in resolved {
-            match self.log_in(peer, scope, self.settings.rw_timeout) {
+        for peer in peers {
+            match self.log_in(&peer, scope, self.settings.rw_timeout) {
                 Ok(conn) => {
                     let address = address.to_owned();
                     return Ok(Connection { conn, address, index, peer, has_served: false });
@@ -516,7 +574,7 @@ impl Connector {
     /// Connects, makes what of the schema is missing, and learns what the server is.
     fn connect_and_prepare(&self, schema: &Schema) -> StdResult<(Connection, String), NotConnected> {
         let mut connection = self.connect(Scope::Server)?;
-        let (conn, peer) = (&mut connection.conn, connection.peer);
+        let (conn, peer) = (&mut connection.conn, &connection.peer);
         let prepared = missing(conn, schema).and_then(|missing| {
             if missing.database.is_some() || !missing.tables.is_empty() {
                 // On a connection of its own, which waits for longer: a table may be large.
@@ -524,6 +582,7 @@ impl Connector {
                 make(&mut patient, schema.database, &missing)?;
             }
             conn.select_db(schema.database)?;
+            look_at(conn, schema, self.settings.charset)?;
             version(conn)
         });
         self.judge(&mut connection, &prepared);
@@ -532,7 +591,7 @@ impl Connector {
         Ok((connection, server))
     }
 
-    fn log_in(&self, peer: SocketAddr, scope: Scope, rw_timeout: Duration) -> StdResult<Conn, Failure> {
+    fn log_in(&self, peer: &Peer, scope: Scope, rw_timeout: Duration) -> StdResult<Conn, Failure> {
         let settings = &self.settings;
         let lock_wait = (rw_timeout.as_secs() / 2).clamp(1, LOCK_WAIT_SECS_MAX);
         // By name of the statement: the variable's name is another in MariaDB than in MySQL. Statements
@@ -540,11 +599,14 @@ impl Connector {
         let isolation = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
         let session = format!(
             "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
-             SESSION autocommit = 1, SESSION innodb_lock_wait_timeout = {lock_wait}"
+             SESSION autocommit = 1, SESSION innodb_lock_wait_timeout = {lock_wait}, \
+             SESSION sql_select_limit = {NO_LIMIT}, SESSION sql_big_selects = 1, SESSION completion_type = 0, \
+             SESSION sql_safe_updates = 0, SESSION sql_auto_is_null = 0"
         );
         let options = OptsBuilder::new()
-            .ip_or_hostname(Some(peer.ip().to_string()))
-            .tcp_port(peer.port())
+            .ip_or_hostname(Some(peer.host.as_str()))
+            .tcp_port(peer.port)
+            .ssl_opts(ssl_options(&settings.tls))
             .prefer_socket(false)
             .user(Some(settings.user.as_str()))
             .pass(Some(settings.password.expose()))
@@ -571,20 +633,54 @@ impl Connector {
     fn refusal(&self, address: &str, failure: &Failure) -> Error {
         let (user, database) = (&self.settings.user, self.database);
         let hint = match failure {
-            Failure::Told(1045 | 1698, _) => {
-                "check mysql_user and mysql_pass (or mysql_pass_file)".to_owned()
+            Failure::Told(DENIED, _) if self.settings.tls == Tls::Off => {
+                "check mysql_user and mysql_pass (or mysql_pass_file); an account that needs TLS (REQUIRE SSL) is \
+                 refused in the same words: for it set mysql_tls"
+                    .to_owned()
             }
-            Failure::Told(1044 | 1142 | 1227 | 1370, _) => {
+            Failure::Told(DENIED, _) => "check mysql_user and mysql_pass (or mysql_pass_file)".to_owned(),
+            Failure::Told(NO_PASSWORD_DOES, _) => {
+                "this account logs in without a password and from its own host alone (unix_socket): make one with a \
+                 password, and name it in mysql_user and mysql_pass (or mysql_pass_file)"
+                    .to_owned()
+            }
+            Failure::Told(TLS_WANTED, _) => "it takes no connection without TLS: set mysql_tls".to_owned(),
+            Failure::Told(code, _) if NOT_GRANTED.contains(code) => {
                 format!(
                     "grant the user what it lacks on {database}, or make its tables, columns and indexes from etc/sql"
                 )
             }
+            Failure::Told(code, _) if KEY_TOO_LONG.contains(code) => {
+                "the table's row format is too old for its key: it must be DYNAMIC (in MySQL 5.6 that needs \
+                 innodb_file_format = Barracuda and innodb_large_prefix = ON)"
+                    .to_owned()
+            }
             Failure::Told(1130, _) => "let this host log in there".to_owned(),
-            _ => "check mysql_addrs and the account".to_owned(),
+            Failure::Told(..) => "the server's error says why; docs/mysql.md has what TNV needs of it".to_owned(),
+            Failure::Broken { .. } if self.settings.tls != Tls::Off => {
+                "check mysql_addrs, mysql_tls, mysql_tls_ca_file and the account".to_owned()
+            }
+            Failure::Broken { .. } => "check mysql_addrs and the account".to_owned(),
         };
         let text =
             format!("MySQL at {address} refuses user '{user}', database '{database}': {failure}; {hint}");
         Error::new(ErrorKind::Unavailable, text)
+    }
+}
+
+/// The host of `host`, `host:port`, `[v6]` or `[v6]:port` that was resolved.
+fn host_of(address: &str) -> &str {
+    match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, _)) => host,
+        None => address.rsplit_once(':').map_or(address, |(host, _)| host),
+    }
+}
+
+fn ssl_options(tls: &Tls) -> Option<SslOpts> {
+    match tls {
+        Tls::Off => None,
+        Tls::Required => Some(SslOpts::default().with_danger_accept_invalid_certs(true)),
+        Tls::Verify { ca_file } => Some(SslOpts::default().with_root_cert_path(ca_file.clone())),
     }
 }
 
@@ -630,8 +726,12 @@ impl From<mysql::Error> for Failure {
                 | DriverError::CleartextPluginDisabled
                 | DriverError::UnsupportedProtocol(_)
                 | DriverError::Protocol41NotSet
+                | DriverError::TlsNotSupported
                 | DriverError::MismatchedStmtParams(..)),
             ) => Failure::Broken { text: error.to_string(), timed_out: false, hopeless: true },
+            mysql::Error::TlsError(error) => {
+                Failure::Broken { text: format!("TLS: {error}"), timed_out: false, hopeless: true }
+            }
             error => broken(error.to_string()),
         }
     }
@@ -650,7 +750,9 @@ impl Failure {
     fn of_socket(error: &io::Error) -> Failure {
         let timed_out = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
         let text = if timed_out { "no answer in time".to_owned() } else { error.to_string() };
-        Failure::Broken { text, timed_out, hopeless: false }
+        // What rustls says of a certificate or of what is no TLS at all.
+        let hopeless = error.kind() == io::ErrorKind::InvalidData;
+        Failure::Broken { text, timed_out, hopeless }
     }
 
     /// Whether this server will not do it for anybody, and another may.
@@ -739,6 +841,7 @@ const HAS_DATABASE: &str = "SELECT 1 FROM information_schema.SCHEMATA WHERE SCHE
 const HAS_TABLE: &str = "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?";
 const HAS_COLUMN: &str = "SELECT 1 FROM information_schema.COLUMNS \
      WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND COLUMN_NAME = ?";
+const ENGINES: &str = "SELECT TABLE_NAME, ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = ?";
 const HAS_INDEX: &str = "SELECT 1 FROM information_schema.STATISTICS \
      WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND INDEX_NAME = ? LIMIT 1";
 
@@ -791,13 +894,86 @@ fn make(conn: &mut Conn, database: &str, missing: &Missing) -> StdResult<(), Fai
     missing.tables.iter().try_for_each(|sql| run(conn, sql))
 }
 
+/// Looks at what makes a server unsafe or its rows hard to find, and says it. None of it is wrong for every
+/// deployment, so none of it keeps a server from starting.
+fn look_at(conn: &mut Conn, schema: &Schema, charset: Charset) -> StdResult<(), Failure> {
+    let engines = query(conn, Charset::Utf8mb4, ENGINES, &[schema.database.into()])?;
+    for (table, engine) in engines.iter().filter_map(|row| Some((row.text(0).ok()?, row.text(1).ok()?))) {
+        let ours = schema.tables.iter().any(|known| known.name == table);
+        if ours && engine.eq_ignore_ascii_case("MyISAM") {
+            log::warn!(
+                "table {}.{table} is of the engine {engine}, which has no transactions: a crash of MySQL loses or \
+                 damages rows that were acknowledged; run: ALTER TABLE {}.{table} ENGINE=InnoDB ROW_FORMAT=DYNAMIC",
+                schema.database,
+                schema.database
+            );
+        }
+    }
+    match query(conn, Charset::Utf8mb4, "SELECT @@GLOBAL.innodb_flush_log_at_trx_commit", &[]) {
+        Ok(rows) => {
+            if let Some(value) = rows.first().and_then(|row| row.int(0).ok()).filter(|value| *value != 1) {
+                log::warn!(
+                    "MySQL has innodb_flush_log_at_trx_commit = {value}: a power cut or crash of its host loses rows \
+                     that were acknowledged; set it to 1"
+                );
+            }
+        }
+        // Other servers that talk this protocol may not have it.
+        Err(Failure::Told(..)) => {}
+        Err(failure) => return Err(failure),
+    }
+    for table in schema.tables {
+        match foreign_names(conn, table, charset) {
+            Ok(None) => {}
+            Ok(Some(found)) => log::warn!("database {}, {found}", schema.database),
+            Err(Failure::Told(code, text)) => {
+                log::info!("the names in {} were not looked at: error {code}: {text}", table.name);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(())
+}
+
+/// What is to be said of names that were written in another character set than the one that is configured, going
+/// by the rows at both ends of a table.
+fn foreign_names(conn: &mut Conn, table: &Table, charset: Charset) -> StdResult<Option<String>, Failure> {
+    let names = table.mysql_names();
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let columns = names.join(", ");
+    let (mut looked_at, mut foreign, mut example) = (0, 0, None);
+    for order in ["id", "id DESC"] {
+        let sample = format!("SELECT {columns} FROM `{}` ORDER BY {order} LIMIT {SAMPLE_ROWS}", table.name);
+        for row in conn.query_iter(sample)? {
+            let row = row_of(row?, Charset::Utf8mb4)?;
+            looked_at += 1;
+            let mut texts = (0..row.len()).filter_map(|column| row.opt_text(column).ok().flatten());
+            if let Some(text) = texts.find(|text| charset.is_foreign(text)) {
+                foreign += 1;
+                example.get_or_insert_with(|| shown(text.as_bytes()));
+            }
+        }
+    }
+    Ok(example.map(|example| {
+        let other = charset.other();
+        format!(
+            "table {}: {foreign} of {looked_at} rows have names that were written in {other} and not in {charset}, as \
+             '{example}': they are not found. Set mysql_charset = {other} in the files of all servers where existing \
+             servers write so, or rewrite the rows; docs/mysql.md says how (\"Names beyond ASCII\")",
+            table.name,
+        )
+    }))
+}
+
 fn exists(conn: &mut Conn, sql: &'static str, params: &[Value]) -> StdResult<bool, Failure> {
-    Ok(!query(conn, sql, params)?.is_empty())
+    Ok(!query(conn, Charset::Utf8mb4, sql, params)?.is_empty())
 }
 
 /// The kind of server and its version: "MariaDB 10.11.6".
 fn version(conn: &mut Conn) -> StdResult<String, Failure> {
-    let rows = query(conn, "SELECT VERSION()", &[])?;
+    let rows = query(conn, Charset::Utf8mb4, "SELECT VERSION()", &[])?;
     let text = rows.first().and_then(|row| row.text(0).ok()).unwrap_or("of unknown version");
     let number = text.split('-').next().unwrap_or(text);
     let kind = if text.contains("MariaDB") { "MariaDB" } else { "MySQL" };
@@ -809,44 +985,59 @@ fn command(conn: &mut Conn, sql: &str) -> StdResult<(), Failure> {
     Ok(conn.query_drop(sql)?)
 }
 
-fn write(conn: &mut Conn, sql: &'static str, params: &[Value]) -> StdResult<Written, Failure> {
-    conn.exec_drop(sql, parameters(params))?;
+fn write(
+    conn: &mut Conn,
+    charset: Charset,
+    sql: &'static str,
+    params: &[Value],
+) -> StdResult<Written, Failure> {
+    conn.exec_drop(sql, parameters(charset, params))?;
     Ok(Written { affected: conn.affected_rows(), last_id: conn.last_insert_id() })
 }
 
-fn query(conn: &mut Conn, sql: &'static str, params: &[Value]) -> StdResult<Vec<Row>, Failure> {
+fn query(
+    conn: &mut Conn,
+    charset: Charset,
+    sql: &'static str,
+    params: &[Value],
+) -> StdResult<Vec<Row>, Failure> {
     let mut rows = Vec::new();
-    for row in conn.exec_iter(sql, parameters(params))? {
+    for row in conn.exec_iter(sql, parameters(charset, params))? {
         if rows.len() == ROWS_MAX {
             return Err(Failure::cut_short(format!("more than {ROWS_MAX} rows")));
         }
-        rows.push(row_of(row?)?);
+        rows.push(row_of(row?, charset)?);
     }
     Ok(rows)
 }
 
-fn parameters(params: &[Value]) -> mysql::Params {
+fn parameters(charset: Charset, params: &[Value]) -> mysql::Params {
     if params.is_empty() {
         return mysql::Params::Empty;
     }
-    mysql::Params::Positional(params.iter().map(parameter).collect())
+    mysql::Params::Positional(params.iter().map(|value| parameter(charset, value)).collect())
 }
 
-fn parameter(value: &Value) -> mysql::Value {
+fn parameter(charset: Charset, value: &Value) -> mysql::Value {
     match value {
         Value::Null => mysql::Value::NULL,
         Value::Int(value) => mysql::Value::Int(*value),
-        Value::Text(value) => mysql::Value::Bytes(value.as_bytes().to_vec()),
+        Value::Text(value) => mysql::Value::Bytes(charset.encode(value).into_owned().into_bytes()),
         Value::Bytes(value) => mysql::Value::Bytes(value.clone()),
     }
 }
 
-fn row_of(row: mysql::Row) -> StdResult<Row, Failure> {
-    Ok(Row::new(row.unwrap().into_iter().map(value_of).collect::<StdResult<_, _>>()?))
+fn row_of(row: mysql::Row, charset: Charset) -> StdResult<Row, Failure> {
+    let columns = row.columns();
+    let values = row.unwrap().into_iter().zip(columns.iter()).map(|(value, column)| {
+        let is_text = column.character_set() != BINARY;
+        value_of(value, if is_text { charset } else { Charset::Utf8mb4 })
+    });
+    Ok(Row::new(values.collect::<StdResult<_, _>>()?))
 }
 
 /// Texts and bytes come alike: what is UTF-8 is taken for text, and [`Row`] gives either as the other.
-fn value_of(value: mysql::Value) -> StdResult<Value, Failure> {
+fn value_of(value: mysql::Value, charset: Charset) -> StdResult<Value, Failure> {
     Ok(match value {
         mysql::Value::NULL => Value::Null,
         mysql::Value::Int(value) => Value::Int(value),
@@ -855,7 +1046,7 @@ fn value_of(value: mysql::Value) -> StdResult<Value, Failure> {
             Err(_) => return Err(Failure::cut_short(format!("the number {value} is out of range"))),
         },
         mysql::Value::Bytes(bytes) => match String::from_utf8(bytes) {
-            Ok(text) => Value::Text(text),
+            Ok(text) => Value::Text(charset.decode(text)),
             Err(error) => Value::Bytes(error.into_bytes()),
         },
         // Times are for people; no statement of ours computes with them, or with fractions.
@@ -920,6 +1111,8 @@ mod tests {
             user: MariaDb::USER.into(),
             password: Password::new(mariadb.password()),
             rw_timeout: Duration::from_secs(30),
+            tls: Tls::Off,
+            charset: Charset::Utf8mb4,
             directory: PathBuf::new(),
             durable: true,
         };

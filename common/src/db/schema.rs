@@ -93,6 +93,10 @@ const TIMES: [Column; 2] = [
     },
 ];
 
+/// Whatever the server's defaults are. Without transactions nothing that is acknowledged is safe, and a key of 256
+/// characters (1024 bytes) fits into no index of the row formats COMPACT and REDUNDANT (767 bytes).
+const MYSQL_TABLE_OPTIONS: &str = "ENGINE=InnoDB DEFAULT CHARACTER SET=utf8mb4 ROW_FORMAT=DYNAMIC";
+
 const SCRIPT_HEAD: &str = "\
 -- What the server makes by itself where its account may; this script is for accounts that may not. It
 -- leaves alone what is there. To tables that existing servers made the server adds its columns and
@@ -139,10 +143,13 @@ impl Table {
     }
 
     fn mysql_create_of(&self, body: &str) -> String {
-        format!(
-            "CREATE TABLE IF NOT EXISTS `{}` (\n{body}\n) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4",
-            self.name
-        )
+        format!("CREATE TABLE IF NOT EXISTS `{}` (\n{body}\n) {MYSQL_TABLE_OPTIONS}", self.name)
+    }
+
+    /// The columns that hold names, which may be beyond ASCII.
+    pub(super) fn mysql_names(&self) -> Vec<&'static str> {
+        let texts = self.columns.iter().filter(|column| column.mysql.starts_with("varchar"));
+        texts.map(|column| column.name).collect()
     }
 
     fn mysql_body(&self, added: &[Column]) -> String {

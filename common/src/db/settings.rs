@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::charset::Charset;
+
 /// Where a server's database is, and how it logs in there.
 #[derive(Clone, Debug)]
 pub struct DbSettings {
@@ -16,6 +18,10 @@ pub struct DbSettings {
     pub password: Password,
     /// The longest wait for a server's answer, and for it to take what is sent.
     pub rw_timeout: Duration,
+    /// Whether connections are encrypted.
+    pub tls: Tls,
+    /// The character set in which the other servers of the deployment write names.
+    pub charset: Charset,
     /// The directory of the embedded databases.
     pub directory: PathBuf,
     /// Whether a commit to the embedded database is on stable storage before it is answered. Without that
@@ -29,6 +35,39 @@ impl DbSettings {
     pub fn is_embedded(&self) -> bool {
         self.addresses.is_empty()
     }
+}
+
+/// Whether connections to MySQL are encrypted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tls {
+    /// They are not.
+    #[default]
+    Off,
+    /// They are; the server's certificate is not checked.
+    Required,
+    /// They are, and the server's certificate must be valid, of the host of the address, and signed with one of
+    /// the public certificates or of this file.
+    Verify {
+        /// More certificates.
+        ca_file: Option<PathBuf>,
+    },
+}
+
+/// The values of the key `mysql_tls`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// [`Tls::Off`].
+    Off,
+    /// [`Tls::Required`].
+    Required,
+    /// [`Tls::Verify`].
+    Verify,
+}
+
+impl TlsMode {
+    /// By their words.
+    pub const CHOICES: &'static [(&'static str, TlsMode)] =
+        &[("off", TlsMode::Off), ("required", TlsMode::Required), ("verify", TlsMode::Verify)];
 }
 
 /// A password, which no log and no debug output ever shows.
@@ -64,6 +103,8 @@ mod tests {
             user: "root".into(),
             password: Password::new("s3cret"),
             rw_timeout: Duration::from_secs(30),
+            tls: Tls::Off,
+            charset: Charset::Utf8mb4,
             directory: PathBuf::from("../db"),
             durable: true,
         };

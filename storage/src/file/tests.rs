@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use tnv_common::config::kinds::Space;
-use tnv_common::db::{Database, DbSettings, Password};
+use tnv_common::db::{Charset, Database, DbSettings, Password, Tls};
 use tnv_common::wire::tnv::{REPLY_ID, command, encode_failure};
 use tnv_common::wire::{AppId, FileId, GroupName, HEADER_BYTES, Header, HostName, IdKey, UserId};
 
@@ -67,6 +67,8 @@ impl Group {
             user: String::new(),
             password: Password::default(),
             rw_timeout: Duration::from_secs(5),
+            tls: Tls::Off,
+            charset: Charset::Utf8mb4,
             directory: self.scratch.path().join("db"),
             durable: true,
         };
