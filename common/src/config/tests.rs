@@ -3,6 +3,7 @@
 use super::keys::*;
 use super::kinds::Space;
 use super::*;
+use crate::db::{Charset, Tls};
 use std::time::Duration;
 
 fn load(part: Part, settings: &str) -> Result<Config, Vec<String>> {
@@ -185,6 +186,30 @@ fn the_password_comes_from_the_file_or_from_its_own_file_and_is_never_shown() {
     assert!(database(&named).unwrap_err()[0].contains("over 4096 bytes"));
     std::fs::remove_file(&file).unwrap();
     assert!(database(&named).unwrap_err()[0].starts_with("t.cfg:2: mysql_pass_file, got"));
+}
+
+#[test]
+fn tls_to_mysql_is_off_unless_it_is_asked_for_and_what_would_not_be_checked_is_refused() {
+    let database = |settings: &str| good(Part::Storage, settings).database().map_err(told);
+    let tls = |settings: &str| database(settings).map(|settings| settings.tls);
+    assert_eq!(tls(""), Ok(Tls::Off));
+    assert_eq!(tls("mysql_tls = required"), Ok(Tls::Required));
+    assert_eq!(tls("mysql_tls = verify"), Ok(Tls::Verify { ca_file: None }));
+    let file = temporary("ca.pem", b"-----BEGIN CERTIFICATE-----\n");
+    let named = format!("mysql_tls_ca_file = {}", file.display());
+    let verified = Tls::Verify { ca_file: Some(file.clone()) };
+    assert_eq!(tls(&format!("mysql_tls = verify\n{named}")), Ok(verified));
+    for mode in ["off", "required"] {
+        let faults = tls(&format!("mysql_tls = {mode}\n{named}")).unwrap_err();
+        assert!(faults[0].starts_with("t.cfg:3: mysql_tls_ca_file, got"), "{faults:?}");
+    }
+    for content in [&b"no certificate"[..], b"", &vec![b'x'; 5 << 20]] {
+        std::fs::write(&file, content).unwrap();
+        assert!(tls(&format!("mysql_tls = verify\n{named}")).is_err());
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(tls(&format!("mysql_tls = verify\n{named}")).is_err());
+    assert_eq!(database("mysql_charset = latin1").map(|settings| settings.charset), Ok(Charset::Latin1));
 }
 
 #[test]
