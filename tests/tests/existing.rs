@@ -230,11 +230,13 @@ fn a_user_keeps_the_group_that_existing_trackers_found_by_the_collation() {
         assert_eq!(rows_of(&mut conn, userid), [("group004".to_owned(), true)], "{userid:?}");
     }
     assert_eq!(ask(0, "CAROL"), "group003");
-    // The other way round: an existing tracker that is asked for `Dora` finds our row of `dora`, and so do ours.
+    // The other way round: an existing tracker that is asked for `Dora` finds our row of `dora`. To ours `Dora` is
+    // a new user, who is given the same group, and has no files until then.
     for userid in ["dora", "Dora", "DORA ", "D\u{f3}ra"] {
         let theirs: Vec<String> = conn
             .exec("SELECT group_name FROM tnv_trackerdb.t_router WHERE userid = ?", (userid,))
             .expect("an existing tracker's query");
+        raw::ask(cluster.tracker(), &find(userid)).failure(100);
         let group = ask(0, userid);
         assert!(theirs.iter().all(|theirs| *theirs == group), "{userid:?}: {group}, beside {theirs:?}");
         assert_eq!(rows_of(&mut conn, userid), [(group, true)], "{userid:?}");

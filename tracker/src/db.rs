@@ -73,18 +73,16 @@ static ADD_GROUP: Sql = Sql {
 /// (`Alice` for `alice`); of these the one of this application, else the oldest. Our rows are found by their
 /// key, whose collation is none, and also those of existing trackers by the user ID.
 ///
-/// Existing trackers know the collation alone, so they gave one group to all of them, and still do beside ours:
-/// the group of a row that is not exactly the user's is the user's too. In SQLite, which they cannot use, all
-/// comparisons are exact.
+/// In SQLite, which existing trackers cannot use, all comparisons are exact.
 static ROUTE: Sql = Sql {
-    mysql: "SELECT own, group_name FROM (\
-              SELECT id, appid, group_name, 1 AS own FROM t_router WHERE route_key = ? UNION ALL \
-              SELECT id, appid, group_name, CAST(userid AS BINARY) = CAST(? AS BINARY) FROM t_router \
-              WHERE userid = ?\
+    mysql: "SELECT group_name, own, existing FROM (\
+              SELECT id, appid, group_name, 1 AS own, 0 AS existing FROM t_router WHERE route_key = ? UNION ALL \
+              SELECT id, appid, group_name, CAST(userid AS BINARY) = CAST(? AS BINARY), route_key IS NULL \
+              FROM t_router WHERE userid = ?\
             ) AS routes ORDER BY own DESC, CAST(appid AS BINARY) = CAST(? AS BINARY) DESC, appid = ? DESC, id LIMIT 1",
-    sqlite: "SELECT own, group_name FROM (\
-               SELECT id, appid, group_name, 1 AS own FROM t_router WHERE route_key = ?1 UNION ALL \
-               SELECT id, appid, group_name, 1 FROM t_router INDEXED BY t_router_userid \
+    sqlite: "SELECT group_name, own, existing FROM (\
+               SELECT id, appid, group_name, 1 AS own, 0 AS existing FROM t_router WHERE route_key = ?1 UNION ALL \
+               SELECT id, appid, group_name, 1, 1 FROM t_router INDEXED BY t_router_userid \
                WHERE route_key IS NULL AND userid = ?3\
              ) ORDER BY appid = ?5 DESC, id LIMIT 1",
 };
@@ -111,8 +109,21 @@ pub enum AddGroups {
 pub struct UserRoute {
     /// The group.
     pub group: GroupName,
-    /// Whether the row is this very user's, and not that of one whom the table takes for the same.
-    pub own: bool,
+    /// Whose row says so.
+    pub row: RouteRow,
+}
+
+/// Whose row was found for a user. Existing trackers know the table's collation alone: they gave one group to all
+/// users whom it takes for one, and go on doing so beside ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteRow {
+    /// The user's own.
+    Own,
+    /// One that an existing tracker wrote, of a user whom the table takes for this one: it is both users' row.
+    Existing,
+    /// One of ours, of a user whom the table takes for this one. The user is new; an existing tracker would give the
+    /// same group.
+    Alike,
 }
 
 /// The tracker's database.
@@ -199,8 +210,13 @@ impl TrackerDb {
         let params = [userid.as_bytes().into(), userid.into(), userid.into(), appid.into(), appid.into()];
         let rows = self.database.read(&ROUTE, &params).context(|| "read t_router")?;
         let Some(row) = rows.first() else { return Ok(None) };
-        match GroupName::new(row.opt_bytes(1)?.unwrap_or_default()) {
-            Ok(group) => Ok(Some(UserRoute { group, own: row.opt_int(0)? == Some(1) })),
+        let row_of = match (row.opt_int(1)?, row.opt_int(2)?) {
+            (Some(1), _) => RouteRow::Own,
+            (_, Some(1)) => RouteRow::Existing,
+            _ => RouteRow::Alike,
+        };
+        match GroupName::new(row.opt_bytes(0)?.unwrap_or_default()) {
+            Ok(group) => Ok(Some(UserRoute { group, row: row_of })),
             Err(error) => fail!(Unavailable, "the row of user {userid} in t_router names no group: {error}"),
         }
     }
@@ -287,7 +303,7 @@ mod tests {
 
     /// The group of a row of the user's own.
     fn own(name: &str) -> Result<Option<UserRoute>> {
-        Ok(Some(UserRoute { group: group(name), own: true }))
+        Ok(Some(UserRoute { group: group(name), row: RouteRow::Own }))
     }
 
     fn group(name: &str) -> GroupName {

@@ -20,7 +20,7 @@ use tnv_common::wire::tnv::{
 };
 
 use crate::cache::RouteCache;
-use crate::db::TrackerDb;
+use crate::db::{RouteRow, TrackerDb};
 use crate::globals::Globals;
 use crate::groups::{Membership, Now};
 use crate::list;
@@ -215,12 +215,17 @@ impl Service {
             return Ok(group);
         }
         let _slot = self.slots.get()?;
-        let group = match (self.db.route(&user)?, new_user) {
-            // The group of a user whom the table takes for this one: existing trackers gave it to both.
-            (Some(route), NewUser::Record) if !route.own => self.db.add_route(&user, &route.group)?,
-            (Some(route), _) => route.group,
-            (None, NewUser::Record) => self.db.add_route(&user, &self.choose()?)?,
-            (None, NewUser::Refuse) => return fail!(NotFound, "unknown user: {}", user.userid),
+        let found = self.db.route(&user)?.map(|route| (route.row, route.group));
+        let group = match (found, new_user) {
+            (Some((RouteRow::Own, group)), _) | (Some((RouteRow::Existing, group)), NewUser::Refuse) => group,
+            (Some((RouteRow::Existing, group)), NewUser::Record) => self.db.add_route(&user, &group)?,
+            (Some((RouteRow::Alike, group)), NewUser::Record)
+                if !self.globals.groups.route(&group).is_empty() =>
+            {
+                self.db.add_route(&user, &group)?
+            }
+            (_, NewUser::Record) => self.db.add_route(&user, &self.choose()?)?,
+            (_, NewUser::Refuse) => return fail!(NotFound, "unknown user: {}", user.userid),
         };
         self.cache.put(user, group.clone(), now);
         Ok(group)

@@ -662,8 +662,12 @@ impl Connector {
             }
             Failure::Broken { .. } => "check mysql_addrs and the account".to_owned(),
         };
+        let verb = match failure {
+            Failure::Told(DENIED | NO_PASSWORD_DOES | TLS_WANTED, _) => "refuses",
+            _ => "does not serve",
+        };
         let text =
-            format!("MySQL at {address} refuses user '{user}', database '{database}': {failure}; {hint}");
+            format!("MySQL at {address} {verb} user '{user}', database '{database}': {failure}; {hint}");
         Error::new(ErrorKind::Unavailable, text)
     }
 }
