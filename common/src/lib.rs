@@ -32,6 +32,7 @@ pub mod secret;
 pub mod server;
 pub mod slots;
 pub mod stop;
+pub mod sync;
 pub mod text;
 pub mod wire;
 pub mod workers;

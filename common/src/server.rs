@@ -122,6 +122,17 @@ pub fn run<S: Service>(
     service: Arc<S>,
     stop: &Stop,
 ) -> Result<()> {
+    run_announced(listener, settings, service, stop, || ())
+}
+
+/// The same; calls `ready` when all is there that serving needs: whoever reads that line can be served.
+pub fn run_announced<S: Service>(
+    listener: TcpListener,
+    settings: &ServerSettings,
+    service: Arc<S>,
+    stop: &Stop,
+    ready: impl FnOnce(),
+) -> Result<()> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
         .and_then(|poller| {
             epoll::add(&poller, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
@@ -133,7 +144,7 @@ pub fn run<S: Service>(
     let shared = Arc::new(Shared {
         epoll,
         service,
-        workers: Workers::new(settings.name, settings.threads),
+        workers: Workers::new(settings.name, settings.threads)?,
         table: Mutex::new(Table::default()),
     });
     let mut acceptor = Acceptor {
@@ -143,6 +154,7 @@ pub fn run<S: Service>(
         strangers: Strangers::default(),
         paused: None,
     };
+    ready();
     while !shared.turn(Some(&mut acceptor))? {}
     drop(acceptor);
     shared.finish(stop, settings.stop_timeout)
@@ -222,6 +234,7 @@ impl<S: Service> Shared<S> {
 
     /// Waits for events once and deals with them; tells whether the stop signal is set.
     fn turn(self: &Arc<Self>, mut acceptor: Option<&mut Acceptor>) -> Result<bool> {
+        self.workers.retry();
         let mut events = Vec::with_capacity(256);
         let timeout = match &mut acceptor {
             Some(acceptor) => acceptor.resume(self).min(TICK),

@@ -45,7 +45,7 @@ impl daemon::Server for HttpServer {
         let client = Client::new(&settings.trackers, options)?;
         let service = FileService::new(client, settings.owner).with_links(settings.links);
         let gate = Arc::new(Gate::new(service, stop.clone()));
-        daemon::ready(Part::Httpd, address);
-        server::run(listener, &common.server(Part::Httpd), gate, stop)
+        let ready = || daemon::ready(Part::Httpd, address);
+        server::run_announced(listener, &common.server(Part::Httpd), gate, stop, ready)
     }
 }

@@ -5,17 +5,18 @@
 //! never handed out twice, whatever is killed when, and at worst the rest of two segments is never
 //! used. When half of a segment is used the next one is fetched in the background, so that nobody
 //! waits for the database as long as it keeps up. When it does not, one caller fetches and the
-//! others wait for it.
+//! others wait for it. A background fetch that no thread has begun holds up nobody: a caller who needs
+//! the numbers takes it over.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::{info, warn};
 use tnv_common::db::DbSettings;
 use tnv_common::error::{Error, Result};
 use tnv_common::fail;
+use tnv_common::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
 use tnv_common::wire::IdKey;
 use tnv_common::wire::tnv::Ids;
 use tnv_common::workers::Workers;
@@ -134,16 +135,26 @@ struct Counter {
     fetched: Condvar,
 }
 
-/// Invariant: `spare` was fetched after `present`, and at most one fetch is under way.
+/// Invariant: `spare` was fetched after `present`, and at most one fetch is running.
 struct CounterState {
     present: Segment,
     spare: Option<Segment>,
-    fetching: bool,
+    fetch: Fetch,
     /// Counts fetches that ended, and how the last one failed, for those who waited for it.
     fetches: u64,
     failure: Option<Error>,
     /// No background fetch before this.
     paused_until: Option<Instant>,
+}
+
+/// How far the fetch of the next segment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fetch {
+    None,
+    /// Asked of the background. It may be long until a thread is there for it, so nobody waits for it.
+    Queued,
+    /// Under way in one thread, which ends it whatever happens (see [`Turn`]).
+    Running,
 }
 
 impl CounterState {
@@ -157,15 +168,15 @@ impl CounterState {
 
     fn wants_prefetch(&self, now: Instant) -> bool {
         let paused = self.paused_until.is_some_and(|until| now < until);
-        self.present.is_half_used() && self.spare.is_none() && !self.fetching && !paused
+        self.present.is_half_used() && self.spare.is_none() && self.fetch == Fetch::None && !paused
     }
 }
 
 impl<S: Source> Numbers<S> {
     /// No numbers yet: the first request of each key fetches some.
-    pub fn new(source: S) -> Numbers<S> {
+    pub fn new(source: S) -> Result<Numbers<S>> {
         let shared = Shared { source, keys: Mutex::default(), keys_max: KEYS_MAX };
-        Numbers { shared: Arc::new(shared), prefetchers: Workers::new("prefetch", PREFETCHES_MAX) }
+        Ok(Numbers { shared: Arc::new(shared), prefetchers: Workers::new("prefetch", PREFETCHES_MAX)? })
     }
 
     /// The next numbers of a key: at least one, and at most so many.
@@ -174,7 +185,7 @@ impl<S: Source> Numbers<S> {
         let ids = counter.next(&self.shared.source, count.clamp(1, IDS_MAX))?;
         let mut state = counter.lock();
         if state.wants_prefetch(Instant::now()) {
-            state.fetching = true;
+            state.fetch = Fetch::Queued;
             drop(state);
             let shared = Arc::clone(&self.shared);
             self.prefetchers.run(move || counter.prefetch(&shared.source));
@@ -212,7 +223,7 @@ impl Counter {
         let state = CounterState {
             present: Segment::EMPTY,
             spare: None,
-            fetching: false,
+            fetch: Fetch::None,
             fetches: 0,
             failure: None,
             paused_until: None,
@@ -231,12 +242,10 @@ impl Counter {
             if let Some(ids) = state.take(count) {
                 return Ok(ids);
             }
-            if state.fetching {
+            if state.fetch == Fetch::Running {
                 state = self.wait(state, deadline)?;
             } else {
-                state.fetching = true;
-                drop(state);
-                self.fetch(source)?;
+                self.fetch(source, state)?;
                 state = self.lock();
             }
         }
@@ -261,8 +270,10 @@ impl Counter {
         }
     }
 
-    /// Fetches a segment and wakes whoever waits for it. The caller has set `fetching`.
-    fn fetch(&self, source: &impl Source) -> Result<()> {
+    /// Fetches a segment and wakes whoever waits for it. No fetch is running.
+    fn fetch(&self, source: &impl Source, mut state: MutexGuard<'_, CounterState>) -> Result<()> {
+        state.fetch = Fetch::Running;
+        drop(state);
         // Unless it is told otherwise, whatever unwinds from here has failed.
         let mut turn =
             Turn { counter: self, outcome: fail!(Internal, "fetching numbers failed; see the log") };
@@ -271,7 +282,11 @@ impl Counter {
     }
 
     fn prefetch(&self, source: &impl Source) {
-        if let Err(error) = self.fetch(source) {
+        let state = self.lock();
+        if state.fetch != Fetch::Queued {
+            return; // Somebody needed the numbers sooner and fetched them.
+        }
+        if let Err(error) = self.fetch(source, state) {
             warn!("fetch numbers of '{}' ahead of their use: {error}", self.key);
             self.lock().paused_until = Some(Instant::now() + PREFETCH_PAUSE);
         }
@@ -294,7 +309,7 @@ impl Drop for Turn<'_> {
             }
             Err(error) => Some(error.clone()),
         };
-        state.fetching = false;
+        state.fetch = Fetch::None;
         state.fetches += 1;
         drop(state);
         self.counter.fetched.notify_all();
@@ -365,7 +380,7 @@ mod tests {
     #[test]
     fn numbers_count_from_zero_and_the_next_segment_comes_before_it_is_needed() {
         let row = Arc::new(Row::default());
-        let numbers = Numbers::new(Arc::clone(&row));
+        let numbers = Numbers::new(Arc::clone(&row)).unwrap();
         for want in 0..49 {
             assert_eq!(one(&numbers, "a"), Ok(want));
         }
@@ -381,7 +396,7 @@ mod tests {
     #[test]
     fn many_callers_get_many_numbers_and_none_twice() {
         let row = Arc::new(Row { delay: Duration::from_millis(1), ..Row::default() });
-        let numbers = Arc::new(Numbers::new(Arc::clone(&row)));
+        let numbers = Arc::new(Numbers::new(Arc::clone(&row)).unwrap());
         let callers: Vec<_> = (0..16)
             .map(|_| {
                 let numbers = Arc::clone(&numbers);
@@ -406,7 +421,7 @@ mod tests {
             failing: AtomicBool::new(true),
             ..Row::default()
         });
-        let numbers = Arc::new(Numbers::new(Arc::clone(&row)));
+        let numbers = Arc::new(Numbers::new(Arc::clone(&row)).unwrap());
         let callers: Vec<_> = (0..8)
             .map(|_| {
                 let numbers = Arc::clone(&numbers);
@@ -425,13 +440,15 @@ mod tests {
     #[test]
     fn numbers_at_hand_outlast_an_absence_of_the_database() {
         let row = Arc::new(Row::default());
-        let numbers = Numbers::new(Arc::clone(&row));
+        let numbers = Numbers::new(Arc::clone(&row)).unwrap();
         assert_eq!(one(&numbers, "a"), Ok(0));
         row.failing.store(true, Ordering::SeqCst);
         for want in 1..100 {
             assert_eq!(one(&numbers, "a"), Ok(want));
         }
-        eventually("the end of the prefetch", || !numbers.shared.counter(&key("a")).lock().fetching);
+        eventually("the end of the prefetch", || {
+            numbers.shared.counter(&key("a")).lock().fetch == Fetch::None
+        });
         assert!(row.fetches.load(Ordering::SeqCst) < 10, "it is not asked at every request");
         assert!(one(&numbers, "a").is_err());
         row.failing.store(false, Ordering::SeqCst);
@@ -441,7 +458,7 @@ mod tests {
     #[test]
     fn the_keys_in_memory_are_bounded_and_lose_only_unused_numbers() {
         let row = Arc::new(Row::default());
-        let mut numbers = Numbers::new(Arc::clone(&row));
+        let mut numbers = Numbers::new(Arc::clone(&row)).unwrap();
         Arc::get_mut(&mut numbers.shared).unwrap().keys_max = 2;
         assert_eq!(one(&numbers, "a"), Ok(0));
         assert_eq!(one(&numbers, "b"), Ok(100));
@@ -460,9 +477,33 @@ mod tests {
                 panic!("as asked")
             }
         }
-        let numbers = Arc::new(Numbers::new(Panics));
+        let numbers = Arc::new(Numbers::new(Panics).unwrap());
         let other = Arc::clone(&numbers);
         assert!(thread::spawn(move || one(&other, "a")).join().is_err());
-        assert!(!numbers.shared.counter(&key("a")).lock().fetching);
+        assert_eq!(numbers.shared.counter(&key("a")).lock().fetch, Fetch::None);
+    }
+
+    /// No thread could be started for the fetch in the background, and every request of its key waited for it and
+    /// failed, until the end of the server.
+    #[test]
+    fn a_background_fetch_that_no_thread_begins_holds_nobody_up() {
+        let row = Arc::new(Row::default());
+        let numbers = Numbers::new(Arc::clone(&row)).unwrap();
+        // Every thread of the background is at work elsewhere.
+        let door = Arc::new(Mutex::new(()));
+        let closed = door.lock().unwrap();
+        for _ in 0..PREFETCHES_MAX {
+            let door = Arc::clone(&door);
+            numbers.prefetchers.run(move || drop(door.lock()));
+        }
+        for want in 0..i64::from(STEP) * 3 {
+            assert_eq!(one(&numbers, "a"), Ok(want));
+        }
+        // What was queued finds that its work is done.
+        drop(closed);
+        eventually("the end of what was queued", || {
+            numbers.shared.counter(&key("a")).lock().fetch == Fetch::None
+        });
+        assert_eq!(one(&numbers, "a"), Ok(i64::from(STEP) * 3));
     }
 }

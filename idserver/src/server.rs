@@ -51,9 +51,9 @@ impl Server for IdServer {
         info!("using the {}", db.describe());
         let listener = net::listen(common.bind)?;
         let address = listener.local_addr().context(|| "find out the listening address")?;
-        let service = Service::new(Numbers::new(db));
+        let service = Service::new(Numbers::new(db)?);
         let framed = Arc::new(Framed::new(service, net::host_name(), common.max_conns));
-        daemon::ready(IdServer::PART, address);
-        server::run(listener, &common.server(IdServer::PART), framed, stop)
+        let ready = || daemon::ready(IdServer::PART, address);
+        server::run_announced(listener, &common.server(IdServer::PART), framed, stop, ready)
     }
 }

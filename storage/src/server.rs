@@ -93,8 +93,9 @@ impl Server for Storage {
         let service = Framed::new(service, globals.host.to_string(), common.max_conns)
             .with_pace(globals.settings.upload_pace);
         tracker::start(&globals, &stores, stop)?;
-        daemon::ready(Part::Storage, address);
-        let outcome = server::run(listener, &common.server(Part::Storage), Arc::new(service), stop);
+        let ready = || daemon::ready(Part::Storage, address);
+        let settings = common.server(Part::Storage);
+        let outcome = server::run_announced(listener, &settings, Arc::new(service), stop, ready);
         stores.close();
         outcome
     }

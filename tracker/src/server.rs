@@ -56,7 +56,7 @@ impl Server for Tracker {
         let address = listener.local_addr().context(|| "find out the listening address")?;
         let service = Service::new(globals, db, common.threads, stop.clone());
         let framed = Arc::new(Framed::new(service, net::host_name(), common.max_conns));
-        daemon::ready(Tracker::PART, address);
-        server::run(listener, &common.server(Tracker::PART), framed, stop)
+        let ready = || daemon::ready(Tracker::PART, address);
+        server::run_announced(listener, &common.server(Tracker::PART), framed, stop, ready)
     }
 }

@@ -4,11 +4,11 @@
 //! lock; this one is small enough to see that it does neither. A connection that met an error is
 //! not given back but dropped, so whatever is still under way on it dies with it.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::Result;
 use crate::fail;
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard, PoisonError};
 
 /// At most `connections_max` connections of one kind.
 pub struct Pool<C> {

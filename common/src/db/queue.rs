@@ -5,15 +5,15 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::schema::Sql;
 use super::value::Value;
 use super::writer::Written;
 use crate::error::Result;
 use crate::fail;
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
 
 /// Statements waiting for the writer: more than there are workers by default.
 const JOBS_MAX: usize = 4096;
@@ -31,10 +31,12 @@ impl Job {
         Job { sql, params, slot: Arc::clone(slot) }
     }
 
+    /// Its statement.
     pub fn sql(&self) -> &'static Sql {
         self.sql
     }
 
+    /// Its values.
     pub fn params(&self) -> &[Value] {
         &self.params
     }
@@ -198,6 +200,7 @@ impl Queue {
         let mut waiting = self.waiting();
         while waiting.jobs.is_empty() && !waiting.closed {
             waiting.asleep = true;
+            // Without a deadline: the writer has nothing else to do, and nobody waits for it meanwhile.
             waiting = self.came.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             waiting.asleep = false;
         }
@@ -247,6 +250,7 @@ impl Drop for End<'_> {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+    use std::thread;
 
     static SQL: Sql = Sql::both("INSERT");
 

@@ -18,15 +18,14 @@
 //! is sent is rolled back for certain, by the server or by the next opening of the file.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::queue::{Job, Queue, Slot};
 use super::schema::Sql;
 use super::value::Value;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fail;
+use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError, thread};
 
 /// Statements in one transaction: enough to make the flush cheap, few enough to redo one by one.
 const GROUP_JOBS_MAX: usize = 256;
@@ -394,6 +393,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
+    use std::thread;
 
     static SQL: Sql = Sql::both("INSERT");
 

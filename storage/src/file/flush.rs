@@ -2,15 +2,17 @@
 //! gigabytes pile up, and the one sync at the end would outlast the client's patience.
 //!
 //! A flush that failed fails the file for good, however often it is asked for afterwards: the kernel
-//! tells of a failed write once, and a later fsync would succeed without it.
+//! tells of a failed write once, and a later fsync would succeed without it. The volume knows of it at once,
+//! however long its upload still takes.
 
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use tnv_common::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
 use tnv_common::workers::Workers;
 
-use super::disk::Fsync;
+use super::dirsync::{SYNC_TIMEOUT, timed_out};
+use super::disk::{DiskError, DiskResult, Fsync, Volume, copy};
 
 /// So many bytes are worth a flush.
 const STEP_BYTES: u64 = 32 << 20;
@@ -32,6 +34,7 @@ pub struct Flush {
 struct Shared {
     file: File,
     fsync: Fsync,
+    volume: Arc<dyn Volume>,
     state: Mutex<State>,
     idle: Condvar,
 }
@@ -54,8 +57,8 @@ enum Phase {
 
 impl Flush {
     /// For a file that nobody else writes to.
-    pub fn new(file: File, fsync: Fsync, workers: &Workers) -> Flush {
-        let shared = Shared { file, fsync, state: Mutex::default(), idle: Condvar::new() };
+    pub fn new(file: File, fsync: Fsync, workers: &Workers, volume: Arc<dyn Volume>) -> Flush {
+        let shared = Shared { file, fsync, volume, state: Mutex::default(), idle: Condvar::new() };
         Flush { workers: workers.clone(), shared: Arc::new(shared), unflushed: 0 }
     }
 
@@ -65,7 +68,7 @@ impl Flush {
     }
 
     /// So many bytes have been written to the file. Fails where a flush has failed.
-    pub fn wrote(&mut self, bytes: u64) -> io::Result<()> {
+    pub fn wrote(&mut self, bytes: u64) -> DiskResult<()> {
         self.unflushed += bytes;
         if self.unflushed < STEP_BYTES || self.shared.fsync == Fsync::No {
             return Ok(());
@@ -88,7 +91,7 @@ impl Flush {
     }
 
     /// Waits until all of it is durable.
-    pub fn finish(self) -> io::Result<()> {
+    pub fn finish(self) -> DiskResult<()> {
         self.shared.settle()?;
         self.shared.keep(self.shared.fsync.all(&self.shared.file))
     }
@@ -103,31 +106,37 @@ impl Shared {
         }
         state.phase = Phase::Running;
         drop(state);
+        let _turn = Turn(self);
         // Kept before it is idle: whoever waits for that then sees it.
         let _ = self.keep(self.fsync.data(&self.file));
-        self.state().phase = Phase::Idle;
-        self.idle.notify_all();
     }
 
-    /// Calls off a flush that has not begun, waits for one that has, and tells of any that failed.
-    fn settle(&self) -> io::Result<()> {
+    /// Calls off a flush that has not begun, waits for one that has, for so long as for any sync, and tells of any
+    /// that failed.
+    fn settle(&self) -> DiskResult<()> {
+        let deadline = Instant::now() + SYNC_TIMEOUT;
         let mut state = self.state();
         if state.phase == Phase::Queued {
             state.phase = Phase::Idle;
         }
         while state.phase == Phase::Running {
-            state = self.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                drop(state);
+                return self.keep(Err(timed_out()));
+            }
+            state = self.idle.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         state.failed()
     }
 
-    /// Remembers a sync that failed.
-    fn keep(&self, synced: io::Result<()>) -> io::Result<()> {
-        let mut state = self.state();
+    /// Remembers a sync that failed. The volume is told of the first one, before its upload is.
+    fn keep(&self, synced: io::Result<()>) -> DiskResult<()> {
         if let Err(error) = synced {
-            state.failure.get_or_insert(error);
+            self.volume.failed(&fault(copy(&error)));
+            self.state().failure.get_or_insert(error);
         }
-        state.failed()
+        self.state().failed()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -136,40 +145,62 @@ impl Shared {
 }
 
 impl State {
-    fn failed(&self) -> io::Result<()> {
+    fn failed(&self) -> DiskResult<()> {
         match &self.failure {
             None => Ok(()),
-            Some(error) => Err(match error.raw_os_error() {
-                Some(number) => io::Error::from_raw_os_error(number),
-                None => io::Error::new(error.kind(), error.to_string()),
-            }),
+            Some(error) => Err(DiskError { reported: true, ..fault(copy(error)) }),
         }
+    }
+}
+
+fn fault(error: io::Error) -> DiskError {
+    DiskError::of_sync("sync", error)
+}
+
+/// A flush that is running, which ends whatever happens.
+struct Turn<'a>(&'a Shared);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if std::thread::panicking() {
+            state.failure.get_or_insert(io::Error::other("its thread panicked; see the log"));
+        }
+        state.phase = Phase::Idle;
+        drop(state);
+        self.0.idle.notify_all();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file::disk::tests::Counted;
     use crate::scratch::Scratch;
+
+    fn flush(file: File, fsync: Fsync, workers: &Workers) -> (Flush, Arc<Counted>) {
+        let volume = Arc::new(Counted::default());
+        (Flush::new(file, fsync, workers, Arc::clone(&volume) as _), volume)
+    }
 
     #[test]
     fn a_file_is_durable_at_the_end_however_busy_the_flushers_are() {
         let scratch = Scratch::new();
-        let workers = Workers::new("flush", 1);
+        let workers = Workers::new("flush", 1).unwrap();
         let (free, block) = crossbeam_channel::bounded::<()>(0);
         workers.run(move || {
             let _ = block.recv();
         });
         for name in ["a", "b"] {
-            let mut flush =
-                Flush::new(File::create(scratch.path().join(name)).unwrap(), Fsync::Yes, &workers);
+            let (mut flush, _) =
+                flush(File::create(scratch.path().join(name)).unwrap(), Fsync::Yes, &workers);
             for _ in 0..20 {
                 flush.wrote(STEP_BYTES).unwrap();
             }
             flush.finish().unwrap();
         }
         drop(free);
-        let mut flush = Flush::new(File::create(scratch.path().join("c")).unwrap(), Fsync::Yes, &workers);
+        let (mut flush, _) = flush(File::create(scratch.path().join("c")).unwrap(), Fsync::Yes, &workers);
         for _ in 0..20 {
             flush.wrote(STEP_BYTES).unwrap();
         }
@@ -178,24 +209,26 @@ mod tests {
 
     #[test]
     fn a_flush_that_failed_in_the_background_fails_the_upload() {
-        let workers = Workers::new("flush", 1);
+        let workers = Workers::new("flush", 1).unwrap();
         // A pipe or a device cannot be synced: the error stands for a disk's.
-        let mut flush = Flush::new(File::open("/dev/null").unwrap(), Fsync::Yes, &workers);
+        let (mut flush, volume) = flush(File::open("/dev/null").unwrap(), Fsync::Yes, &workers);
         flush.wrote(STEP_BYTES).unwrap();
         while flush.shared.state().phase != Phase::Idle {
             std::thread::yield_now();
         }
+        assert_eq!(volume.losses(), 1, "the volume knows, though the upload has not asked yet");
         // However often it is asked, and though no further sync takes place.
         for _ in 0..3 {
             assert!(flush.wrote(STEP_BYTES).is_err());
         }
-        assert!(flush.finish().is_err());
+        assert!(flush.finish().unwrap_err().reported);
+        assert_eq!(volume.losses(), 1);
     }
 
     #[test]
     fn where_no_sync_is_wanted_there_is_none() {
-        let workers = Workers::new("flush", 1);
-        let mut flush = Flush::new(File::open("/dev/null").unwrap(), Fsync::No, &workers);
+        let workers = Workers::new("flush", 1).unwrap();
+        let (mut flush, _) = flush(File::open("/dev/null").unwrap(), Fsync::No, &workers);
         flush.wrote(AHEAD_BYTES_MAX).unwrap();
         flush.finish().unwrap();
     }

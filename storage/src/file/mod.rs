@@ -40,7 +40,6 @@ use crate::db::{Db, Entry};
 use crate::globals::Globals;
 use crate::id::Ids;
 use damaged::Damaged;
-use dirsync::DirectorySyncs;
 use disk::{Directories, DiskError, Fsync};
 use flush::FLUSHERS_MAX;
 use send::Lookers;
@@ -64,7 +63,6 @@ pub struct Files {
     damaged: Arc<Damaged>,
     fsync: Fsync,
     directories: Directories,
-    directory_syncs: DirectorySyncs,
     settler: Arc<Settler>,
     flushers: Workers,
     lookers: Lookers,
@@ -108,10 +106,9 @@ impl Files {
             stores,
             damaged,
             fsync,
-            directories: Directories::new(fsync),
-            directory_syncs: DirectorySyncs::new(fsync),
+            directories: Directories::new(fsync)?,
             settler,
-            flushers: Workers::new("flusher", FLUSHERS_MAX),
+            flushers: Workers::new("flusher", FLUSHERS_MAX)?,
             lookers: Lookers::default(),
         })
     }
@@ -126,15 +123,11 @@ impl Files {
         Arc::clone(&self.damaged)
     }
 
-    /// Notes that a store path's disk failed. Nothing that was known of one that is not trusted counts.
+    /// Notes that a store path's disk failed, unless that was noted where it was met.
     fn failed(&self, store: &Store, failure: &DiskError) {
         // A file that may not be so large says nothing about its disk: all others can still go there.
-        if failure.error.kind() == io::ErrorKind::FileTooLarge {
-            return;
-        }
-        store.failed(failure);
-        if failure.distrust {
-            self.directories.forget(store.directory());
+        if failure.error.kind() != io::ErrorKind::FileTooLarge && !failure.reported {
+            store.failed(failure);
         }
     }
 }

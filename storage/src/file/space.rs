@@ -28,7 +28,7 @@ use tnv_common::wire::IdKey;
 use tnv_common::wire::shares::Share;
 
 use super::damaged::Damaged;
-use super::disk::{DiskError, make_durably};
+use super::disk::{DiskError, Volume, make_durably};
 use super::heartbeat::Watch;
 use super::journal::{self, Journal, Open};
 use super::paths;
@@ -163,6 +163,7 @@ type Asked = std::result::Result<(u64, u64), Fault>;
 pub struct Promise {
     store: Arc<Store>,
     left: u64,
+    losses: u64,
 }
 
 impl Stores {
@@ -600,11 +601,6 @@ impl Store {
         &self.key
     }
 
-    /// What the paths of its files begin with.
-    pub fn directory(&self) -> &str {
-        &self.path
-    }
-
     /// Its journal, if it could be opened.
     pub fn journal(&self) -> Option<Arc<Journal>> {
         self.state().journal.clone()
@@ -621,8 +617,7 @@ impl Store {
     /// How often it failed in a way that costs the trust, or lost its journal. Who finds another number than
     /// before was on the disk when it did.
     pub fn losses(&self) -> u64 {
-        let state = self.state();
-        state.trust.losses() + state.reopened
+        self.state().losses()
     }
 
     /// Whether the slots of this storage are certainly still its own, so that no other member can have
@@ -633,7 +628,7 @@ impl Store {
 
     /// Notes that it does not work: others are tried first for a while, or until it has proven itself.
     pub fn failed(&self, failure: &DiskError) {
-        let DiskError { what, error, distrust } = failure;
+        let DiskError { what, error, distrust, .. } = failure;
         let mut state = self.state();
         let now = Instant::now();
         let bad = state.trust.is_lost();
@@ -679,7 +674,8 @@ impl Store {
             return None;
         }
         state.promised += bytes;
-        Some(Promise { store: Arc::clone(self), left: bytes })
+        // With the same look that found it to be trusted: a loss from here on is found at the end of the upload.
+        Some(Promise { store: Arc::clone(self), left: bytes, losses: state.losses() })
     }
 
     /// What a new file may have. Whoever finds first that the disk hangs says so, since its thread cannot.
@@ -711,6 +707,10 @@ impl Store {
 }
 
 impl State {
+    fn losses(&self) -> u64 {
+        self.trust.losses() + self.reopened
+    }
+
     fn silence(&self) -> Duration {
         self.asked_at.elapsed()
     }
@@ -728,7 +728,22 @@ impl State {
     }
 }
 
+impl Volume for Store {
+    fn failed(&self, failure: &DiskError) {
+        Store::failed(self, failure);
+    }
+
+    fn losses(&self) -> u64 {
+        Store::losses(self)
+    }
+}
+
 impl Promise {
+    /// How often the store path had failed when this was given.
+    pub fn losses(&self) -> u64 {
+        self.losses
+    }
+
     /// So many of the bytes are on the disk now.
     pub fn written(&mut self, bytes: u64) {
         let bytes = bytes.min(self.left);
@@ -1111,9 +1126,9 @@ mod tests {
         let scratch = Scratch::new();
         let stores = stores(&scratch, &["a/", "b"]);
         let store = &stores.stores[0];
-        assert!(store.path().as_str().ends_with('/') && !store.directory().ends_with('/'));
+        assert!(store.path().as_str().ends_with('/') && !store.path.ends_with('/'));
         for slashes in ["/", "//"] {
-            let path = format!("{}{slashes}000/000/000/1_000", store.directory());
+            let path = format!("{}{slashes}000/000/000/1_000", store.path);
             assert!(Arc::ptr_eq(stores.store_of(&path).unwrap(), store));
         }
     }

@@ -27,7 +27,9 @@
 //! 9. **The reply is sent**, by the service.
 //!
 //! Steps 4 and 6 sync as far as `tnv_fsync` says. A sync that fails is not repeated: the file is given
-//! up, and so is whatever was on its way to the same store path at that moment.
+//! up, and so is whatever was on its way to the same store path at that moment: each upload keeps from step 2 how
+//! often the store path has failed, whoever meets a failure has it counted before anyone is answered, and
+//! at the end of step 6 the number must be the same.
 //!
 //! Whatever fails before step 7 removes the file, then releases the slot; a kill leaves the slot,
 //! and the next start does the same. Where step 7 fails for certain, likewise. Where its outcome is
@@ -48,7 +50,7 @@ use tnv_common::fail;
 use tnv_common::receive::Receiver;
 use tnv_common::wire::tnv::Triple;
 
-use super::disk::{self, DiskError};
+use super::disk::{self, DiskError, DiskResult, Volume};
 use super::flush::Flush;
 use super::journal::{Open, Record, Slot};
 use super::paths::{self, Place};
@@ -67,6 +69,9 @@ const ALLOCATE_BYTES_MIN: u64 = 1 << 20;
 
 /// From this size on, the ID is looked up before content is read.
 const LOOK_UP_BYTES_MIN: u64 = 1 << 20;
+
+/// What the sync of a directory that has a new name is called where it fails.
+const WHAT: &str = "sync the directory of the";
 
 /// An upload under way: its content is written as it comes. Dropped before it is finished it leaves nothing.
 pub struct PendingUpload {
@@ -173,14 +178,12 @@ impl Files {
         for _ in 0..NUMBERS_MAX {
             let number = self.ids.next(store.path())?;
             let place = Place::new(store.path(), number, now());
-            let losses = store.losses();
-            match self.create(store, &place, file) {
+            match self.create(store, &promise, &place, file) {
                 Ok((slot, record, created)) => {
-                    let flush = Flush::new(created, self.fsync, &self.flushers);
+                    let flush = Flush::new(created, self.fsync, &self.flushers, Arc::clone(store) as _);
                     let mut draft = Draft {
                         files: Arc::clone(self),
                         store: Arc::clone(store),
-                        losses,
                         place,
                         promise,
                         flush: Some(flush),
@@ -202,15 +205,17 @@ impl Files {
 
     fn create(
         &self,
-        store: &Store,
+        store: &Arc<Store>,
+        promise: &Promise,
         place: &Place,
         file: &Triple,
-    ) -> std::result::Result<(Slot, Record, File), DiskError> {
+    ) -> DiskResult<(Slot, Record, File)> {
         let fault = |error| DiskError::of("use the journal", error);
         let Some(journal) = store.journal() else { return Err(fault(io::Error::other("it has none"))) };
         let record = record(file, &place.path);
         let slot = journal.take(&record).map_err(fault)?;
-        let created = match self.directories.create_file(place) {
+        let volume = Arc::clone(store) as Arc<dyn Volume>;
+        let created = match self.directories.create_file(place, &volume, promise.losses()) {
             Ok(created) => created,
             Err(error) => {
                 // Nothing was created, so there is nothing to remove.
@@ -283,8 +288,6 @@ enum Outcome {
 struct Draft {
     files: Arc<Files>,
     store: Arc<Store>,
-    /// How often the store path had failed when it was begun.
-    losses: u64,
     place: Place,
     promise: Promise,
     /// Taken when the file is synced.
@@ -311,23 +314,25 @@ impl Draft {
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> std::result::Result<(), DiskError> {
+    fn write(&mut self, bytes: &[u8]) -> DiskResult<()> {
         let write_fault = |error| DiskError::of("write", error);
         let Some(flush) = &mut self.flush else { return Err(write_fault(io::Error::other("closed"))) };
         flush.file().write_all(bytes).map_err(write_fault)?;
         self.promise.written(bytes.len() as u64);
-        flush.wrote(bytes.len() as u64).map_err(|error| DiskError::of_sync("sync", error))
+        flush.wrote(bytes.len() as u64)
     }
 
     /// Step 6; returns the path.
     fn sync(&mut self) -> Result<String> {
-        let directory = self.files.directory_syncs.begin(self.place.directory());
+        let volume = Arc::clone(&self.store) as Arc<dyn Volume>;
+        let directory = self.files.directories.syncs().begin(WHAT, self.place.directory(), &volume);
         if let Some(flush) = self.flush.take() {
-            flush.finish().map_err(|error| self.failed(&DiskError::of_sync("sync", error)))?;
+            flush.finish().map_err(|fault| self.failed(&fault))?;
         }
         directory.wait().map_err(|fault| self.failed(&fault))?;
-        // The directory is shared: its sync may have failed for somebody else, and then succeeds for us.
-        if self.store.losses() != self.losses || !self.store.holds_journal() {
+        // After all syncs, and with the number from before the file had a name: a sync of the directory that failed
+        // for somebody else has been counted before ours began, and then ours proves nothing (see `dirsync`).
+        if self.store.losses() != self.promise.losses() || !self.store.holds_journal() {
             return fail!(Unavailable, "the disk failed during the upload, fileid: {}", self.fileid());
         }
         Ok(self.place.path.clone())
