@@ -1,22 +1,28 @@
 //! The log: `TIME LEVEL [thread] [peer] message`, a line each, to standard error or to a file that
 //! can be opened anew. No stranger's text can forge a line, no number of strangers can fill the disk
 //! with lines, and no failure to write one stops the server.
+//!
+//! One thread writes. All others put their lines into a queue of bounded size and go on: a reader of standard error
+//! that pauses, or a disk that hangs under the log file, holds up the writer and nobody else. What finds the
+//! queue full is left out and counted, and the log says so when it is written again.
 
 use std::borrow::Cow;
 use std::fmt::Arguments;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::mem;
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant, SystemTime};
 
-use env_logger::{Builder, Target};
-use log::{Level, LevelFilter, Record, error, info};
+use env_logger::Builder;
+use log::{Level, LevelFilter, Log, Metadata, Record, error, info};
 use rustix::fs::{Access, access};
 
 use crate::error::{Context, Result};
+use crate::limits::STACK_BYTES;
 use crate::peer;
 use crate::wire::names::is_harmful;
 
@@ -31,48 +37,60 @@ const LINES_A_SECOND_MAX: u32 = 100;
 /// TRACE have none: they are written only where somebody asks for them, who wants to see all.
 const ERRORS_A_SECOND_MAX: u32 = 1000;
 
+/// Lines that wait for the writer, and their bytes: some seconds of a flood, for a pause that others do not notice
+/// either. As much again may be in the writer's hands.
+const QUEUE_LINES_MAX: usize = 4096;
+const QUEUE_BYTES_MAX: usize = 1 << 20;
+
+/// Lines of ERROR have so much room of their own beyond that: what filled the queue does not hide them.
+const ERROR_LINES_RESERVE: usize = 1024;
+const ERROR_BYTES_RESERVE: usize = 256 << 10;
+
+/// How long the end of the process, and a panic, wait for the writer: far longer than it takes on any disk and
+/// terminal that work, and no longer than an operator who stops a server would wait anyway.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
 const SECOND: Duration = Duration::from_secs(1);
 
 static BOUND: Mutex<Bound> = Mutex::new(Bound::new());
 
-/// The log file; `None` is standard error.
-static LOG: Mutex<Option<LogFile>> = Mutex::new(None);
+static QUEUE: Queue = Queue::new();
 
-struct LogFile {
-    path: PathBuf,
-    file: File,
-}
+/// The thread that writes.
+static WRITER: OnceLock<ThreadId> = OnceLock::new();
 
-/// Starts the log, and has panics told in it.
+/// Starts the log and its thread, and has panics told in it.
 pub(super) fn start(path: Option<&Path>) -> Result<()> {
-    if let Some(path) = path {
-        *lock() = Some(LogFile { path: path.to_owned(), file: open(path)? });
-    }
-    let started = Builder::new()
-        .filter_level(LevelFilter::Info)
-        .parse_env("RUST_LOG")
-        .target(Target::Pipe(Box::new(Sink)))
-        .format(|out, record| out.write_all(bounded(record, &BOUND, Instant::now()).as_bytes()))
-        .try_init();
-    if started.is_err() {
+    let file = path.map(|path| open(path).map(|file| LogFile { path: path.to_owned(), file })).transpose()?;
+    let filter = Builder::new().filter_level(LevelFilter::Info).parse_env("RUST_LOG").build();
+    let level = filter.filter();
+    if log::set_boxed_logger(Box::new(Queued { filter })).is_err() {
         return crate::fail!(Internal, "the log was started twice");
     }
+    let mut output = Output { file };
+    let thread = thread::Builder::new().name("log".into()).stack_size(STACK_BYTES);
+    let started = thread.spawn(move || QUEUE.serve(&mut |entry| output.write(entry)));
+    let thread = started.context(|| "start the thread that writes the log")?;
+    let _ = WRITER.set(thread.thread().id());
+    log::set_max_level(level);
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }
 
-/// Opens the log file anew, after it was renamed. Where that fails the log goes on in the old one.
+/// Has the log file opened anew, after it was renamed, when what was said before is written. Where that fails the
+/// log goes on in the old one.
 pub(super) fn reopen() {
-    let Some(path) = lock().as_ref().map(|log| log.path.clone()) else {
-        return info!("SIGHUP: the log goes to standard error, there is no file to open anew");
-    };
-    match open(&path) {
-        Ok(file) => {
-            *lock() = Some(LogFile { path, file });
-            info!("SIGHUP: the log file was opened anew");
-        }
-        Err(error) => error!("SIGHUP: the log goes on in the old file: {error}"),
-    }
+    QUEUE.reopen();
+}
+
+/// Has a line written to standard error, behind what the log has to write.
+pub(super) fn complain(line: String) {
+    QUEUE.push(Entry::Complaint(line + "\n"), true);
+}
+
+/// Waits for what the log has to write, for [`FLUSH_TIMEOUT`] at most; the process ends then.
+pub(super) fn finish() {
+    QUEUE.flush(FLUSH_TIMEOUT);
 }
 
 /// Whether a log file could be written, without making it.
@@ -90,10 +108,6 @@ pub(super) fn check(path: &Path) -> Result<()> {
 fn open(path: &Path) -> Result<File> {
     let opened = OpenOptions::new().append(true).create(true).open(path);
     opened.context(|| format!("cannot open the log file {}", path.display()))
-}
-
-fn lock() -> MutexGuard<'static, Option<LogFile>> {
-    LOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many lines were written in this second, and how many were left out since that was last told.
@@ -159,20 +173,178 @@ fn note_line(note: Arguments<'_>) -> String {
     line(&Record::builder().level(Level::Warn).args(note).build())
 }
 
-/// Where the lines go. It takes every one: a full disk must not stop a server.
-struct Sink;
+/// What the macros of `log` call.
+struct Queued {
+    filter: env_logger::Logger,
+}
 
-impl Write for Sink {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let written = lock().as_mut().map(|log| log.file.write_all(line));
-        if !matches!(written, Some(Ok(()))) {
-            let _ = io::stderr().write_all(line);
-        }
-        Ok(line.len())
+impl Log for Queued {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.enabled(metadata)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn log(&self, record: &Record<'_>) {
+        if self.filter.matches(record) {
+            let lines = bounded(record, &BOUND, Instant::now());
+            if !lines.is_empty() {
+                QUEUE.push(Entry::Lines(lines), record.level() == Level::Error);
+            }
+        }
+    }
+
+    fn flush(&self) {
+        finish();
+    }
+}
+
+/// What the writer is to do.
+#[derive(Debug, PartialEq, Eq)]
+enum Entry {
+    /// Write this to the log.
+    Lines(String),
+    /// Write this to standard error.
+    Complaint(String),
+    /// Open the log file anew.
+    Reopen,
+}
+
+/// What is to be written, in the order in which it was said.
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// The writer waits for entries here.
+    came: Condvar,
+    /// And here who waits for the writer.
+    written: Condvar,
+}
+
+struct Waiting {
+    entries: Vec<Entry>,
+    bytes: usize,
+    /// Lines that found no room since the last note of it.
+    left_out: u64,
+    is_reopening: bool,
+    /// The writer is at what it took last.
+    is_writing: bool,
+}
+
+impl Queue {
+    const fn new() -> Queue {
+        let waiting =
+            Waiting { entries: Vec::new(), bytes: 0, left_out: 0, is_reopening: false, is_writing: false };
+        Queue { waiting: Mutex::new(waiting), came: Condvar::new(), written: Condvar::new() }
+    }
+
+    /// Queues lines, or counts them where there is no room. It never waits for the writer.
+    fn push(&self, entry: Entry, is_error: bool) {
+        let bytes = match &entry {
+            Entry::Lines(text) | Entry::Complaint(text) => text.len(),
+            Entry::Reopen => 0,
+        };
+        let mut waiting = self.waiting();
+        let (lines_max, bytes_max) = match is_error {
+            true => (QUEUE_LINES_MAX + ERROR_LINES_RESERVE, QUEUE_BYTES_MAX + ERROR_BYTES_RESERVE),
+            false => (QUEUE_LINES_MAX, QUEUE_BYTES_MAX),
+        };
+        if waiting.entries.len() >= lines_max || waiting.bytes + bytes > bytes_max {
+            waiting.left_out += 1;
+            return;
+        }
+        waiting.bytes += bytes;
+        waiting.entries.push(entry);
+        drop(waiting);
+        self.came.notify_one();
+    }
+
+    /// Queues that the file is opened anew, for which there is always room: once.
+    fn reopen(&self) {
+        let mut waiting = self.waiting();
+        if !mem::replace(&mut waiting.is_reopening, true) {
+            waiting.entries.push(Entry::Reopen);
+        }
+        drop(waiting);
+        self.came.notify_one();
+    }
+
+    /// The writer's thread, which lives as long as the process.
+    fn serve(&self, write: &mut dyn FnMut(Entry)) {
+        loop {
+            self.serve_once(write);
+        }
+    }
+
+    /// Waits until there is something to write, without a deadline since it has nothing else to do, and writes what
+    /// is there.
+    fn serve_once(&self, write: &mut dyn FnMut(Entry)) {
+        let is_idle = |waiting: &mut Waiting| waiting.entries.is_empty() && waiting.left_out == 0;
+        let mut waiting =
+            self.came.wait_while(self.waiting(), is_idle).unwrap_or_else(PoisonError::into_inner);
+        let entries = mem::take(&mut waiting.entries);
+        let left_out = mem::take(&mut waiting.left_out);
+        (waiting.bytes, waiting.is_reopening, waiting.is_writing) = (0, false, true);
+        drop(waiting);
+        entries.into_iter().for_each(&mut *write);
+        if left_out > 0 {
+            // They came when these had filled the queue.
+            write(Entry::Lines(note_line(format_args!(
+                "{left_out} lines were left out before this one: the log could not be written in time"
+            ))));
+        }
+        self.waiting().is_writing = false;
+        self.written.notify_all();
+    }
+
+    /// Waits until all is written, for so long at most.
+    fn flush(&self, timeout: Duration) {
+        let is_busy =
+            |waiting: &mut Waiting| waiting.is_writing || !waiting.entries.is_empty() || waiting.left_out > 0;
+        let _ = self.written.wait_timeout_while(self.waiting(), timeout, is_busy);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics under the lock, and the queue is whole after every line.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the lines go.
+struct Output {
+    /// `None` is standard error.
+    file: Option<LogFile>,
+}
+
+struct LogFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl Output {
+    fn write(&mut self, entry: Entry) {
+        match entry {
+            Entry::Lines(lines) => {
+                let written = self.file.as_mut().map(|log| log.file.write_all(lines.as_bytes()));
+                // A full disk must not stop a server, nor silence it.
+                if !matches!(written, Some(Ok(()))) {
+                    let _ = io::stderr().write_all(lines.as_bytes());
+                }
+            }
+            Entry::Complaint(line) => {
+                let _ = io::stderr().write_all(line.as_bytes());
+            }
+            Entry::Reopen => self.reopen(),
+        }
+    }
+
+    fn reopen(&mut self) {
+        let Some(log) = &mut self.file else {
+            return info!("SIGHUP: the log goes to standard error, there is no file to open anew");
+        };
+        match open(&log.path) {
+            Ok(file) => {
+                log.file = file;
+                info!("SIGHUP: the log file was opened anew");
+            }
+            Err(error) => error!("SIGHUP: the log goes on in the old file: {error}"),
+        }
     }
 }
 
@@ -208,7 +380,15 @@ fn one_line(message: &str) -> Cow<'_, str> {
 
 fn log_panic(info: &PanicHookInfo<'_>) {
     let place = info.location().map_or_else(String::new, |place| format!(" at {place}"));
-    error!("panic{place}: {}", info.payload_as_str().unwrap_or("no message"));
+    let what = info.payload_as_str().unwrap_or("no message");
+    if WRITER.get() == Some(&thread::current().id()) {
+        // Which cannot write what it would queue now.
+        let _ = writeln!(io::stderr(), "panic in the log{place}: {what}");
+        return;
+    }
+    error!("panic{place}: {what}");
+    // It may be the end of the process.
+    finish();
 }
 
 #[cfg(test)]
@@ -253,6 +433,84 @@ mod tests {
         let next = lines_of(Level::Error, &bound, now + SECOND);
         assert!(next[0].contains("4900 lines were left out"), "{next:?}");
         assert!(next[1].contains(" ERROR "), "{next:?}");
+    }
+
+    fn text(entry: Entry) -> String {
+        match entry {
+            Entry::Lines(text) | Entry::Complaint(text) => text,
+            Entry::Reopen => "reopened".to_owned(),
+        }
+    }
+
+    /// What the writer writes of what is queued now.
+    fn written(queue: &Queue) -> Vec<String> {
+        let mut lines = Vec::new();
+        queue.serve_once(&mut |entry| lines.push(text(entry)));
+        lines
+    }
+
+    #[test]
+    fn a_full_queue_leaves_lines_out_and_says_how_many_and_errors_have_room_of_their_own() {
+        let queue = Queue::new();
+        let say = |text: &str, is_error| queue.push(Entry::Lines(text.to_owned()), is_error);
+        for _ in 0..QUEUE_LINES_MAX + 7 {
+            say("line", false);
+        }
+        say("error", true);
+        let lines = written(&queue);
+        assert_eq!(lines.len(), QUEUE_LINES_MAX + 2);
+        assert_eq!(lines[QUEUE_LINES_MAX], "error");
+        assert!(lines[QUEUE_LINES_MAX + 1].contains(" 7 lines were left out"), "{lines:?}");
+        // By bytes as well.
+        let long = "x".repeat(QUEUE_BYTES_MAX / 4);
+        for _ in 0..6 {
+            say(&long, false);
+        }
+        say(&long, true);
+        let lines = written(&queue);
+        assert_eq!(lines.len(), 6);
+        assert!(lines[5].contains(" 2 lines were left out"));
+        for _ in 0..QUEUE_LINES_MAX + ERROR_LINES_RESERVE + 1 {
+            say("error", true);
+        }
+        assert_eq!(written(&queue).len(), QUEUE_LINES_MAX + ERROR_LINES_RESERVE + 1);
+    }
+
+    #[test]
+    fn the_order_is_kept_and_the_file_is_opened_anew_where_it_was_asked_for() {
+        let queue = Queue::new();
+        queue.push(Entry::Lines("one".to_owned()), false);
+        queue.reopen();
+        queue.reopen();
+        queue.push(Entry::Complaint("two".to_owned()), true);
+        assert_eq!(written(&queue), ["one", "reopened", "two"]);
+        queue.reopen();
+        assert_eq!(written(&queue), ["reopened"]);
+    }
+
+    #[test]
+    fn a_writer_that_hangs_holds_nobody_up_and_the_end_waits_for_it_a_bounded_time() {
+        let queue = Queue::new();
+        let (go, hang) = crossbeam_channel::bounded::<()>(0);
+        thread::scope(|scope| {
+            queue.push(Entry::Lines("first".to_owned()), false);
+            let writer = scope.spawn(|| {
+                queue.serve_once(&mut |_| {
+                    let _ = hang.recv();
+                });
+            });
+            while !queue.waiting().is_writing {
+                thread::yield_now();
+            }
+            for _ in 0..QUEUE_LINES_MAX * 2 {
+                queue.push(Entry::Lines("more".to_owned()), false);
+            }
+            queue.flush(Duration::from_millis(10));
+            assert!(!writer.is_finished());
+            go.send(()).unwrap();
+        });
+        assert_eq!(written(&queue).len(), QUEUE_LINES_MAX + 1);
+        queue.flush(Duration::from_secs(3600));
     }
 
     #[test]

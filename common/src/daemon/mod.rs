@@ -138,6 +138,8 @@ fn job<S: Server>(name: &str, file: Option<&Path>, given: &Given) -> ExitCode {
         signals::watch(&stop)?;
         S::job(name, settings, given, &stop)
     });
+    // Behind what the log has to say of it.
+    log::finish();
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -173,16 +175,17 @@ fn serve<S: Server>(file: Option<&Path>, pid_file: Option<&Path>) -> ExitCode {
 
     let outcome = pid_file.map_or(Ok(()), pid_file::take).and_then(|()| run::<S>(settings, common));
     pid_file::release();
+    if let Err(error) = &outcome {
+        ::log::error!("{}: {error}", S::PART);
+        // Who started it reads standard error, whatever the log has and wherever that is.
+        if log_file.is_some() || !log_enabled!(Level::Error) {
+            log::complain(format!("{}: {error}", S::PART));
+        }
+    }
+    log::finish();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            ::log::error!("{}: {error}", S::PART);
-            // Who started it reads standard error, whatever the log has and wherever that is.
-            if log_file.is_some() || !log_enabled!(Level::Error) {
-                complain(format_args!("{}: {error}", S::PART));
-            }
-            ExitCode::FAILURE
-        }
+        Err(_) => ExitCode::FAILURE,
     }
 }
 

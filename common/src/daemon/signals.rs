@@ -9,7 +9,7 @@ use log::{info, warn};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use super::log::reopen;
+use super::log::{finish, reopen};
 use super::notify::{STOPPING, notify};
 use crate::error::{Context, Result};
 use crate::limits::STACK_BYTES;
@@ -51,6 +51,7 @@ fn act(signal: i32, stop: &Stop) {
         }
         _ if stop.is_set() => {
             warn!("{name}: the second one, so it ends at once");
+            finish();
             process::exit(1);
         }
         _ => {
