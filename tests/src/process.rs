@@ -56,6 +56,11 @@ impl Process {
         self
     }
 
+    /// The same for its next starts.
+    pub fn wrap(&mut self, command: &[&str]) {
+        self.wrapper = command.iter().map(|&word| word.to_owned()).collect();
+    }
+
     /// Starts it; returns at once.
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.binary);
@@ -216,6 +221,23 @@ impl Process {
         let ticks: u64 =
             rest.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().expect("ticks")).sum();
         Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
+    /// The state of each of its threads of this name, as in `/proc/PID/status`.
+    pub fn thread_states(&self, name: &str) -> Vec<String> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("list threads");
+        let statuses = threads.filter_map(|thread| {
+            // A thread may just have ended.
+            std::fs::read_to_string(thread.expect("an entry").path().join("status")).ok()
+        });
+        let field = |status: &str, name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            value.split_whitespace().next().map(str::to_owned)
+        };
+        statuses
+            .filter(|status| field(status, "Name").is_some_and(|named| named == name))
+            .filter_map(|status| field(&status, "State"))
+            .collect()
     }
 
     /// How many descriptors it has open.

@@ -197,6 +197,59 @@ fn a_directory_that_cannot_be_synced_costs_the_upload_and_no_other() {
     assert_eq!(calls.iter().filter(|call| call.returned < 0).count(), 1, "it is tried once: {calls:?}");
 }
 
+/// Upload A's directory sync failed at once, while its file's sync took seconds more. Upload B, whose name was there
+/// before that, asked for another sync of the directory, which succeeded: the kernel had told of the loss. B was
+/// acknowledged, and the store path was marked only when A went on.
+#[test]
+fn an_upload_whose_name_a_failed_sync_may_have_lost_is_refused_though_the_next_sync_succeeds() {
+    const TEST: &str =
+        "an_upload_whose_name_a_failed_sync_may_have_lost_is_refused_though_the_next_sync_succeeds";
+    let Some(disks) = TwoDisks::start(TEST, "eio-late", 200) else { return };
+    assert_eq!(disks.lands_in("before"), "../data");
+    let content = sample(40 << 20, 7);
+    let (mut slow, slow_file) = disks.begin("slow", &content, 1000);
+    let (mut quick, quick_file) = disks.begin("quick", &sample(5000, 5), 1000);
+    let directory = slow_file.parent().expect("a directory");
+    assert_eq!(quick_file.parent(), Some(directory));
+    // The flush of the slow one's content takes long; the first sync of the directory fails.
+    let args = [
+        ["-P", slow_file.to_str().expect("UTF-8")],
+        ["-P", directory.to_str().expect("UTF-8")],
+        ["-e", "trace=fsync,fdatasync"],
+        ["-e", "inject=fdatasync:delay_enter=5000000:when=1"],
+        ["-e", "inject=fsync:error=EIO:when=1"],
+    ];
+    let output = disks.cluster.path("log/strace");
+    let Some(strace) = Strace::attach(TEST, &disks.cluster.storages[0], &args.concat(), &output) else {
+        return;
+    };
+    let trace_has = |text: &str| fs::read_to_string(&output).is_ok_and(|trace| trace.contains(text));
+    slow.send(&content[1000..36 << 20]);
+    patient("the flush in the background", PATIENCE, || trace_has("fdatasync("));
+    slow.send(&content[36 << 20..]);
+    patient("the directory's failed sync", PATIENCE, || trace_has("(INJECTED)"));
+    // strace counts by threads: the next sync is to be made by the same one, and to succeed.
+    let storage = &disks.cluster.storages[0];
+    patient("the thread that made it waits", PATIENCE, || storage.thread_states("dirsync") == ["S"]);
+    quick.send(&sample(5000, 5)[1000..]);
+    let frame = quick.frame();
+    frame.failure(102);
+    assert_eq!(i16::from_be_bytes([frame.body[0], frame.body[1]]), UNAVAILABLE, "another may do better");
+    let frame = slow.frame();
+    frame.failure(102);
+    assert_eq!(i16::from_be_bytes([frame.body[0], frame.body[1]]), UNAVAILABLE);
+    for (fileid, file) in [("slow", slow_file), ("quick", quick_file)] {
+        assert!(!file.exists() && disks.cluster.file_row("tnv001", fileid).is_none(), "{fileid} is given up");
+    }
+    let syncs: Vec<_> = (strace.detach().into_iter())
+        .filter(|call| call.name == "fsync" && call.target().ends_with("/000/000/000"))
+        .map(|call| call.returned)
+        .collect();
+    assert_eq!(syncs, [-1, 0], "the next sync succeeded");
+    assert_eq!(disks.lands_in("quick"), "../more", "its ID is free");
+    disks.recovers();
+}
+
 #[test]
 fn a_member_whose_disk_fails_costs_its_clients_nothing_while_there_is_another() {
     const TEST: &str = "a_member_whose_disk_fails_costs_its_clients_nothing_while_there_is_another";
