@@ -1,5 +1,6 @@
 //! `tnv-storage --fsck` as an operator runs it, and its report.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::bins::bin;
@@ -70,10 +71,19 @@ pub fn fsck(cluster: &Cluster, storage: usize, options: &[&str]) -> Report {
     Report::of(&Output::of(&mut command(cluster, storage, options)))
 }
 
+/// Runs it with a configuration file, in the directory that the server runs in.
+pub fn fsck_of(config: &Path, cwd: &Path, options: &[&str]) -> Report {
+    Report::of(&Output::of(&mut command_of(config, cwd, options)))
+}
+
 /// The command, to be run.
 pub fn command(cluster: &Cluster, storage: usize, options: &[&str]) -> Command {
     let storage = &cluster.storages[storage];
+    command_of(storage.config(), storage.cwd(), options)
+}
+
+fn command_of(config: &Path, cwd: &Path, options: &[&str]) -> Command {
     let mut command = Command::new(bin("tnv-storage"));
-    command.arg("-c").arg(storage.config()).arg("--fsck").args(options).current_dir(storage.cwd());
+    command.arg("-c").arg(config).arg("--fsck").args(options).current_dir(cwd);
     command
 }

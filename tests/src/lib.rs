@@ -13,6 +13,7 @@ pub mod http;
 pub mod mariadb;
 pub mod mount;
 pub mod port;
+pub mod power;
 pub mod process;
 pub mod raw;
 pub mod strace;
