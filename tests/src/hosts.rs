@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -42,8 +42,7 @@ impl Hosts {
         if gluster {
             programs.extend(["glusterd", "glusterfs", "gluster"]);
         }
-        let there = |program: &str| installed(program) || Path::new("/usr/sbin").join(program).is_file();
-        if let Some(program) = programs.into_iter().find(|program| !there(program)) {
+        if let Some(program) = programs.into_iter().find(|program| !installed(program)) {
             skipped(test, &format!("{program} is not installed"));
             return None;
         }

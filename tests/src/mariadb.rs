@@ -18,6 +18,7 @@ use mysql::prelude::Queryable;
 
 use crate::bins::profile_dir;
 use crate::process::wrapped;
+use crate::tools::{skipped, this_test};
 
 /// How long a start may take: recovery after a kill included, on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
@@ -169,7 +170,7 @@ impl MariaDb {
 
     fn start_in(place: &Path, options: &[&str], wrapper: &[&str], password: String) -> Option<MariaDb> {
         let Some(server) = find("mariadbd") else {
-            eprintln!("SKIPPED: mariadbd is not installed (Debian: apt-get install mariadb-server)");
+            skipped(&this_test(), "mariadbd is not installed (Debian: apt-get install mariadb-server-core)");
             return None;
         };
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -276,6 +277,7 @@ impl MariaDb {
         let process = wrapped(&self.wrapper, server)
             .args(OPTIONS)
             .args(&self.options)
+            .args(plugins())
             .arg(format!("--datadir={}", self.directory.display()))
             .arg(format!("--port={}", self.port))
             .args(as_root())
@@ -399,6 +401,12 @@ fn scratch() -> PathBuf {
     let scratch = profile_dir().join("tmp");
     fs::create_dir_all(&scratch).expect("make the directory for tests");
     scratch
+}
+
+/// Where `scripts/test` puts the plugins that Debian's package of the server alone does not have.
+fn plugins() -> Option<String> {
+    let target = profile_dir().ancestors().nth(2)?.join("mariadb-plugins");
+    target.is_dir().then(|| format!("--plugin-dir={}", target.display()))
 }
 
 /// MariaDB refuses to run as root unless it is told to.

@@ -1,7 +1,9 @@
 //! Small things that every test needs: content that shows where it is wrong, bounded waiting, and
 //! running a program to its end.
 
-use std::path::Path;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -129,17 +131,44 @@ pub fn knob(name: &str, default: u64) -> u64 {
     }
 }
 
-/// Says that a test could not be tried here, and why: past the capture of what tests print, since
-/// whoever reads the run must learn of it.
+/// Reports that a test cannot run on this machine, and why. A test that checks nothing must not look like one
+/// that passed: with `CI=true` this fails the test. Elsewhere it writes a line that starts with SKIPPED to
+/// standard error, past the capture of test output, and to the file that `TNV_SKIPPED` names, from which
+/// `scripts/test` prints the number and the names at the end.
+#[track_caller]
 pub fn skipped(test: &str, why: &str) {
     let line = format!("SKIPPED {test}: {why}\n");
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+    assert!(!in_ci(), "{line}In CI every test runs: add what is missing to scripts/test, or to the machine");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    if let Some(list) = std::env::var_os("TNV_SKIPPED") {
+        let opened = OpenOptions::new().create(true).append(true).open(list);
+        opened
+            .and_then(|mut list| list.write_all(line.as_bytes()))
+            .expect("add a line to the file of TNV_SKIPPED");
+    }
 }
 
-/// Whether a program is installed.
+/// The test that runs in this thread, as its program and its name: what [`skipped`] is called with where the
+/// caller has no name. The harness of Rust names each thread after its test.
+pub fn this_test() -> String {
+    let program = std::env::current_exe().ok();
+    let program =
+        program.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    // Cargo appends a hash to the name.
+    let program = program.as_deref().and_then(|name| name.rsplit_once('-')).map_or("", |(name, _)| name);
+    format!("{program}: {}", std::thread::current().name().unwrap_or("a thread of a test"))
+}
+
+/// Whether this is a run of CI, which skips nothing.
+fn in_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| value == "true")
+}
+
+/// Whether a program is installed, also where only root's PATH has it.
 pub fn installed(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(system).any(|dir| dir.join(program).is_file())
 }
 
 /// Bytes free on the file system of a directory, as `df` tells.

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use tnv_tests::process::status_kib;
-use tnv_tests::tools::{free_bytes, heavy};
+use tnv_tests::tools::{free_bytes, heavy, this_test};
 use tnv_tests::{Builder, Cluster, http, sample, skipped};
 
 /// No part may ever be larger than this, whatever the size of a file: a copy buffer for each of its
@@ -42,7 +42,7 @@ fn a_file_over_4_gib_comes_back_in_bounded_memory() {
         [0, 1 << 20, (2 << 30) - 4, (2 << 30) + 4, (4 << 30) - 4, (4 << 30) + 4, (4 << 30) + 12, SIZE - 8];
     let mut cluster = Builder::new("big").httpds(1).start();
     if free_bytes(cluster.dir()) < 12 << 30 {
-        return skipped("a_file_over_4_gib", "less than 12 GiB of disk are free");
+        return skipped(&this_test(), "less than 12 GiB of disk are free");
     }
     let path = cluster.path("big");
     let file = File::create(&path).expect("create");

@@ -15,7 +15,7 @@ use tnv_tests::fuzz::Random;
 use tnv_tests::http::{self, Http};
 use tnv_tests::process::{Process, status_kib};
 use tnv_tests::raw::{self, Raw};
-use tnv_tests::tools::{heavy, knob, more_descriptors};
+use tnv_tests::tools::{heavy, knob, more_descriptors, this_test};
 use tnv_tests::{Builder, Cluster, PATIENCE, patient, sample, skipped};
 
 /// No server may ever have more resident.
@@ -627,7 +627,7 @@ fn ten_thousand_idle_connections_are_no_burden_to_64_busy_ones() {
     const BUSY: usize = 64;
     let _heavy = heavy();
     if more_descriptors() < IDLE + 1000 {
-        return skipped("ten thousand idle connections", "the limit of open files (ulimit -Hn) is too low");
+        return skipped(&this_test(), "the limit of open files (ulimit -Hn) is too low");
     }
     let mut cluster = Builder::new("idle").httpds(1).start();
     cluster.put("tnv001", "f", b"content");
@@ -699,7 +699,7 @@ fn ten_thousand_who_wait_in_the_middle_take_little_memory_of_the_http_server() {
     const CROWD: usize = 10_000;
     let _heavy = heavy();
     if more_descriptors() < CROWD + 1000 {
-        return skipped("ten thousand in the middle", "the limit of open files (ulimit -Hn) is too low");
+        return skipped(&this_test(), "the limit of open files (ulimit -Hn) is too low");
     }
     let mut cluster = Builder::new("crowd").httpds(1).start();
     cluster.put("tnv001", "f", b"content");
@@ -735,7 +735,7 @@ fn a_thousand_uploads_that_stall_take_little_memory_of_a_storage() {
     const CROWD: usize = 1024;
     let _heavy = heavy();
     if more_descriptors() < CROWD + 1000 {
-        return skipped("a thousand uploads", "the limit of open files (ulimit -Hn) is too low");
+        return skipped(&this_test(), "the limit of open files (ulimit -Hn) is too low");
     }
     let mut cluster = Builder::new("stalled").httpds(1).start();
     cluster.put("tnv001", "f", b"content");

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use tnv_tests::bins::workspace;
 use tnv_tests::port::free_address;
-use tnv_tests::tools::installed;
+use tnv_tests::tools::{installed, this_test};
 use tnv_tests::{Builder, Cluster, Output, PATIENCE, http, patient, sample, skipped};
 
 /// The clip of the repository, served; its URL and its bytes.
@@ -21,7 +21,7 @@ fn clip(cluster: &Cluster) -> (String, Vec<u8>) {
 #[test]
 fn ffprobe_reads_the_clip_through_the_url() {
     if !installed("ffprobe") {
-        return skipped("ffprobe", "ffprobe is not installed");
+        return skipped(&this_test(), "ffprobe is not installed");
     }
     let cluster = Builder::new("ffprobe").httpds(1).start();
     let (url, _) = clip(&cluster);
@@ -52,7 +52,7 @@ fn ffprobe_reads_the_clip_through_the_url() {
 #[test]
 fn ffmpeg_seeks_into_the_clip_and_decodes_there() {
     if !installed("ffmpeg") {
-        return skipped("ffmpeg", "ffmpeg is not installed");
+        return skipped(&this_test(), "ffmpeg is not installed");
     }
     let cluster = Builder::new("ffmpeg").httpds(1).start();
     let (url, content) = clip(&cluster);
@@ -77,7 +77,7 @@ fn ffmpeg_seeks_into_the_clip_and_decodes_there() {
 #[test]
 fn curl_takes_ranges_and_resumes() {
     if !installed("curl") {
-        return skipped("curl", "curl is not installed");
+        return skipped(&this_test(), "curl is not installed");
     }
     let cluster = Builder::new("curl").httpds(1).start();
     let (url, content) = clip(&cluster);
@@ -116,7 +116,7 @@ fn curl_takes_ranges_and_resumes() {
 #[test]
 fn wget_resumes_a_download() {
     if !installed("wget") {
-        return skipped("wget", "wget is not installed");
+        return skipped(&this_test(), "wget is not installed");
     }
     let cluster = Builder::new("wget").httpds(1).start();
     let content = sample(3_000_000, 8);

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use tnv_tests::bins::{bin, workspace};
 use tnv_tests::port::{free_address, free_addresses};
+use tnv_tests::tools::this_test;
 use tnv_tests::{Dir, Output, PATIENCE, http, patient, raw, skipped};
 
 /// The quickstart with everything it makes in a directory of the test.
@@ -156,7 +157,7 @@ fn quickstart_fetches_without_curl_too() {
         let found = std::env::split_paths(&std::env::var_os("PATH").expect("a PATH"))
             .map(|dir| dir.join(tool))
             .find(|path| path.is_file());
-        let Some(found) = found else { return skipped("quickstart_fetches_without_curl_too", tool) };
+        let Some(found) = found else { return skipped(&this_test(), &format!("{tool} is not installed")) };
         std::os::unix::fs::symlink(found, tools.join(tool)).expect("link");
     }
     let out = Output::of(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tnv_tests::bins::bin;
 use tnv_tests::cluster::{active, free_address};
-use tnv_tests::tools::installed;
+use tnv_tests::tools::{installed, this_test};
 use tnv_tests::{Dir, Output, PATIENCE, http, raw, skipped};
 
 const BINARIES: [&str; 5] = ["tnv-tracker", "tnv-idserver", "tnv-storage", "tnv-httpd", "tnv"];
@@ -20,7 +20,7 @@ fn the_binaries_are_static() {
             let said = Output::of(Command::new("file").arg("-L").arg(bin(name))).success();
             assert!(said.contains("static-pie linked") || said.contains("statically linked"), "{said}");
         } else {
-            skipped("the_binaries_are_static (file)", "file is not installed");
+            skipped(&this_test(), "file is not installed");
         }
         if installed("ldd") {
             let said = Output::of(Command::new("ldd").arg(bin(name)));
@@ -30,7 +30,7 @@ fn the_binaries_are_static() {
                 "{said}"
             );
         } else {
-            skipped("the_binaries_are_static (ldd)", "ldd is not installed");
+            skipped(&this_test(), "ldd is not installed");
         }
     }
 }
@@ -70,7 +70,7 @@ fn jail(dir: &Path, args: &[&str], log: &Path) -> Jailed {
 #[test]
 fn all_of_it_runs_in_an_empty_chroot_with_host_names_in_the_configuration() {
     if !rustix::process::geteuid().is_root() {
-        return skipped("the chroot", "only root can");
+        return skipped(&this_test(), "only root can");
     }
     let dir = Dir::new("chroot");
     let root = dir.join("root");

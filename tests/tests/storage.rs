@@ -13,6 +13,7 @@ use tnv_tests::cluster::{Part, active, free_address, write_config};
 use tnv_tests::mariadb::MariaDb;
 use tnv_tests::mount::Mount;
 use tnv_tests::raw::{self, Raw};
+use tnv_tests::tools::this_test;
 use tnv_tests::{Builder, Cluster, Db, Output, PATIENCE, Process, patient, sample, skipped};
 
 fn put(cluster: &Cluster, fileid: &str, content: &[u8]) -> Result<(), String> {
@@ -214,7 +215,7 @@ fn a_tracker_is_not_joined_over_a_family_that_the_storage_does_not_listen_on() {
     keys.insert("tnv_tracker_addrs".to_owned(), tracker.clone());
     write_config(cluster.storages[0].config(), "tnv-storage", &keys);
     if std::net::TcpListener::bind("[::1]:0").is_err() {
-        return skipped("a_tracker_is_not_joined_over_a_family_...", "no IPv6 here");
+        return skipped(&this_test(), "no IPv6 here");
     }
     cluster.start_all();
     let text = format!("'{tracker}' has no IPv4 address, and this storage listens on 127.0.0.1");
