@@ -284,6 +284,13 @@ fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     // A connection is used by one thread at a time: the pool and the writer see to it.
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    // SQLite opens a file for reading only where it cannot open it for writing, be it for want of descriptors.
+    // Such a connection would be kept, and refuse each write for as long as the server runs.
+    if connection.is_readonly(rusqlite::MAIN_DB)? {
+        let why = "it can be opened for reading only; check its owner, its mode and the limit of open files";
+        let cannot_open = ffi::Error::new(ffi::SQLITE_CANTOPEN);
+        return Err(rusqlite::Error::SqliteFailure(cannot_open, Some(why.to_owned())));
+    }
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     set_durable(&connection, true)?;
