@@ -12,6 +12,8 @@
 //! - `--fsck --repair` finds files without a row and nothing else, and after it all agrees. Such files are allowed:
 //!   the journal is not synced, so a crash may take the note of what was under way.
 //!
+//! An ID server is recorded and tried likewise: it repeats no number.
+//!
 //! `TNV_POWER_STATES` sets how many states there are in all, `TNV_SEED` which.
 
 use std::fmt::Write as _;
@@ -255,57 +257,99 @@ struct Crash {
     seed: u64,
 }
 
-impl Scene {
-    /// So many crashes, spread over the whole record.
-    fn crashes(&self, count: usize, kept: &[Kept], random: &mut Random) -> Vec<Crash> {
-        (0..count)
-            .map(|index| {
-                let from = self.moments.len() * index / count;
-                let to = (self.moments.len() * (index + 1) / count).max(from + 1);
-                let at = self.moments[from + random.below(to - from)];
-                Crash { at, kept: kept[index % kept.len()], seed: random.number() }
-            })
-            .collect()
-    }
+/// So many crashes, spread over the whole record.
+fn crashes(moments: &[Micros], count: usize, kept: &[Kept], random: &mut Random) -> Vec<Crash> {
+    (0..count)
+        .map(|index| {
+            let from = moments.len() * index / count;
+            let to = (moments.len() * (index + 1) / count).max(from + 1);
+            let at = moments[from + random.below(to - from)];
+            Crash { at, kept: kept[index % kept.len()], seed: random.number() }
+        })
+        .collect()
+}
 
-    /// Tries states, two at a time; gives what is wrong with each, and how many files without a row were found.
-    fn try_all(&self, crashes: &[Crash]) -> (Vec<String>, usize) {
-        // In memory, where there is such a place: a sync there costs nothing, and nothing here depends on one.
-        let memory = Path::new("/dev/shm");
-        let base = if memory.is_dir() { Dir::under(memory, "power") } else { Dir::new("power") };
-        // As the storages were: a journal is found by its address. And elsewhere, from where it is taken over.
-        let first: Vec<_> = self.cluster.storages.iter().map(Process::address).collect();
-        let second: Vec<_> = first.iter().map(|_| free_address()).collect();
-        let (faults, orphans) = (Mutex::new(Vec::new()), Mutex::new(0));
-        thread::scope(|scope| {
-            for (worker, addresses) in [first, second].into_iter().enumerate() {
-                let (base, faults, orphans) = (&base, &faults, &orphans);
-                scope.spawn(move || {
-                    for (index, crash) in crashes.iter().enumerate().skip(worker).step_by(2) {
-                        let dir = base.join(&format!("state{index}"));
-                        match self.try_one(crash, &dir, &addresses) {
-                            Ok(found) => *orphans.lock().expect("a count") += found,
-                            Err(fault) => {
-                                let mut words = format!(
-                                    "state {index}, {:?}, seed {}: {fault}\n",
-                                    crash.kept, crash.seed
-                                );
-                                let _ = write!(words, "{}", self.history.describe(crash.at));
-                                faults.lock().expect("faults").push(words);
-                            }
+/// Tries states, two at a time; gives what is wrong with each, and the sum of what each try counts. The servers are
+/// started on their addresses by the first worker, and on others by the second one: what a server has is found by its
+/// address, and elsewhere it is taken over.
+fn try_all(
+    history: &History,
+    crashes: &[Crash],
+    servers: &[Process],
+    try_one: impl Fn(&Crash, &Path, &[SocketAddr]) -> Result<usize, String> + Sync,
+) -> (Vec<String>, usize) {
+    // In memory, where there is such a place: a sync there costs nothing, and nothing here depends on one.
+    let memory = Path::new("/dev/shm");
+    let base = if memory.is_dir() { Dir::under(memory, "power") } else { Dir::new("power") };
+    let first: Vec<_> = servers.iter().map(Process::address).collect();
+    let second: Vec<_> = servers.iter().map(|_| free_address()).collect();
+    let (faults, counted) = (Mutex::new(Vec::new()), Mutex::new(0));
+    thread::scope(|scope| {
+        for (worker, addresses) in [first, second].into_iter().enumerate() {
+            let (base, faults, counted, try_one) = (&base, &faults, &counted, &try_one);
+            scope.spawn(move || {
+                for (index, crash) in crashes.iter().enumerate().skip(worker).step_by(2) {
+                    let dir = base.join(&format!("state{index}"));
+                    history.state(crash.at, crash.kept, &mut Random::new(crash.seed)).write(&dir);
+                    match try_one(crash, &dir, &addresses) {
+                        Ok(count) => *counted.lock().expect("a count") += count,
+                        Err(fault) => {
+                            let mut words =
+                                format!("state {index}, {:?}, seed {}: {fault}\n", crash.kept, crash.seed);
+                            let _ = write!(words, "{}", history.describe(crash.at));
+                            faults.lock().expect("faults").push(words);
                         }
-                        let _ = fs::remove_dir_all(&dir);
                     }
-                });
+                    let _ = fs::remove_dir_all(&dir);
+                }
+            });
+        }
+    });
+    (faults.into_inner().expect("faults"), counted.into_inner().expect("a count"))
+}
+
+/// Starts servers on a state, each as it was and on this address.
+fn start(
+    was: &Path,
+    servers: &[Process],
+    dir: &Path,
+    addresses: &[SocketAddr],
+) -> Result<Vec<Process>, String> {
+    let mut started = Vec::new();
+    for (server, address) in servers.iter().zip(addresses) {
+        let text = fs::read_to_string(server.config()).expect("read a configuration file");
+        let text = text.replace(&was.display().to_string(), &dir.display().to_string());
+        let text = text.replace(&server.host_port(), &address.to_string());
+        let config = dir.join(format!("{}.cfg", address.port()));
+        fs::write(&config, text).expect("write a configuration file");
+        let log = dir.join(format!("{}.log", address.port()));
+        let cwd = dir.join(server.cwd().strip_prefix(was).expect("a directory of the cluster"));
+        let mut process = Process::new(server.binary(), *address, &config, &cwd, &[], &log);
+        process.spawn();
+        started.push(process);
+    }
+    for server in &mut started {
+        let (line, start) = (format!("{} ready on ", server.binary()), Instant::now());
+        while !server.log_of_run().contains(&line) {
+            if server.exited().is_some() || start.elapsed() > PATIENCE {
+                return Err(format!("{} does not start:\n{}", server.binary(), server.log_of_run()));
             }
-        });
-        (faults.into_inner().expect("faults"), orphans.into_inner().expect("a count"))
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    Ok(started)
+}
+
+impl Scene {
+    fn try_all(&self, crashes: &[Crash]) -> (Vec<String>, usize) {
+        try_all(&self.history, crashes, &self.cluster.storages, |crash, dir, addresses| {
+            self.try_one(crash, dir, addresses)
+        })
     }
 
+    /// Gives how many files without a row there are.
     fn try_one(&self, crash: &Crash, dir: &Path, addresses: &[SocketAddr]) -> Result<usize, String> {
-        let state = self.history.state(crash.at, crash.kept, &mut Random::new(crash.seed));
-        state.write(dir);
-        let mut storages = self.start(dir, addresses)?;
+        let mut storages = start(self.cluster.dir(), &self.cluster.storages, dir, addresses)?;
         self.look(crash.at, &storages)?;
         let last = storages.last().expect("a storage");
         let content = sample(3000, 99);
@@ -332,33 +376,6 @@ impl Scene {
         }
         storages.iter_mut().for_each(Process::kill);
         Ok(report.paths("orphan").len())
-    }
-
-    /// Starts the storages on a state.
-    fn start(&self, dir: &Path, addresses: &[SocketAddr]) -> Result<Vec<Process>, String> {
-        let mut storages = Vec::new();
-        for (was, address) in self.cluster.storages.iter().zip(addresses) {
-            let text = fs::read_to_string(was.config()).expect("read a configuration file");
-            let text = text.replace(&self.cluster.dir().display().to_string(), &dir.display().to_string());
-            let text = text.replace(&was.host_port(), &address.to_string());
-            let config = dir.join(format!("{}.cfg", address.port()));
-            fs::write(&config, text).expect("write a configuration file");
-            let log = dir.join(format!("{}.log", address.port()));
-            let mut storage =
-                Process::new("tnv-storage", *address, &config, &dir.join("group001/run"), &[], &log);
-            storage.spawn();
-            storages.push(storage);
-        }
-        for storage in &mut storages {
-            let start = Instant::now();
-            while !storage.log_of_run().contains("tnv-storage ready on ") {
-                if storage.exited().is_some() || start.elapsed() > PATIENCE {
-                    return Err(format!("a storage does not start:\n{}", storage.log_of_run()));
-                }
-                thread::sleep(Duration::from_millis(5));
-            }
-        }
-        Ok(storages)
     }
 
     /// Holds each file against what must be true of it.
@@ -397,7 +414,8 @@ fn survives(test: &str, name: &str, members: usize, states: u64) {
     let _heavy = heavy();
     let Some(scene) = scene(test, name, members, "yes") else { return };
     let seed = knob("TNV_SEED", u64::from(rand::random::<u32>()));
-    let crashes = scene.crashes(usize::try_from(states).expect("a count"), &KEPT, &mut Random::new(seed));
+    let states = usize::try_from(states).expect("a count");
+    let crashes = crashes(&scene.moments, states, &KEPT, &mut Random::new(seed));
     let start = Instant::now();
     let (faults, orphans) = scene.try_all(&crashes);
     println!(
@@ -427,13 +445,83 @@ fn a_power_loss_takes_nothing_from_two_members_that_share_a_store_path() {
     survives("a_power_loss_takes_nothing_from_two_members_that_share_a_store_path", "power-two", 2, states);
 }
 
-/// The control of the two above: where nothing is synced, the same states show what a power loss takes.
+/// Numbers that an ID server handed out before the crash are not handed out after it.
+#[test]
+fn a_power_loss_makes_no_id_server_repeat_a_number() {
+    const KEYS: [&str; 3] = ["../data", "../more", "x"];
+    const TEST: &str = "a_power_loss_makes_no_id_server_repeat_a_number";
+    let _heavy = heavy();
+    let Some(recorder) = Recorder::new(TEST) else { return };
+    let wrapper = recorder.wrapper();
+    let wrapper: Vec<_> = wrapper.iter().map(String::as_str).collect();
+    let mut cluster = Builder::new("power-ids")
+        .trackers(0)
+        .groups(&["group001"], 0)
+        .wrap(Part::Id, &wrapper)
+        .no_wait()
+        .prepare();
+    let before = ["run", "db"].map(|name| cluster.path(name));
+    fs::create_dir_all(cluster.path("db")).expect("make a directory");
+    cluster.start_all();
+    let next = |server: SocketAddr, key: &str| raw::ask(server, &raw::get_id(key)).success(101);
+    let mut handed_out = Vec::new();
+    for round in 0..4 {
+        for key in KEYS {
+            for _ in 0..60 * round + 1 {
+                let number = next(cluster.id(), key);
+                handed_out.push((now(), key, number));
+            }
+        }
+        match round {
+            0 => assert!(cluster.ids[0].stop(PATIENCE).success()),
+            _ => cluster.ids[0].kill(),
+        }
+        if round < 3 {
+            cluster.ids[0].start();
+        }
+    }
+    let root = cluster.dir().canonicalize().expect("a directory");
+    let before = before.map(|path| path.canonicalize().expect("a directory"));
+    let history = History::read(&root, &root.join("run"), &recorder.finish(), &before);
+    let mut moments = history.moments();
+    moments.retain(|moment| *moment > Micros::MIN);
+    moments.extend(handed_out.iter().map(|(at, ..)| *at));
+    moments.sort_unstable();
+    let seed = knob("TNV_SEED", u64::from(rand::random::<u32>()));
+    let states = usize::try_from(knob("TNV_POWER_STATES", STATES) / 5).expect("a count");
+    let crashes = crashes(&moments, states, &KEPT, &mut Random::new(seed));
+    let (faults, _) = try_all(&history, &crashes, &cluster.ids, |crash, dir, addresses| {
+        let servers = start(cluster.dir(), &cluster.ids, dir, addresses)?;
+        for key in KEYS {
+            for _ in 0..3 {
+                let number = next(servers[0].address(), key);
+                let again = |(at, of, known): &(Micros, &str, Vec<u8>)| {
+                    *at <= crash.at && *of == key && *known == number
+                };
+                if handed_out.iter().any(again) {
+                    return Err(format!("{key} {number:?} again\n{}", servers[0].log_of_run()));
+                }
+            }
+        }
+        Ok(0)
+    });
+    let (changes, syncs) = history.size();
+    println!(
+        "power-ids: {} numbers, {changes} changes, {syncs} syncs; {} states with TNV_SEED={seed}, {} faults",
+        handed_out.len(),
+        crashes.len(),
+        faults.len()
+    );
+    assert!(faults.is_empty(), "{}", faults[..faults.len().min(3)].join("\n"));
+}
+
+/// The control: where nothing is synced, the same states show what a power loss takes.
 #[test]
 fn without_syncs_the_same_power_losses_take_files() {
     const TEST: &str = "without_syncs_the_same_power_losses_take_files";
     let _heavy = heavy();
     let Some(scene) = scene(TEST, "power-no-fsync", 1, "no") else { return };
-    let crashes = scene.crashes(12, &KEPT[..3], &mut Random::new(1));
+    let crashes = crashes(&scene.moments, 12, &KEPT[..3], &mut Random::new(1));
     let (faults, _) = scene.try_all(&crashes);
     println!("{} of {} states lack something", faults.len(), crashes.len());
     assert!(faults.len() > crashes.len() / 2, "{faults:?}");
