@@ -288,15 +288,20 @@ impl Scene {
             Request::Upload if self.count.is_multiple_of(2) => format!("large{}", self.count),
             Request::Upload => format!("file{}", self.count),
             Request::Delete => {
-                let (start, mut fileid) = (Instant::now(), String::new());
-                // strace may still be there, and fail the first ones.
-                patient("a file to delete", RECOVERY, || {
-                    fileid = format!("victim{}-{}", self.count, start.elapsed().as_millis());
+                let start = Instant::now();
+                loop {
+                    let fileid = format!("victim{}-{}", self.count, start.elapsed().as_millis());
                     let request = raw::upload("tnvideo", USER, &fileid, &content(&fileid));
-                    matches!(exchange(self.cluster.storage(), &request), Reply::Success(_))
-                });
-                self.files.insert(fileid.clone());
-                fileid
+                    let reply = exchange(self.cluster.storage(), &request);
+                    if matches!(reply, Reply::Success(_)) {
+                        self.files.insert(fileid.clone());
+                        break fileid;
+                    }
+                    // strace may still be there, and fail the first ones.
+                    assert!(start.elapsed() < RECOVERY, "a file to delete: {reply:?}");
+                    self.spare_the_proofs();
+                    std::thread::sleep(Duration::from_millis(50));
+                }
             }
             Request::Download | Request::Get => "kept".to_owned(),
             Request::Route => format!("user{}", self.count),
@@ -406,6 +411,14 @@ impl Scene {
         }
     }
 
+    /// Starts a storage anew where both of its disks have to prove themselves, which takes its time and is shown
+    /// elsewhere.
+    fn spare_the_proofs(&mut self) {
+        if self.part == Part::Storage && self.server().log_of_run().matches("is bad: ").count() > 1 {
+            self.server().restart();
+        }
+    }
+
     /// Waits until the server does all of its work.
     fn serves_again(&mut self) -> Result<(), String> {
         for request in self.requests() {
@@ -419,10 +432,7 @@ impl Scene {
                 if matches!(reply, Reply::Success(_)) {
                     break;
                 }
-                // Both disks have to prove themselves, which is shown elsewhere and takes its time.
-                if self.part == Part::Storage && self.server().log_of_run().matches("is bad: ").count() > 1 {
-                    self.server().restart();
-                }
+                self.spare_the_proofs();
                 if start.elapsed() > RECOVERY {
                     return Err(format!("{request:?} afterwards: {reply:?}"));
                 }
@@ -498,8 +508,15 @@ impl Scene {
         Some((done, fs::read_to_string(&output).expect("read a trace")))
     }
 
+    /// A server that has done nothing yet: it starts its threads when they are needed first.
+    fn restart(&mut self) {
+        self.server().restart();
+        self.cluster.wait_active(1);
+    }
+
     /// Fails the calls of a request, one after the other.
     fn request(&mut self, request: Request) -> Option<()> {
+        self.restart();
         let subject = self.prepare(request);
         // A large one, so that the counts suffice for every one.
         let subject = if request == Request::Upload { format!("large{subject}") } else { subject };
@@ -516,6 +533,9 @@ impl Scene {
         let (start, mut hits) = (Instant::now(), 0);
         self.replies = [0; 3];
         for point in &points {
+            if point.call == "clone3" {
+                self.restart();
+            }
             let subject = self.prepare(request);
             let trace = format!("trace={}", point.call);
             let inject = point.inject();

@@ -29,7 +29,7 @@ use tnv_tests::fsck::fsck_of;
 use tnv_tests::fuzz::Random;
 use tnv_tests::power::{History, Kept, Micros, Recorder, now};
 use tnv_tests::raw::{self, Raw};
-use tnv_tests::tools::{heavy, knob};
+use tnv_tests::tools::{free_bytes, heavy, knob};
 use tnv_tests::{Builder, Cluster, Dir, PATIENCE, Process, patient, sample};
 
 const USER: &str = "tnv001";
@@ -280,7 +280,7 @@ fn try_all(
 ) -> (Vec<String>, usize) {
     // In memory, where there is such a place: a sync there costs nothing, and nothing here depends on one.
     let memory = Path::new("/dev/shm");
-    let base = if memory.is_dir() { Dir::under(memory, "power") } else { Dir::new("power") };
+    let base = if free_bytes(memory) > 1 << 30 { Dir::under(memory, "power") } else { Dir::new("power") };
     let first: Vec<_> = servers.iter().map(Process::address).collect();
     let second: Vec<_> = servers.iter().map(|_| free_address()).collect();
     let (faults, counted) = (Mutex::new(Vec::new()), Mutex::new(0));
