@@ -31,7 +31,7 @@ use tnv_tests::{Builder, Cluster, Dir, Output, PATIENCE, Process, http, patient,
 const USER: &str = "tnv001";
 
 /// Places that are tried for each request, start and stop.
-const POINTS: u64 = 40;
+const POINTS: u64 = 60;
 
 /// The longest that a request, a start or a stop may take. It is past every time-out that a server has.
 const DEADLINE: Duration = Duration::from_secs(60);

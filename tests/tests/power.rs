@@ -34,8 +34,8 @@ use tnv_tests::{Builder, Cluster, Dir, PATIENCE, Process, patient, sample};
 
 const USER: &str = "tnv001";
 
-/// States in all; a third of them of two members.
-const STATES: u64 = 750;
+/// States of storages in all, a third of them of two members; an ID server has a fifth as many beside them.
+const STATES: u64 = 600;
 
 /// How much of what is not durable survives: from nothing to everything, names without data and data without
 /// names.
