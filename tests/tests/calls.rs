@@ -209,6 +209,8 @@ struct Scene {
     deleted: BTreeSet<String>,
     numbers: HashSet<Vec<u8>>,
     faults: Vec<String>,
+    /// What is failing just now.
+    point: String,
     longest: Duration,
     replies: [usize; 3],
 }
@@ -255,6 +257,7 @@ impl Scene {
             deleted: BTreeSet::new(),
             numbers: HashSet::new(),
             faults: Vec::new(),
+            point: String::new(),
             longest: Duration::ZERO,
             replies: [0; 3],
         };
@@ -336,7 +339,7 @@ impl Scene {
     fn took(&mut self, what: &str, time: Duration) {
         self.longest = self.longest.max(time);
         if time > DEADLINE {
-            self.faults.push(format!("{what} took {time:?}"));
+            self.faults.push(format!("{what} took {time:?}, {}", self.point));
         }
     }
 
@@ -533,6 +536,7 @@ impl Scene {
         let (start, mut hits) = (Instant::now(), 0);
         self.replies = [0; 3];
         for point in &points {
+            self.point = format!("{point:?}");
             if point.call == "clone3" {
                 self.restart();
             }
@@ -601,6 +605,7 @@ impl Scene {
         points.retain(|point| point.call != "mmap");
         let (start, mut hits, mut ready_count) = (Instant::now(), 0, 0);
         for (index, point) in points.iter().enumerate() {
+            self.point = format!("{point:?}");
             let ready = self.start_with(&format!("-e trace={} -e {}", point.call, point.inject()));
             let mut outcome = if ready { self.recovers(point) } else { Ok(()) };
             // It may have ended, before it was ready or just after, but not without a word.
@@ -646,6 +651,7 @@ impl Scene {
         let (points, all) = points(&text, self.share / 2, &mut self.random);
         let (start, mut hits) = (Instant::now(), 0);
         for point in &points {
+            self.point = format!("{point:?}");
             self.server().restart();
             // So that something is open when it stops.
             let served = self.serves_again();
