@@ -306,6 +306,10 @@ impl<H: Handler> Service for Framed<H> {
     }
 
     fn serve_promptly(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Option<Next> {
+        if let Phase::Receiving(receiving) = &mut conn.phase {
+            // A sender that is given up is found by the worker.
+            receiving.news();
+        }
         let Phase::Collecting(message) = &mut conn.phase else { return None };
         if H::PROMPT.is_empty() {
             return None;

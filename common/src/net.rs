@@ -312,6 +312,7 @@ fn is_of_socket(error: Errno) -> bool {
             | Errno::NETRESET
             | Errno::PROTO
             | Errno::NOBUFS
+            | Errno::NOMEM
     )
 }
 

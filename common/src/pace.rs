@@ -25,17 +25,22 @@ pub struct Pace {
     limits: PaceLimits,
     credit: Duration,
     waits_since: Instant,
+    /// Whether the time from then on is the sender's.
+    is_waiting: bool,
 }
 
 impl Pace {
     /// Of a sender that is waited for from now on.
     pub fn new(limits: PaceLimits, now: Instant) -> Pace {
-        Pace { limits, credit: limits.pause_max, waits_since: now }
+        Pace { limits, credit: limits.pause_max, waits_since: now, is_waiting: true }
     }
 
     /// This end does not wait any more. False where the sender has used up its time.
     pub fn resume(&mut self, now: Instant) -> bool {
-        self.credit = self.credit.saturating_sub(now.saturating_duration_since(self.waits_since));
+        if self.is_waiting {
+            self.credit = self.credit.saturating_sub(now.saturating_duration_since(self.waits_since));
+            self.is_waiting = false;
+        }
         !self.credit.is_zero()
     }
 
@@ -49,14 +54,15 @@ impl Pace {
         self.credit = self.credit.saturating_add(earned).min(pause_max);
     }
 
-    /// This end waits from now on.
+    /// This end waits for the sender from now on.
     pub fn pause(&mut self, now: Instant) {
-        self.waits_since = now;
+        (self.waits_since, self.is_waiting) = (now, true);
     }
 
     /// When the sender is given up, should nothing come.
     pub fn deadline(&self) -> Instant {
-        self.waits_since + self.credit
+        let since = if self.is_waiting { self.waits_since } else { Instant::now() };
+        since + self.credit
     }
 }
 

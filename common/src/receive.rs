@@ -90,13 +90,18 @@ impl Receiving {
         Error::new(ErrorKind::Timeout, text)
     }
 
+    /// Something has come, and is taken as soon as there is a worker for it: that wait is not the sender's. False
+    /// where the sender has used up its time.
+    pub fn news(&mut self) -> bool {
+        self.pace.resume(Instant::now())
+    }
+
     /// Takes what has come. `command` is the reply's.
     pub fn receive(&mut self, stream: &Stream, buffers: &BufferPool, command: u8) -> Received {
-        if !self.pace.resume(Instant::now()) {
+        if !self.news() {
             return Received::TooSlow;
         }
         let received = self.receive_some(stream, buffers, command);
-        self.pace.pause(Instant::now());
         if !matches!(received, Received::Part) {
             self.receiver = None;
         }
@@ -119,6 +124,7 @@ impl Receiving {
                     Ok(0) if collected < want => return Received::Gone(io::ErrorKind::UnexpectedEof.into()),
                     Ok(count) => count,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock && collected == 0 => {
+                        self.pace.pause(Instant::now());
                         return Received::Part;
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,

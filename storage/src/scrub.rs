@@ -209,7 +209,10 @@ impl Scrub {
             }
             Fault::Size(_) | Fault::Checksum(_) | Fault::Unreadable(_) => {
                 let kept = self.damaged.add(path, At { table, id: entry.id.clone() });
-                self.stamps.push((path.clone(), stamp(path)));
+                // What could not be read may be read again though the file has not changed.
+                if !matches!(fault, Fault::Unreadable(_)) {
+                    self.stamps.push((path.clone(), stamp(path)));
+                }
                 // Kept before it is logged.
                 self.save();
                 let what = if kept { "out of service here" } else { "still served, too many are damaged" };
@@ -237,8 +240,9 @@ impl Scrub {
                 continue;
             }
             match self.ask_again(&path, &at) {
-                Ok(true) => changed = true,
-                Ok(false) => self.stamps.push((path, stamp)),
+                Ok(None) => changed = true,
+                Ok(Some(Fault::Unreadable(_))) => {}
+                Ok(Some(_)) => self.stamps.push((path, stamp)),
                 // It is asked about the next time, too.
                 Err(error) => log::info!("scrub: {error}"),
             }
@@ -250,19 +254,22 @@ impl Scrub {
         }
     }
 
-    /// A damaged file; true where it is not one any more.
-    fn ask_again(&mut self, path: &str, at: &At) -> Result<bool> {
+    /// A damaged file: what is wrong with it still.
+    fn ask_again(&mut self, path: &str, at: &At) -> Result<Option<Fault>> {
         match self.db.look(at.table, &at.id)? {
             Some(entry) if entry.file.path == path => {
-                if self.read(&entry).is_err() || self.stop.is_set() {
-                    return Ok(false);
+                if let Err(fault) = self.read(&entry) {
+                    return Ok(Some(fault));
+                }
+                if self.stop.is_set() {
+                    return Ok(Some(Fault::Unreadable("this storage stops".to_owned())));
                 }
                 log::warn!("sound again and back in service: {path}, fileid: {}", self.db.name(&at.id));
             }
             _ => log::info!("{path}, which was damaged, has been deleted, fileid: {}", self.db.name(&at.id)),
         }
         self.damaged.remove(path);
-        Ok(true)
+        Ok(None)
     }
 
     /// From the disk, at the rate.

@@ -83,7 +83,9 @@ impl Server for Storage {
         let globals = Arc::new(Globals { settings, host, member, address, started: now() });
         let ids = Ids::new(&globals.settings.id_servers);
         let db = Db::new(database, &globals.settings.group, common.threads);
-        let files = Files::new(&globals, db.clone(), ids, stop)?;
+        // The disks are looked after until the last upload is finished: without heartbeats none could be acknowledged.
+        let files_stop = Stop::new()?;
+        let files = Files::new(&globals, db.clone(), ids, &files_stop)?;
         let stores = files.stores();
         scrub::start(&globals.settings, db, files.stores(), files.damaged(), stop)?;
         let keys = Keys::new(globals.settings.app_keys_file.clone(), globals.settings.app_keys.clone());
@@ -96,6 +98,7 @@ impl Server for Storage {
         let ready = || daemon::ready(Part::Storage, address);
         let settings = common.server(Part::Storage);
         let outcome = server::run_announced(listener, &settings, Arc::new(service), stop, ready);
+        files_stop.set();
         stores.close();
         outcome
     }

@@ -30,13 +30,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
-use std::process::Command;
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::dir::Dir;
 use crate::fuzz::Random;
-use crate::tools::{Output, PATIENCE, installed, patient, skipped};
+use crate::strace::can_trace;
+use crate::tools::{PATIENCE, patient};
 
 /// A moment, in microseconds since 1970, on the clock that strace prints.
 pub type Micros = i64;
@@ -102,13 +102,7 @@ pub struct Recorder {
 impl Recorder {
     /// None where servers cannot be recorded on this machine, which is then reported.
     pub fn new(test: &str) -> Option<Recorder> {
-        if !installed("strace") {
-            skipped(test, "strace is not installed (Debian: apt-get install strace)");
-            return None;
-        }
-        let probe = Output::of(Command::new("strace").args(["-f", "-o", "/dev/null", "true"]));
-        if probe.code != 0 {
-            skipped(test, probe.stderr.trim());
+        if !can_trace(test) {
             return None;
         }
         Some(Recorder { dir: Dir::new("record") })

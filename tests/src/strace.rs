@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::process::Process;
-use crate::tools::{PATIENCE, installed, patient, skipped};
+use crate::tools::{Output, PATIENCE, installed, patient, skipped};
 
 /// A strace that is attached to a server, with all of its threads; it lets go when this is dropped.
 pub struct Strace {
@@ -45,11 +45,23 @@ impl Call {
     }
 }
 
+/// Whether servers can be traced on this machine; where they cannot, that is reported for this test.
+pub fn can_trace(test: &str) -> bool {
+    if !installed("strace") {
+        skipped(test, "strace is not installed (Debian: apt-get install strace)");
+        return false;
+    }
+    let probe = Output::of(Command::new("strace").args(["-f", "-o", "/dev/null", "true"]));
+    if probe.code != 0 {
+        skipped(test, probe.stderr.trim());
+    }
+    probe.code == 0
+}
+
 impl Strace {
     /// Attaches to a server. None where that cannot be done here, which it then says.
     pub fn attach(test: &str, server: &Process, args: &[&str], output: &Path) -> Option<Strace> {
-        if !installed("strace") {
-            skipped(test, "strace is not installed (Debian: apt-get install strace)");
+        if !can_trace(test) {
             return None;
         }
         let said = output.with_extension("said");

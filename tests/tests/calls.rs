@@ -16,7 +16,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -24,9 +23,9 @@ use tnv_tests::cluster::Part;
 use tnv_tests::fsck::fsck;
 use tnv_tests::fuzz::Random;
 use tnv_tests::raw::{self, Raw};
-use tnv_tests::strace::Strace;
-use tnv_tests::tools::{installed, knob};
-use tnv_tests::{Builder, Cluster, Dir, Output, PATIENCE, Process, http, patient, sample, skipped};
+use tnv_tests::strace::{Strace, can_trace};
+use tnv_tests::tools::knob;
+use tnv_tests::{Builder, Cluster, Dir, PATIENCE, Process, http, patient, sample};
 
 const USER: &str = "tnv001";
 
@@ -224,13 +223,7 @@ fn content(fileid: &str) -> Vec<u8> {
 impl Scene {
     /// None where a server cannot be traced on this machine.
     fn start(test: &'static str, name: &str, part: Part) -> Option<Scene> {
-        if !installed("strace") {
-            skipped(test, "strace is not installed (Debian: apt-get install strace)");
-            return None;
-        }
-        let probe = Output::of(Command::new("strace").args(["-f", "-o", "/dev/null", "true"]));
-        if probe.code != 0 {
-            skipped(test, probe.stderr.trim());
+        if !can_trace(test) {
             return None;
         }
         let dir = Dir::new("calls");

@@ -223,7 +223,8 @@ fn group_lists_that_are_not_read_take_little_memory_of_a_tracker() {
         "a list of {} KiB, {DEAF} who do not read it: {quiet} MiB before, {peak} MiB at most",
         list.len() >> 10
     );
-    assert!(peak < quiet + 64, "{peak} MiB, {quiet} before");
+    // A worker for each who asks while a list is built has its stack; a list for each would be 280 MiB.
+    assert!(peak < quiet + 128, "{peak} MiB, {quiet} before");
     assert!(cluster.trackers[0].runs());
     drop(deaf);
 }

@@ -6,9 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tnv_tests::cluster::Part;
-use tnv_tests::strace::{Call, Strace};
-use tnv_tests::tools::installed;
-use tnv_tests::{Builder, Cluster, PATIENCE, Process, http, patient, raw, sample, skipped};
+use tnv_tests::strace::{Call, Strace, can_trace};
+use tnv_tests::{Builder, Cluster, PATIENCE, Process, http, patient, raw, sample};
 
 const TRACE: [&str; 2] = ["-e", "trace=clone,clone3"];
 
@@ -155,8 +154,8 @@ fn uploads_succeed_whichever_of_their_threads_is_refused() {
 fn a_server_whose_threads_are_refused_at_the_start_ends_with_an_error_and_never_says_that_it_is_ready() {
     const TEST: &str =
         "a_server_whose_threads_are_refused_at_the_start_ends_with_an_error_and_never_says_that_it_is_ready";
-    if !installed("strace") {
-        return skipped(TEST, "strace is not installed (Debian: apt-get install strace)");
+    if !can_trace(TEST) {
+        return;
     }
     for (name, part, starts_min) in [
         ("start-tracker", Part::Tracker, 4),

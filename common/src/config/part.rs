@@ -69,22 +69,12 @@ impl Part {
         }
     }
 
-    /// The descriptors that one request may need beside its connection while a worker has it: the directory that a
-    /// storage makes a file in; an HTTP request's connections to a storage and a tracker.
+    /// The descriptors that one request may need beside its connection: a storage's file and the
+    /// directory that it is made in; an HTTP request's connections to a storage and a tracker.
     pub(super) fn descriptors_per_request(self) -> u64 {
         match self {
             Part::Tracker | Part::IdServer => 0,
-            Part::Storage => 1,
-            Part::Httpd => 2,
-        }
-    }
-
-    /// The descriptors that a connection may hold beside its own while it waits: a storage's file, of an upload
-    /// whose sender pauses or a download whose reader does.
-    pub(super) fn descriptors_per_connection(self) -> u64 {
-        match self {
-            Part::Tracker | Part::IdServer | Part::Httpd => 0,
-            Part::Storage => 1,
+            Part::Storage | Part::Httpd => 2,
         }
     }
 }

@@ -99,15 +99,14 @@ impl Config {
         self.part == Part::Storage && self.is_set(&keys::TNV_STORAGE_PORT)
     }
 
-    /// The connections that the descriptor limit has room for, each of them with what it may hold while it
-    /// waits, and with what its request may open, as far as threads can work on requests at once.
+    /// The connections that the descriptor limit has room for, each of them with what its request
+    /// may open beside it, as far as threads can work on requests at once.
     fn conns_allowed(&self, threads: u64) -> u64 {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let free = limit.saturating_sub(RESERVED_FDS);
-        let (waiting, working) =
-            (1 + self.part.descriptors_per_connection(), self.part.descriptors_per_request());
-        let all_busy = free / (waiting + working);
-        if all_busy <= threads { all_busy.max(1) } else { (free - threads * working) / waiting }
+        let extra = self.part.descriptors_per_request();
+        let all_busy = free / (extra + 1);
+        if all_busy <= threads { all_busy.max(1) } else { free - threads * extra }
     }
 
     fn password(&self) -> Result<Password, Fault> {

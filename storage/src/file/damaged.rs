@@ -20,6 +20,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use super::{journal, paths};
 use crate::db::TABLES;
@@ -43,6 +44,9 @@ const DAMAGED_MAX: usize = 10_000;
 /// The longest such file: more than all of its texts at their longest.
 const BYTES_MAX: u64 = 16 << 20;
 
+/// Lists of others that are remembered as taken over; with more, some are taken over once more.
+const TAKEN_MAX: usize = 1024;
+
 /// Where a row is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct At {
@@ -56,6 +60,8 @@ pub struct At {
 pub struct Damaged {
     member: MemberName,
     state: Mutex<State>,
+    /// For each store path: held while its list is written.
+    saving: Vec<Mutex<()>>,
 }
 
 struct State {
@@ -64,6 +70,8 @@ struct State {
     /// Of each store path.
     lists: Vec<List>,
     reached: At,
+    /// Lists of others that were taken over and stay, as they were then.
+    taken: BTreeMap<PathBuf, SystemTime>,
 }
 
 /// A damaged file.
@@ -88,9 +96,10 @@ impl Damaged {
     pub fn new<'a>(store_paths: impl Iterator<Item = &'a str>, member: &MemberName) -> Damaged {
         let list =
             |path| List { store_path: paths::plain(path).to_owned(), is_open: false, is_changed: false };
-        let lists = store_paths.map(list).collect();
-        let state = State { rows: BTreeMap::new(), lists, reached: At::default() };
-        Damaged { member: member.clone(), state: Mutex::new(state) }
+        let lists: Vec<_> = store_paths.map(list).collect();
+        let saving = lists.iter().map(|_| Mutex::default()).collect();
+        let state = State { rows: BTreeMap::new(), lists, reached: At::default(), taken: BTreeMap::new() };
+        Damaged { member: member.clone(), state: Mutex::new(state), saving }
     }
 
     /// A store path was opened: what its list says counts from now on. Where the list cannot be read it stays
@@ -141,7 +150,9 @@ impl Damaged {
                 continue;
             }
             let journal = Path::new(store_path).join(format!("{}{member}", journal::PREFIX));
-            if journal.try_exists()? {
+            // Of a storage that has ended and may come back from another host its list stays, and counts here, too.
+            let may_return = journal.try_exists()?;
+            if may_return && (!journal::has_ended(&journal)? || self.has_taken(&entry)?) {
                 continue;
             }
             let (rows, _) = match load(&entry.path()) {
@@ -157,17 +168,29 @@ impl Damaged {
                 state.merge(index, rows);
                 state.lists[index].is_changed = true;
             }
-            self.save(&|_| Ok(()))?;
-            if journal.try_exists()? {
-                continue;
+            self.save_one(index, &|_| Ok(()))?;
+            if !may_return {
+                if journal.try_exists()? {
+                    continue;
+                }
+                fs::remove_file(&path)?;
             }
-            fs::remove_file(&path)?;
             log::warn!(
                 "{count} damaged files of {}, which no storage holds any more, are out of service here",
                 path.display()
             );
         }
         Ok(())
+    }
+
+    /// Whether a list was taken over as it is now; notes that it is.
+    fn has_taken(&self, entry: &fs::DirEntry) -> io::Result<bool> {
+        let changed = entry.metadata()?.modified()?;
+        let taken = &mut self.state().taken;
+        if taken.len() >= TAKEN_MAX {
+            taken.clear();
+        }
+        Ok(taken.insert(entry.path(), changed) == Some(changed))
     }
 
     /// Whether the file is out of service.
@@ -227,22 +250,25 @@ impl Damaged {
         for _ in 0..2 {
             let lists = self.state().lists.len();
             for index in 0..lists {
-                let changed = self.state().take_changed(index);
-                let Some((store_path, bytes)) = changed else { continue };
-                let path = PathBuf::from(self.member.file_in(&store_path, PREFIX));
-                let saved = is_there(&store_path).and_then(|()| write(&path, &bytes));
-                let mut state = self.state();
-                match saved {
-                    Ok(()) => state.saved(index),
-                    Err(error) => {
-                        state.lists[index].is_changed = true;
-                        let error = io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-                        outcome = outcome.and(Err(error));
-                    }
-                }
+                outcome = outcome.and(self.save_one(index, is_there));
             }
         }
         outcome
+    }
+
+    fn save_one(&self, index: usize, is_there: &dyn Fn(&str) -> io::Result<()>) -> io::Result<()> {
+        // The scrub and the thread of the store path save: one at a time, and the later one what is newer.
+        let _saving = self.saving[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = self.state().take_changed(index);
+        let Some((store_path, bytes)) = changed else { return Ok(()) };
+        let path = PathBuf::from(self.member.file_in(&store_path, PREFIX));
+        let saved = is_there(&store_path).and_then(|()| write(&path, &bytes));
+        let mut state = self.state();
+        match saved {
+            Ok(()) => state.saved(index),
+            Err(_) => state.lists[index].is_changed = true,
+        }
+        saved.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

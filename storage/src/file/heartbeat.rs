@@ -8,7 +8,7 @@
 //!
 //! | what the journal shows | taken over |
 //! |---|---|
-//! | its name is that of this host (another port, or another address) | at once |
+//! | no heartbeat, and its name is that of this host (another port, or another address) | at once |
 //! | the holder stopped in good order | at once |
 //! | the holder ran under this very kernel, and the file system is local | at once: the lock is the kernel's |
 //! | a heartbeat | when nothing in it has changed for [`SILENCE`] |
@@ -18,8 +18,11 @@
 //! heartbeat that is older than the last change of the file is not counted: a previous version holds the
 //! journal now, and it writes none.
 //!
-//! The other half of the rule is the holder's: it acknowledges no upload when its own last heartbeat is older
-//! than [`LEASE`], since its journal may have been taken over, and the file removed, while it was stopped.
+//! The one who takes over first writes a heartbeat of its own with the count 0, and only then asks which rows there
+//! are. The other half of the rule is the holder's: it acknowledges no upload when its own last heartbeat is older than
+//! [`LEASE`], or when the journal, read after the commit, has another holder's. So whichever of the two looks later
+//! finds what the other one has done, whatever their clocks say: either the row is found and the file stays, or the
+//! upload is refused.
 //!
 //! The heartbeat stands in the head of a journal behind its magic, where previous versions have zeros and
 //! read nothing:
@@ -27,7 +30,7 @@
 //! | offset | size | field |
 //! |---|---|---|
 //! | 16 | 4 | CRC-32 of the rest, big-endian |
-//! | 20 | 8 | how many heartbeats the holder wrote, big-endian; 0: it stopped in good order |
+//! | 20 | 8 | how many heartbeats the holder wrote, big-endian; 0: it stopped in good order, or was taken over |
 //! | 28 | 8 | when, seconds since the epoch, big-endian |
 //! | 36 | 16 | the holder: random, made at its start |
 //! | 52 | 16 | the kernel that it runs under: the MD5 of its boot ID |
@@ -193,16 +196,17 @@ impl Watch {
         named_here: bool,
         files: &mut dyn Iterator<Item = &str>,
     ) -> io::Result<Holder> {
-        if named_here {
-            return Ok(Holder::Dead);
-        }
         let metadata = journal.metadata()?;
         let heartbeat = Heartbeat::read(journal)?.filter(|heartbeat| {
             let last = heartbeat.time.saturating_add(CLOCKS_APART_MAX.as_secs());
             u64::try_from(metadata.mtime()).is_ok_and(|changed| changed <= last)
         });
-        let here = |heartbeat: &Heartbeat| heartbeat.kernel == this_kernel() && is_local(journal);
-        if heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.count == 0 || here(heartbeat)) {
+        let has_ended = match &heartbeat {
+            Some(heartbeat) => heartbeat.count == 0 || is_here(heartbeat, journal),
+            // Two hosts may have one name, so a heartbeat says more than a name.
+            None => named_here,
+        };
+        if has_ended {
             return Ok(Holder::Dead);
         }
         let mut print = crc32fast::Hasher::new();
@@ -255,6 +259,12 @@ fn mix(print: &mut crc32fast::Hasher, metadata: &fs::Metadata) {
     let fields =
         [metadata.ino().cast_signed(), metadata.len().cast_signed(), metadata.mtime(), metadata.mtime_nsec()];
     fields.iter().for_each(|field| print.update(&field.to_be_bytes()));
+}
+
+/// Whether the holder of a journal ran under this kernel, and on a file system whose locks are this kernel's: then
+/// a free lock says that it has ended, and nothing of it is known anywhere else.
+pub fn is_here(heartbeat: &Heartbeat, journal: &File) -> bool {
+    heartbeat.kernel == this_kernel() && is_local(journal)
 }
 
 /// Whether the locks of this file's file system are this kernel's alone.

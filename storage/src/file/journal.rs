@@ -33,7 +33,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -129,8 +129,10 @@ struct Pulse {
     holder: [u8; 16],
     /// Heartbeats that were written.
     count: u64,
-    /// When the writing of the last one began; none when the journal was let go.
+    /// When the writing of the last one began; none when the journal was let go or may be another storage's.
     since: Option<Instant>,
+    /// It was let go, for good.
+    is_closed: bool,
 }
 
 /// Which file it is, whatever its name: device and inode.
@@ -180,7 +182,7 @@ impl Journal {
         allocate(&file, next.max(ALLOCATED_SLOTS)).context(|| format!("shorten {path}"))?;
         let free = Mutex::new(Free { indexes: untaken(&records, next), next });
         let identity = identity(&file.metadata().context(|| format!("look at {path}"))?);
-        let pulse = Mutex::new(Pulse { holder: rand::random(), count: 0, since: None });
+        let pulse = Mutex::new(Pulse { holder: rand::random(), count: 0, since: None, is_closed: false });
         let journal = Arc::new(Journal { file, path, identity, free, pulse });
         journal.beat().context(|| format!("write the heartbeat in {}", journal.path))?;
         tell(&journal.path, records.len());
@@ -212,9 +214,13 @@ impl Journal {
         left
     }
 
-    /// The copies come first, so that a kill in between leaves a slot twice, which is harmless, and
-    /// never not at all. Whoever opens the file in the meantime finds it locked or gone, and opens
-    /// it anew.
+    /// First the journal gets a heartbeat of this one's holder: a former holder that lives after all finds it before
+    /// it acknowledges anything (see [`Journal::verify`]), and only then is it asked which rows there are. The copies
+    /// come next, so that a kill in between leaves a slot twice, which is harmless, and never not at all. Whoever
+    /// opens the file in the meantime finds it locked or gone, and opens it anew.
+    ///
+    /// The file itself stays where another host may come back to it, and with it that storage's list of damaged files;
+    /// until it has not changed for [`REMOVE_AFTER`].
     fn adopt_one(
         self: &Arc<Journal>,
         path: &str,
@@ -228,12 +234,27 @@ impl Journal {
         if !try_lock(&file, FlockOperation::NonBlockingLockExclusive)? || !is_at(&file, path)? {
             return Ok(Vec::new());
         }
+        let judged = Heartbeat::read(&file)?;
         let records = if has_head(&file)? { read(&file)? } else { Vec::new() };
         let holder = holder_of(path, &file, &records, member, watch)?;
         if holder == Holder::MayLive || holder == Holder::Still && records.is_empty() {
             return Ok(Vec::new());
         }
-        tell(path, records.len());
+        let is_removed = holder == Holder::Dead && is_only_ours(&file, judged.as_ref())?;
+        let is_marked = judged.as_ref().is_some_and(|heartbeat| heartbeat.count == 0);
+        if records.is_empty() && is_marked && !is_removed {
+            return Ok(Vec::new());
+        }
+        if let (Holder::Dead, Some(judged)) = (holder, judged) {
+            if Heartbeat::read(&file)? != Some(judged) {
+                return Ok(Vec::new()); // It lives.
+            }
+            Heartbeat::new(0, self.holder()).write(&file)?;
+            file.sync_data()?;
+        }
+        if is_removed || !records.is_empty() {
+            tell(path, records.len());
+        }
         let mut left = Vec::new();
         for (_, record) in &records {
             match self.take(record) {
@@ -244,13 +265,29 @@ impl Journal {
                 }
             }
         }
-        self.file.sync_data()?;
-        if holder == Holder::Still {
-            records.iter().try_for_each(|(index, _)| free_slot(&file, *index))?;
-        } else if let Err(error) = fs::remove_file(path) {
+        let copied = self.file.sync_data();
+        let freed = copied.and_then(|()| records.iter().try_for_each(|(index, _)| free_slot(&file, *index)));
+        if let Err(error) = freed {
+            // What is named twice is settled by both, to the same end; but it would be taken again and again.
+            left.into_iter().filter_map(|open: Open| open.slot).for_each(Slot::release);
+            return Err(error);
+        }
+        if is_removed && let Err(error) = fs::remove_file(path) {
             log::warn!("remove {path}, which was taken over: {error}");
         }
         Ok(left)
+    }
+
+    /// Whether this is the journal at its place, with the heartbeat of this process as the last one: no other storage
+    /// has taken it over, which each does before it asks for the rows of what the journal names.
+    pub fn verify(&self) -> bool {
+        let holder = self.holder();
+        let is_own = || Ok(Heartbeat::read(&self.file)?.is_some_and(|found| found.holder == holder));
+        let verified = self.check().and_then(|()| is_own()).unwrap_or(false);
+        if !verified {
+            self.pulse().since = None;
+        }
+        verified
     }
 
     /// Shows that the holder lives. To be called every second. Fails where another process has written its
@@ -271,8 +308,15 @@ impl Journal {
         }
         Heartbeat::new(count + 1, holder).write(&self.file)?;
         let mut pulse = self.pulse();
-        (pulse.count, pulse.since) = (count + 1, Some(begun));
+        (pulse.count, pulse.since) = (count + 1, Some(begun).filter(|_| !pulse.is_closed));
         Ok(())
+    }
+
+    /// Whether another storage has taken this journal over, as that of one that had ended.
+    pub fn is_taken_over(&self) -> bool {
+        let holder = self.holder();
+        let found = Heartbeat::read(&self.file);
+        found.is_ok_and(|found| found.is_some_and(|found| found.count == 0 && found.holder != holder))
     }
 
     /// Whether the last heartbeat is so fresh that the journal was certainly not taken over: only then may an
@@ -285,6 +329,7 @@ impl Journal {
     pub fn let_go(&self) {
         let holder = {
             let mut pulse = self.pulse();
+            pulse.is_closed = true;
             if pulse.since.take().is_none() {
                 return;
             }
@@ -364,6 +409,14 @@ impl Slot {
     }
 }
 
+/// Whether a journal without a holder is of no use to any other host: its holder ran under this kernel, or a previous
+/// version left it here, or it has not changed for long.
+fn is_only_ours(file: &File, judged: Option<&Heartbeat>) -> io::Result<bool> {
+    let age = file.metadata()?.modified()?.elapsed().unwrap_or_default();
+    Ok(age >= REMOVE_AFTER
+        || judged.map_or_else(|| heartbeat::is_local(file), |found| heartbeat::is_here(found, file)))
+}
+
 /// Clears the mark, by which the checksum is wrong, too.
 fn free_slot(file: &File, index: u32) -> io::Result<()> {
     file.write_all_at(&[0; 8], offset(index))
@@ -375,6 +428,10 @@ fn untaken(records: &[(u32, Record)], next: u32) -> Vec<u32> {
     (1..next).filter(|index| taken.next_if_eq(index).is_none()).collect()
 }
 
+/// A journal without a holder stays for so long where another host may come back to it, in case the storage is only
+/// being repaired or its host upgraded.
+const REMOVE_AFTER: Duration = Duration::from_secs(7 * 86_400);
+
 /// What the names of all journals begin with.
 pub const PREFIX: &str = ".uploads-";
 
@@ -384,6 +441,11 @@ const LISTS_MAX: usize = 16;
 /// Whether a storage has ever used this store path.
 pub fn is_store(store_path: &str) -> io::Result<bool> {
     Ok(!journals(store_path)?.is_empty())
+}
+
+/// Whether the holder of a journal has ended: it let go in good order, or another storage has taken over.
+pub fn has_ended(path: &Path) -> io::Result<bool> {
+    Ok(Heartbeat::read(&File::open(path)?)?.is_some_and(|heartbeat| heartbeat.count == 0))
 }
 
 /// What the journals of a store path say, of this host's storages and of others', which may be running.
@@ -766,14 +828,18 @@ mod tests {
         for (name, heartbeat) in [("a-127.0.0.1-7", None), ("b-127.0.0.1-7", Some(0)), ("an-id", Some(0))] {
             let path = leave(&scratch, name, heartbeat);
             assert_eq!(records(&adopt(&scratch, &journal, "a", &mut watch)), [record(9)], "{name}");
-            assert!(!path.exists(), "{name}");
+            // Another host may come back to its own, and finds that it was taken over.
+            assert_eq!(path.exists(), heartbeat.is_some(), "{name}");
+            assert!(adopt(&scratch, &journal, "a", &mut watch).is_empty(), "{name}");
+            assert!(!path.exists() || has_ended(&path).unwrap());
         }
         // Of others, when they have shown nothing for some time.
         let path = leave(&scratch, "c-127.0.0.1-7", Some(5));
         assert!(adopt(&scratch, &journal, "a", &mut watch).is_empty());
         thread::sleep(Duration::from_millis(120));
         assert_eq!(records(&adopt(&scratch, &journal, "a", &mut watch)), [record(9)]);
-        assert!(!path.exists());
+        assert!(adopt(&scratch, &journal, "a", &mut watch).is_empty(), "its slots are free now");
+        assert!(has_ended(&path).unwrap());
         // Of a previous version: what it names, and not the journal.
         let old = leave(&scratch, "d-127.0.0.1-7", None);
         for pause in [0, 120] {

@@ -225,7 +225,7 @@ impl Stores {
         for store in &self.stores {
             match store.room() {
                 Room::Bytes(room) if room >= size => {
-                    candidates.push((store.state().has_failed(), u64::MAX - room, store))
+                    candidates.push((store.state().is_last_resort(), u64::MAX - room, store))
                 }
                 Room::Bytes(_) | Room::Full => full = true,
                 Room::Fault => {}
@@ -407,12 +407,12 @@ impl Store {
     fn ask(&self, left: &mut Vec<Open>, deadline: Instant) -> Asked {
         match self.journal() {
             Some(journal) => match journal.check() {
-                Ok(()) => self.state().missed = 0,
+                Ok(()) if !journal.is_taken_over() => self.state().missed = 0,
                 Err(error) if !self.is_gone_for_good() => return Err(Error::from(error).into()),
-                Err(_) => {
+                Ok(()) | Err(_) => {
                     log::warn!(
-                        "store path '{}': its journal was removed: uploads that are under way there fail, and a new \
-                         journal is made",
+                        "store path '{}': its journal was removed or taken over by another storage: uploads that are \
+                         under way there fail, and the journal is opened anew",
                         self.path
                     );
                     let mut state = self.state();
@@ -514,8 +514,9 @@ impl Store {
             (Some(_), Some(found)) => self.keep(found),
             (None, Some(found)) if found.store_path == path && found.group == *group => self.keep(found),
             (None, found) => {
-                let finding = self.lock(&self.search).go_on(path, &*self.opening.pages, deadline)?;
-                self.judge(found, finding)
+                // A database that is away says nothing of the disk.
+                let finding = self.lock(&self.search).go_on(path, &*self.opening.pages, deadline);
+                self.judge(found, finding.map_err(not_yet)?)
             }
         }
     }
@@ -623,7 +624,7 @@ impl Store {
     /// Whether the slots of this storage are certainly still its own, so that no other member can have
     /// removed what they name.
     pub fn holds_journal(&self) -> bool {
-        self.journal().is_some_and(|journal| journal.is_held())
+        self.journal().is_some_and(|journal| journal.is_held() && journal.verify())
     }
 
     /// Notes that it does not work: others are tried first for a while, or until it has proven itself.
@@ -651,8 +652,9 @@ impl Store {
         }
     }
 
-    /// Notes that it failed when a file was read: no new files until it has proven itself. What is under way
-    /// is not in doubt, since nothing that was written is lost by a read.
+    /// Notes that it failed when a file was read: it is tried last until it has proven itself. Neither what is under way
+    /// nor what comes is in doubt, since nothing that is written is lost by a read; and one file that cannot be read
+    /// must not stop all uploads of a group.
     fn read_failed(&self, error: &io::Error) {
         let mut state = self.state();
         let is_new = state.trust.suspect(Instant::now());
@@ -660,8 +662,8 @@ impl Store {
         drop(state);
         if is_new {
             log::error!(
-                "store path '{}' is bad: read: {error}; no new files there until it has proven itself: {PROOFS} \
-                 times a file written, synced and read back",
+                "store path '{}': read: {error}; trying it last until it has proven itself: {PROOFS} times a file \
+                 written, synced and read back",
                 self.path
             );
         }
@@ -721,6 +723,11 @@ impl State {
 
     fn has_failed(&self) -> bool {
         self.failed_at.is_some_and(|at| at.elapsed() < FAILED_TIMEOUT)
+    }
+
+    /// Whether others are tried first.
+    fn is_last_resort(&self) -> bool {
+        self.has_failed() || self.trust.is_suspected()
     }
 
     fn room(&self, reserve: Space) -> Option<u64> {

@@ -45,6 +45,8 @@ pub struct Trust {
 }
 
 struct Lost {
+    /// Nothing that was written is in doubt, only what is read.
+    reads_only: bool,
     since: Instant,
     /// Proofs in a row until now.
     proofs: u32,
@@ -71,6 +73,11 @@ impl Trust {
 
     /// Whether there are no new files.
     pub fn is_lost(&self) -> bool {
+        self.lost.as_ref().is_some_and(|lost| !lost.reads_only)
+    }
+
+    /// Whether something could not be read since it was last proven.
+    pub fn is_suspected(&self) -> bool {
         self.lost.is_some()
     }
 
@@ -82,19 +89,25 @@ impl Trust {
     /// Something failed; tells whether it was trusted until now.
     pub fn lose(&mut self, now: Instant) -> bool {
         self.losses += 1;
-        self.suspect(now)
+        self.doubt(now, false)
     }
 
-    /// The same where nothing that was written is in doubt.
+    /// Something could not be read; tells whether nothing was in doubt until now. New files go elsewhere first.
     pub fn suspect(&mut self, now: Instant) -> bool {
+        self.doubt(now, true)
+    }
+
+    fn doubt(&mut self, now: Instant, reads_only: bool) -> bool {
         if let Some(lost) = &mut self.lost {
             lost.proofs = 0;
-            return false;
+            let is_worse = lost.reads_only && !reads_only;
+            lost.reads_only &= reads_only;
+            return is_worse;
         }
         let relapsed = self.regained_at.is_some_and(|at| now.duration_since(at) < RELAPSE_TIMEOUT);
         self.first_pause = if relapsed { (self.first_pause * 2).min(PAUSE_MAX) } else { PAUSE };
         let pause = self.first_pause;
-        self.lost = Some(Lost { since: now, proofs: 0, due: now + pause, pause });
+        self.lost = Some(Lost { reads_only, since: now, proofs: 0, due: now + pause, pause });
         true
     }
 

@@ -22,6 +22,8 @@
 //!    file whole, under its name.
 //! 7. **The row is committed.** This is the moment at which the file exists. The table's primary key
 //!    decides between two uploads of one ID.
+//!    Afterwards **the journal is looked at once more**: where another storage has taken it over meanwhile, as that of one
+//!    that had ended, the row is deleted again and the upload fails (see `heartbeat`).
 //! 8. **The slot is released.** Not before the row: the journal's rule would then have nothing to go
 //!    by. Not after the reply: a slot of a file that is acknowledged should not linger.
 //! 9. **The reply is sent**, by the service.
@@ -114,10 +116,23 @@ impl Receiver for PendingUpload {
         // A delete may come as soon as the row is there.
         let epoch = draft.files.cache.epoch(&file);
         match draft.files.db.insert(&file, &row) {
-            Ok(()) => {
+            // Another member that took the journal over had it marked before it looked for the row. Where there is no
+            // mark after the commit, it has found the row or will find it.
+            Ok(()) if draft.store.journal().is_some_and(|journal| journal.verify()) => {
                 draft.outcome = Outcome::Committed;
                 draft.files.cache.put(epoch, &file, &row);
                 Ok(Vec::new())
+            }
+            Ok(()) => {
+                if draft.files.db.delete(&file, &row.path).is_ok() {
+                    draft.outcome = Outcome::Failed;
+                }
+                fail!(
+                    Unavailable,
+                    "the store path was lost during the upload: its disk is gone, or another storage has taken its \
+                     journal over, fileid: {}",
+                    file.fileid
+                )
             }
             Err(error) => {
                 if error.kind() != ErrorKind::OutcomeUnknown {
