@@ -246,10 +246,12 @@ impl Journal {
             return Ok(Vec::new());
         }
         if let (Holder::Dead, Some(judged)) = (holder, judged) {
+            let kernel = judged.kernel;
             if Heartbeat::read(&file)? != Some(judged) {
                 return Ok(Vec::new()); // It lives.
             }
-            Heartbeat::new(0, self.holder()).write(&file)?;
+            // It stays that of the former holder's kernel, whose host may come back.
+            Heartbeat { kernel, ..Heartbeat::new(0, self.holder()) }.write(&file)?;
             file.sync_data()?;
         }
         if is_removed || !records.is_empty() {
@@ -831,7 +833,7 @@ mod tests {
             // Another host may come back to its own, and finds that it was taken over.
             assert_eq!(path.exists(), heartbeat.is_some(), "{name}");
             assert!(adopt(&scratch, &journal, "a", &mut watch).is_empty(), "{name}");
-            assert!(!path.exists() || has_ended(&path).unwrap());
+            assert_eq!(path.exists().then(|| has_ended(&path).unwrap()), heartbeat.map(|_| true), "{name}");
         }
         // Of others, when they have shown nothing for some time.
         let path = leave(&scratch, "c-127.0.0.1-7", Some(5));
