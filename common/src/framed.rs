@@ -459,7 +459,9 @@ impl Message {
 fn collected_bytes(header: Header, head_bytes: fn(u8) -> usize) -> usize {
     match usize::try_from(header.body_bytes) {
         Ok(bytes) if bytes <= SMALL_BODY_BYTES_MAX => bytes,
-        _ => head_bytes(header.command),
+        // One that is larger than small, and still whole within its command's head, is collected whole.
+        Ok(bytes) => bytes.min(head_bytes(header.command)),
+        Err(_) => head_bytes(header.command),
     }
 }
 

@@ -306,6 +306,42 @@ fn asking_for_a_known_user_records_nothing_on_mariadb() {
     asking_for_a_known_user_records_nothing(&servers("find-m").ids(0).db(Db::Maria(&server)).start());
 }
 
+/// Command 128 of the host that [`storage`] joins as: so many store paths, each with so many other holders.
+fn shares(paths: u8, others: u8) -> Vec<u8> {
+    let mut body = raw::beat("group001", "host");
+    body.extend(23000_u16.to_be_bytes());
+    body.extend([0, paths]);
+    for path in 0..paths {
+        body.extend(raw::text(format!("/data{path}").as_bytes(), 65));
+        body.extend([path; 16]);
+        body.extend([2; 16]);
+        body.push(others);
+        body.extend((0..others).flat_map(|other| [other; 16]));
+    }
+    message(128, &body)
+}
+
+/// The tracker read no body of more than 4,096 bytes, and refused it as one of a bad length: a storage with many
+/// store paths got no clients.
+#[test]
+fn a_report_of_as_many_volumes_as_there_may_be_is_taken() {
+    let cluster = servers("reports").ids(0).start();
+    let _joined = storage(cluster.tracker(), "group001", 23000);
+    let mut reports = Raw::connect(cluster.tracker());
+    for (paths, others) in [(1, 0), (4, 64), (16, 64), (16, 1)] {
+        reports.ask(&shares(paths, others)).success(100);
+    }
+    // In pieces, as a network brings them.
+    let report = shares(16, 64);
+    for part in report.chunks(1000) {
+        reports.send(part);
+    }
+    reports.frame().success(100);
+    // One byte too many.
+    let body = [&report[10..], b"x"].concat();
+    raw::ask(cluster.tracker(), &message(128, &body)).failure(100);
+}
+
 /// One connection joined 3,840 storages of its invention, and every group list had them from then on.
 #[test]
 fn one_host_cannot_fill_the_group_list_with_invented_storages() {

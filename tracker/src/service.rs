@@ -266,6 +266,14 @@ impl Handler for Service {
     /// Thousands of storages beat all the time; a beat is a note in the table.
     const PROMPT: &'static [u8] = &[command::BEAT];
 
+    /// A report of many volumes is larger than a small message.
+    fn head_bytes(command: u8) -> usize {
+        match command {
+            command::SHARES => SHARES_BYTES_MAX,
+            _ => 0,
+        }
+    }
+
     fn handle(&self, request: &mut Request<'_, Self::Conn>) -> Result<()> {
         match request.command() {
             command::JOIN => self.join(request),
