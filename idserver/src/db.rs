@@ -94,22 +94,24 @@ static ADD: Sql = Sql {
     sqlite: "INSERT INTO t_id_gen (id, id_value, own_value, upper_value, server_id) VALUES (?, ?, ?, ?, 0)",
 };
 
-/// A step, where the row is as it was read and the server is the one that it was read from.
+/// A step, where the row is as it was read. The server that writes it may be another one than it was read from, as
+/// behind a balancer over several servers that can be written to: a row that both have is what a step needs. It
+/// notes the server that wrote it.
 static MOVE: Sql = Sql {
     mysql: "UPDATE t_id_gen SET id_value = ?, own_value = ?, server_id = CAST(@@server_id AS SIGNED) \
             WHERE id = ? AND id_value <=> ? AND own_value <=> ? AND upper_value IS NULL \
-            AND server_id <=> ? AND CAST(@@server_id AS SIGNED) = ?",
+            AND server_id <=> ?",
     sqlite: "UPDATE t_id_gen SET id_value = ?, own_value = ?, server_id = 0 \
              WHERE id = ? AND id_value IS ? AND own_value IS ? AND upper_value IS NULL \
-             AND server_id IS ? AND 0 = ?",
+             AND server_id IS ?",
 };
 
 /// The same in the upper half, where it does not matter what others do to the rest of the row.
 static MOVE_UPPER: Sql = Sql {
     mysql: "UPDATE t_id_gen SET upper_value = ?, server_id = CAST(@@server_id AS SIGNED) \
-            WHERE id = ? AND upper_value <=> ? AND server_id <=> ? AND CAST(@@server_id AS SIGNED) = ?",
+            WHERE id = ? AND upper_value <=> ? AND server_id <=> ?",
     sqlite: "UPDATE t_id_gen SET upper_value = ?, server_id = 0 \
-             WHERE id = ? AND upper_value IS ? AND server_id IS ? AND 0 = ?",
+             WHERE id = ? AND upper_value IS ? AND server_id IS ?",
 };
 
 static COUNT: Sql = Sql::both("SELECT count(*) FROM t_id_gen");
@@ -206,7 +208,6 @@ impl IdDb {
     /// Writes a step where the row is still as it was read; whether it was.
     fn write(&self, key: &IdKey, row: Option<&Row>, step: &Step) -> Result<bool> {
         let key_value = Value::from(key.as_str());
-        let server = |row: &Row| [optional(row.server), row.read_from.into()];
         let written = match (row, step.upper) {
             (None, _) => {
                 let params = vec![key_value, step.value.into(), optional(step.own), optional(step.upper)];
@@ -214,12 +215,11 @@ impl IdDb {
             }
             (Some(row), None) => {
                 let new = vec![step.value.into(), optional(step.own), key_value];
-                let old = [row.value, row.own].map(optional);
-                self.database.write(&MOVE, new.into_iter().chain(old).chain(server(row)).collect())
+                let old = [row.value, row.own, row.server].map(optional);
+                self.database.write(&MOVE, new.into_iter().chain(old).collect())
             }
             (Some(row), Some(upper)) => {
-                let mut params = vec![upper.into(), key_value, optional(row.upper)];
-                params.extend(server(row));
+                let params = vec![upper.into(), key_value, optional(row.upper), optional(row.server)];
                 self.database.write(&MOVE_UPPER, params)
             }
         };
@@ -547,6 +547,35 @@ mod tests {
         bench.db.database.write(&FORGET, Vec::new()).unwrap();
         let again = open(&bench.directory, 100);
         assert_eq!(again.fetch(&key("a")).unwrap().start(), UPPER_START + 2000);
+    }
+
+    /// Behind a balancer over several MySQL servers each connection may end at another one. A step was then never
+    /// written, and there were no numbers for good.
+    #[test]
+    fn a_row_that_was_read_from_another_server_is_stepped_once() {
+        let bench = Bench::new("balancer");
+        // The embedded database is server 0.
+        let read = |upper| {
+            let key = key(if upper { "in the upper half" } else { "in the lower half" });
+            bench.insert(key.as_str(), 500.into());
+            if upper {
+                static UPPER: Sql = Sql::both("UPDATE t_id_gen SET upper_value = 1 WHERE id = ?");
+                bench.db.database.write(&UPPER, vec![key.as_str().into()]).unwrap();
+            }
+            let row = Row { read_from: 7, ..bench.db.row(&key).unwrap().unwrap() };
+            (key, row)
+        };
+        for upper in [false, true] {
+            let (key, row) = read(upper);
+            let step = next_step(&key, Some(&row), Before::Stepped, 0, 100).unwrap();
+            assert_eq!(bench.db.write(&key, Some(&row), &step), Ok(true));
+            assert_eq!(bench.db.write(&key, Some(&row), &step), Ok(false), "the row is another one now");
+            // It has the server that wrote it: for the one that it is read from this is another one.
+            let after = Row { read_from: 7, ..bench.db.row(&key).unwrap().unwrap() };
+            assert_eq!(after.server, Some(0));
+            let next = next_step(&key, Some(&after), Before::Stepped, 0, 100).unwrap();
+            assert_eq!(next.numbers.start(), step.numbers.end() + JUMP);
+        }
     }
 
     fn step(row: Row, mark: i64) -> Step {
