@@ -28,6 +28,10 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(3);
 /// when a storage wants to join a group that is not known.
 const ROUTED_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Each time that fails the pause until the next one doubles, up to this: a database that cannot do it at this hour
+/// may do it at another one.
+const ROUTED_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+
 /// Starts the threads; they end with `stop`.
 pub fn start(globals: &Arc<Globals>, db: &Arc<TrackerDb>, stop: &Stop) -> Result<()> {
     let (watched, scan_stop) = (Arc::clone(globals), stop.clone());
@@ -55,7 +59,8 @@ fn watch_beats(globals: &Globals, stop: &Stop) {
 /// A database that is away changes nothing: the groups known so far go on.
 fn watch_groups(globals: &Globals, db: &TrackerDb, stop: &Stop) {
     let mut failing = false;
-    let mut routed_at = read_routed(globals, db);
+    let mut routed_pause = read_routed(globals, db, ROUTED_INTERVAL);
+    let mut routed_at = Instant::now();
     while !stop.wait(REFRESH_INTERVAL) {
         let refreshed = db.refresh(&globals.groups);
         match &refreshed {
@@ -64,18 +69,27 @@ fn watch_groups(globals: &Globals, db: &TrackerDb, stop: &Stop) {
             Ok(()) | Err(_) => {}
         }
         failing = refreshed.is_err();
-        if routed_at.elapsed() >= ROUTED_INTERVAL && globals.groups.take_wants_routed() {
-            routed_at = read_routed(globals, db);
+        if routed_at.elapsed() >= routed_pause && globals.groups.take_wants_routed() {
+            routed_pause = read_routed(globals, db, routed_pause);
+            routed_at = Instant::now();
         }
     }
 }
 
-/// Reads which groups users belong to; gives when that was.
-fn read_routed(globals: &Globals, db: &TrackerDb) -> Instant {
+/// Reads which groups users belong to, after this pause; gives the pause until the next time.
+fn read_routed(globals: &Globals, db: &TrackerDb, pause: Duration) -> Duration {
     match db.routed() {
-        Ok(names) => globals.groups.set_routed(&names),
+        Ok(names) => {
+            globals.groups.set_routed(&names);
+            ROUTED_INTERVAL
+        }
         // The next storage that wants to join such a group has it tried again.
-        Err(error) => warn!("groups that only users of t_router belong to stay as they are: {error}"),
+        Err(error) => {
+            let next = pause.saturating_mul(2).min(ROUTED_INTERVAL_MAX);
+            warn!(
+                "groups that only users of t_router belong to stay as they are, for {next:?} at least: {error}"
+            );
+            next
+        }
     }
-    Instant::now()
 }
