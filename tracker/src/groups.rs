@@ -22,11 +22,11 @@ use std::time::{Duration, Instant, SystemTime};
 use log::{info, warn};
 use tnv_common::error::Result;
 use tnv_common::fail;
-use tnv_common::wire::shares::Shares;
+use tnv_common::wire::shares::{Share, Shares};
 use tnv_common::wire::tnv::{Beat, Join, ROUTE_ADDRESSES_MAX};
 use tnv_common::wire::{GroupName, HostName};
 
-use crate::shares::Report;
+use crate::shares::{Compared, Report};
 
 /// Storages of one group, dead ones included. A group is a set of copies: nobody has 64 of them,
 /// and the list of all groups stays within what clients accept.
@@ -64,6 +64,11 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// The longest of so many gaps between beats is the interval: one beat that came early, as after a
 /// late one, must not make the next ones late.
 const GAPS_REMEMBERED: usize = 4;
+
+/// So long a member that is no longer ACTIVE goes on refusing reports of other volumes: longer than a restart or a
+/// join of it takes, so that one that it has refused does not take its place meanwhile. Where it does not come back
+/// others may serve after it.
+const AUTHORITY_KEPT: Duration = Duration::from_secs(30);
 
 /// A moment: for measuring, and for showing.
 #[derive(Clone, Copy, Debug)]
@@ -140,8 +145,12 @@ pub struct Member {
     pub beaten: Option<i64>,
     /// How it is doing.
     pub state: State,
-    /// What it reported of its volumes.
+    /// What it reported of its volumes, be it before its latest join.
     report: Option<Report>,
+    /// It has reported since its latest join. One that beats without has no report: it is compared no longer.
+    has_reported: bool,
+    /// When it was last ACTIVE, where it is not.
+    left_active: Option<Instant>,
     /// Its latest join.
     join: u64,
     /// When it last joined or beat.
@@ -152,14 +161,21 @@ pub struct Member {
 }
 
 impl Member {
-    fn new(join: &Join, number: u64, now: Now) -> Member {
+    /// One that joins, after what was known of it.
+    fn new(join: &Join, number: u64, now: Now, former: Option<Member>) -> Member {
+        let left_active = former.as_ref().and_then(|former| match former.state {
+            State::Active => Some(now.instant),
+            State::Online | State::Offline => former.left_active,
+        });
         Member {
             version: join.version.clone(),
             started: join.started,
             joined: join.joined,
             beaten: None,
             state: State::Online,
-            report: None,
+            report: former.and_then(|former| former.report),
+            has_reported: false,
+            left_active,
             join: number,
             heard: now.instant,
             since: now.instant,
@@ -168,6 +184,9 @@ impl Member {
     }
 
     fn enter(&mut self, state: State, now: Now) {
+        if self.state == State::Active {
+            self.left_active = Some(now.instant);
+        }
         self.state = state;
         self.since = now.instant;
     }
@@ -182,6 +201,18 @@ impl Member {
             self.enter(State::Active, now);
         }
         woken
+    }
+
+    /// Why one that reports this does not share the files of this member, where this member may say so: it is ACTIVE,
+    /// or was a moment ago. One that has only joined may say nothing.
+    fn difference(&self, newcomer: &[Share], compared: Compared, now: Now) -> Option<String> {
+        let report = self.report.as_ref().filter(|report| report.agrees())?;
+        if self.state == State::Active {
+            return report.difference(newcomer, compared);
+        }
+        let absent = now.instant.saturating_duration_since(self.left_active?);
+        // It may have been started anew, with another journal.
+        if absent < AUTHORITY_KEPT { report.difference(newcomer, Compared::Volumes) } else { None }
     }
 
     /// How long it may be silent before it is OFFLINE.
@@ -258,6 +289,38 @@ impl Group {
     fn active(&self) -> impl Iterator<Item = SocketAddr> {
         let active = self.members.iter().filter(|(_, member)| member.state == State::Active);
         active.map(|(id, _)| id.address)
+    }
+
+    /// Why a member that reports this does not share the files of the others; none where it does.
+    fn difference(&self, id: &MemberId, shares: &[Share], compared: Compared, now: Now) -> Option<String> {
+        let mut others = self.members.iter().filter(|(other, _)| *other != id);
+        others.find_map(|(other, member)| {
+            let difference = member.difference(shares, compared, now)?;
+            Some(format!("{difference}, {other}"))
+        })
+    }
+
+    /// Takes the heartbeat of a storage; tells whether it was not ACTIVE before. One that does not share the files of
+    /// those that are ACTIVE gets so by no heartbeat: of two that reported at the same moment, the first one.
+    fn beat(&mut self, name: &GroupName, id: &MemberId, now: Now) -> Result<bool> {
+        let Some(member) = self.members.get(id) else {
+            return fail!(NotFound, "unknown storage: {id} in group {name}; join again");
+        };
+        let report = member.report.as_ref().filter(|_| member.has_reported);
+        if report.is_some_and(|report| !report.agrees()) {
+            return fail!(Forbidden, "{id} does not share the files of group {name}");
+        }
+        let shares = report.filter(|_| member.state != State::Active).map(Report::shares);
+        let difference = shares.and_then(|shares| self.difference(id, &shares, Compared::Either, now));
+        let Some(member) = self.members.get_mut(id) else { return Ok(false) };
+        if let Some(difference) = difference {
+            member.report.iter_mut().for_each(Report::refuse);
+            return fail!(Forbidden, "{id} does not share the files of group {name}: {difference}");
+        }
+        if !member.has_reported {
+            member.report = None;
+        }
+        Ok(member.beat(now))
     }
 
     /// The storage that is OFFLINE for longest.
@@ -421,7 +484,8 @@ impl Groups {
         if !group.members.contains_key(&id) {
             group.make_room(name)?;
         }
-        group.members.insert(id.clone(), Member::new(join, number, now));
+        let former = group.members.remove(&id);
+        group.members.insert(id.clone(), Member::new(join, number, now, former));
         table.joins = number;
         drop(table);
         info!("{id} joined group {name}, version {}: ONLINE", join.version);
@@ -441,14 +505,10 @@ impl Groups {
             );
         }
         let mut table = self.lock();
-        let known = table.groups.get_mut(group).and_then(|group| group.members.get_mut(id));
-        let Some(known) = known else {
+        let Some(known) = table.groups.get_mut(group) else {
             return fail!(NotFound, "unknown storage: {id} in group {group}; join again");
         };
-        if known.report.as_ref().is_some_and(|report| !report.agrees()) {
-            return fail!(Forbidden, "{id} does not share the files of group {group}");
-        }
-        let woken = known.beat(now);
+        let woken = known.beat(group, id, now)?;
         drop(table);
         log_woken(woken, id, group);
         Ok(())
@@ -462,8 +522,8 @@ impl Groups {
             return fail!(NotFound, "unknown group: {name}");
         };
         let meant = |id: &MemberId| id.host == *host && id.address.ip() == ip;
-        let mut found = group.members.iter_mut().filter(|(id, _)| meant(id));
-        let (Some((id, member)), None) = (found.next(), found.next()) else {
+        let mut found = group.members.keys().filter(|id| meant(id));
+        let (Some(id), None) = (found.next(), found.next()) else {
             let count = group.members.keys().filter(|id| meant(id)).count();
             return match count {
                 0 => fail!(NotFound, "unknown storage: host {host} at {ip} in group {name}; join first"),
@@ -473,14 +533,15 @@ impl Groups {
                 ),
             };
         };
-        let (woken, id) = (member.beat(now), id.clone());
+        let id = id.clone();
+        let woken = group.beat(name, &id, now)?;
         drop(table);
         log_woken(woken, &id, name);
         Ok(())
     }
 
-    /// A storage that has joined reports its volumes. Where they are not those of the members that reported theirs
-    /// before, it is not ACTIVE until they are.
+    /// A storage that has joined reports its volumes. Where they are not those of the members that are ACTIVE, or were
+    /// a moment ago, it is not ACTIVE until they are.
     pub fn report(&self, shares: &Shares, ip: IpAddr, now: Now) -> Result<()> {
         let Shares { group: name, host, port, is_id, shares } = shares;
         let id = MemberId { host: host.clone(), address: SocketAddr::new(ip, *port) };
@@ -493,18 +554,12 @@ impl Groups {
             let is_former = |other: &MemberId| other.host == *host && *other != id;
             group.members.retain(|other, member| member.state != State::Offline || !is_former(other));
         }
-        let agreed = |member: &Member| {
-            let report = member.report.as_ref().filter(|report| report.agrees());
-            report.filter(|_| member.state != State::Offline).cloned()
-        };
-        let mut others = group.members.iter().filter(|(other, _)| **other != id);
-        let difference = others.find_map(|(other, member)| {
-            agreed(member)?.difference(shares).map(|difference| format!("{difference}, {other}"))
-        });
+        let difference = group.difference(&id, shares, Compared::Report, now);
         let Some(member) = group.members.get_mut(&id) else { return Ok(()) };
         let report = Report::new(shares, difference.is_none(), member.report.as_ref());
         let is_to_be_logged = report.is_to_be_logged();
         member.report = Some(report);
+        member.has_reported = true;
         member.heard = now.instant;
         let Some(difference) = difference else { return Ok(()) };
         if member.state == State::Active {
@@ -680,6 +735,7 @@ fn log_woken(woken: bool, id: &MemberId, group: &GroupName) {
 mod tests {
     use super::*;
     use tnv_common::error::ErrorKind;
+    use tnv_common::wire::IdKey;
 
     const CHECK: Duration = Duration::from_secs(120);
     const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -876,6 +932,123 @@ mod tests {
         let second = bench.join("g1", "vm", 2);
         assert_eq!(kind(&beat("g1", "vm"), IP), Err(ErrorKind::Invalid));
         assert_eq!(bench.state(&second), Some(State::Online), "an ambiguous beat wakes nobody");
+    }
+
+    /// The report of the storage on a port: one store path on this volume, seeing these other journals. Its own
+    /// journal is called as its port.
+    fn report(bench: &Bench, port: u16, volume: u8, others: &[u8]) -> Result<()> {
+        let share = Share {
+            store_path: IdKey::new("/data").unwrap(),
+            volume: [volume; 16],
+            holder: [port as u8; 16],
+            others: others.iter().map(|other| [*other; 16]).collect(),
+        };
+        let host = HostName::new("vm").unwrap();
+        let shares = Shares { group: name("g1"), host, port, is_id: false, shares: vec![share] };
+        bench.groups.report(&shares, IP, bench.now)
+    }
+
+    fn kind(result: Result<()>) -> Option<ErrorKind> {
+        result.err().map(|error| error.kind())
+    }
+
+    /// What joined, reported and never beat kept all members of a group out.
+    #[test]
+    fn one_that_never_beats_refuses_no_other_one() {
+        let bench = Bench::new();
+        let idle = bench.join("g1", "vm", 1);
+        report(&bench, 1, 1, &[]).unwrap();
+        let right = bench.join("g1", "vm", 2);
+        report(&bench, 2, 2, &[]).unwrap();
+        bench.beat(&right).unwrap();
+        // Of those that reported at the same time the first one that beats is right, and the only one.
+        assert_eq!(kind(bench.beat(&idle)), Some(ErrorKind::Forbidden));
+        assert_eq!(kind(bench.beat(&idle)), Some(ErrorKind::Forbidden));
+        assert_eq!((bench.state(&idle), bench.state(&right)), (Some(State::Online), Some(State::Active)));
+        report(&bench, 1, 2, &[2]).unwrap();
+        bench.beat(&idle).unwrap();
+        assert_eq!(bench.state(&idle), Some(State::Active));
+    }
+
+    #[test]
+    fn members_that_share_their_files_and_start_at_once_are_all_active() {
+        let mut bench = Bench::new();
+        let [first, second] = [1, 2].map(|port| bench.join("g1", "vm", port));
+        // The first report came when there was no other journal yet.
+        report(&bench, 1, 1, &[]).unwrap();
+        report(&bench, 2, 1, &[1]).unwrap();
+        bench.beat(&second).unwrap();
+        bench.beat(&first).unwrap();
+        // And again when neither was heard of for a while.
+        bench.pass(125.0);
+        assert_eq!((bench.state(&first), bench.state(&second)), (Some(State::Offline), Some(State::Offline)));
+        bench.beat(&second).unwrap();
+        bench.beat(&first).unwrap();
+        assert_eq!((bench.state(&first), bench.state(&second)), (Some(State::Active), Some(State::Active)));
+    }
+
+    #[test]
+    fn a_heartbeat_on_another_connection_wakes_no_storage_whose_report_was_refused() {
+        let bench = Bench::new();
+        let right = bench.join("g1", "vm", 1);
+        report(&bench, 1, 1, &[]).unwrap();
+        bench.beat(&right).unwrap();
+        bench.groups.leave(&right, bench.now);
+        let ip = IpAddr::from([10, 0, 0, 1]);
+        bench.groups.join(&join("g1", "vm", 2), ip, bench.now).unwrap();
+        let share = Share {
+            store_path: IdKey::new("/data").unwrap(),
+            volume: [2; 16],
+            holder: [2; 16],
+            others: vec![],
+        };
+        let host = HostName::new("vm").unwrap();
+        let shares = Shares { group: name("g1"), host, port: 2, is_id: false, shares: vec![share] };
+        assert_eq!(kind(bench.groups.report(&shares, ip, bench.now)), Some(ErrorKind::Forbidden));
+        let beaten = bench.groups.beat_from(&beat("g1", "vm"), ip, bench.now);
+        assert_eq!(kind(beaten), Some(ErrorKind::Forbidden));
+    }
+
+    /// While the right member restarted, one that was refused reported again and took the group.
+    #[test]
+    fn one_that_was_refused_does_not_take_the_place_of_one_that_restarts() {
+        let mut bench = Bench::new();
+        let right = bench.join("g1", "vm", 1);
+        report(&bench, 1, 1, &[]).unwrap();
+        bench.beat(&right).unwrap();
+        bench.join("g1", "vm", 2);
+        let refused = |bench: &Bench| kind(report(bench, 2, 2, &[])) == Some(ErrorKind::Forbidden);
+        assert!(refused(&bench));
+        // It is gone, it is back, it reports, it beats.
+        bench.groups.leave(&right, bench.now);
+        bench.pass(5.0);
+        assert!(refused(&bench));
+        let right = bench.join("g1", "vm", 1);
+        assert!(refused(&bench));
+        report(&bench, 1, 1, &[]).unwrap();
+        assert!(refused(&bench));
+        bench.beat(&right).unwrap();
+        assert!(refused(&bench));
+        // It joins again, as after a network that failed.
+        bench.join("g1", "vm", 1);
+        assert!(refused(&bench));
+        // It does not come back.
+        bench.pass(AUTHORITY_KEPT.as_secs_f64());
+        report(&bench, 2, 2, &[]).unwrap();
+    }
+
+    /// An operator sets `tnv_shared_store = no`, or goes back to a previous version.
+    #[test]
+    fn one_that_no_longer_reports_is_no_longer_compared() {
+        let bench = Bench::new();
+        let right = bench.join("g1", "vm", 1);
+        report(&bench, 1, 1, &[]).unwrap();
+        bench.beat(&right).unwrap();
+        bench.join("g1", "vm", 2);
+        assert!(report(&bench, 2, 2, &[]).is_err());
+        let again = bench.join("g1", "vm", 2);
+        bench.beat(&again).unwrap();
+        assert_eq!(bench.state(&again), Some(State::Active));
     }
 
     #[test]

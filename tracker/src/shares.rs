@@ -7,6 +7,7 @@
 //! `tnv_shared_store = no`, report nothing and are not compared.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use tnv_common::wire::shares::{Id, Share};
 
@@ -17,19 +18,35 @@ const REFUSALS_LOGGED: u32 = 3;
 /// What is kept of a member.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Store path, volume and holder of its own journal.
-    shares: Vec<(String, Id, Id)>,
+    /// As it was sent. Copies of the table share it.
+    shares: Arc<[Share]>,
     /// How often in a row it did not agree with the members that agreed before.
     refusals: u32,
+}
+
+/// How much of two reports is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compared {
+    /// The volumes, and whether the one that reports now sees the journal of the other one.
+    Report,
+    /// The volumes, and whether one of both sees the journal of the other one: the later report saw what was there
+    /// already.
+    Either,
+    /// The volumes alone: the other one's journal may have ended.
+    Volumes,
 }
 
 impl Report {
     /// What is to be kept of these, after what was kept before.
     pub fn new(shares: &[Share], agrees: bool, before: Option<&Report>) -> Report {
-        let kept = |share: &Share| (share.store_path.to_string(), share.volume, share.holder);
         let refused_before = before.map_or(0, |before| before.refusals);
         let refusals = if agrees { 0 } else { refused_before.saturating_add(1) };
-        Report { shares: shares.iter().map(kept).collect(), refusals }
+        Report { shares: shares.into(), refusals }
+    }
+
+    /// Notes that it does not agree after all.
+    pub fn refuse(&mut self) {
+        self.refusals = self.refusals.saturating_add(1);
     }
 
     /// Whether it agrees with the members that agreed before.
@@ -42,23 +59,35 @@ impl Report {
         self.refusals == REFUSALS_LOGGED
     }
 
+    /// What was reported.
+    pub fn shares(&self) -> Arc<[Share]> {
+        Arc::clone(&self.shares)
+    }
+
     /// Why a newcomer does not share the files of this member; none where it does.
-    pub fn difference(&self, newcomer: &[Share]) -> Option<String> {
+    pub fn difference(&self, newcomer: &[Share], compared: Compared) -> Option<String> {
         for share in newcomer {
-            let own = self.shares.iter().find(|(store_path, ..)| store_path == share.store_path.as_str());
-            let Some((store_path, volume, holder)) = own else { continue };
-            if *volume != share.volume {
+            let Some(own) = self.shares.iter().find(|own| own.store_path == share.store_path) else {
+                continue;
+            };
+            let store_path = &share.store_path;
+            if own.volume != share.volume {
                 return Some(format!(
                     "store path '{store_path}' is volume {} here and volume {} there",
                     hex(&share.volume),
-                    hex(volume)
+                    hex(&own.volume)
                 ));
             }
-            if !share.others.contains(holder) {
+            let is_seen = match compared {
+                Compared::Report => share.others.contains(&own.holder),
+                Compared::Either => share.others.contains(&own.holder) || own.others.contains(&share.holder),
+                Compared::Volumes => true,
+            };
+            if !is_seen {
                 return Some(format!(
                     "store path '{store_path}' is volume {} for both, but the other one's journal is not seen here: is \
                      one a copy",
-                    hex(volume)
+                    hex(&own.volume)
                 ));
             }
         }
@@ -99,8 +128,28 @@ mod tests {
             (vec![share("/a", 1, 20, &[])], false),
             (vec![share("/a", 1, 20, &[10]), share("/b", 2, 21, &[10])], false),
         ] {
-            assert_eq!(report.difference(&newcomer).is_none(), shares_them, "{newcomer:?}");
+            assert_eq!(report.difference(&newcomer, Compared::Report).is_none(), shares_them, "{newcomer:?}");
         }
+    }
+
+    #[test]
+    fn of_two_reports_the_later_one_must_see_the_other_ones_journal() {
+        let report = Report::new(&[share("/a", 1, 10, &[20])], true, None);
+        for (holder, others, compared, shares_them) in [
+            (20, vec![], Compared::Report, false),
+            (20, vec![], Compared::Either, true),
+            (30, vec![10], Compared::Either, true),
+            (30, vec![], Compared::Either, false),
+            (30, vec![], Compared::Volumes, true),
+        ] {
+            let newcomer = [share("/a", 1, holder, &others)];
+            assert_eq!(
+                report.difference(&newcomer, compared).is_none(),
+                shares_them,
+                "{holder} {compared:?}"
+            );
+        }
+        assert!(report.difference(&[share("/a", 2, 20, &[10])], Compared::Volumes).is_some());
     }
 
     #[test]
