@@ -17,6 +17,7 @@ use tnv_common::config::Part;
 use tnv_common::conn::Conn;
 use tnv_common::error::{Context, Error, ErrorKind, Result};
 use tnv_common::fail;
+use tnv_common::limits::MESSAGE_TIMEOUT;
 use tnv_common::stop::Stop;
 use tnv_common::wire::IdKey;
 use tnv_common::wire::shares::{Id, Shares};
@@ -37,6 +38,15 @@ const REPORT_PAUSE: Duration = Duration::from_secs(1);
 /// So often it is sent again soon, and then the log says that it is refused.
 const PROMPT_REPORTS: u32 = 3;
 
+/// The pause before the first report of a session where this tracker refused so many: who reports first to a tracker
+/// that was started anew is right there. The right members are to be first, which join again within [`RETRY_PAUSE`]
+/// and their connections' time-out.
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+
+/// So often in a row a tracker may close the connection of a report without a word before it is taken for one that
+/// does not know the command: existing ones may close it so, and one of ours that is stopped does it once.
+const LOST_MAX: u32 = 2;
+
 /// Starts a thread for each tracker. They end when `stop` is set, and close their connections, by
 /// which the trackers know that no new client should be sent here.
 pub fn start(globals: &Arc<Globals>, stores: &Arc<Stores>, stop: &Stop) -> Result<()> {
@@ -45,6 +55,8 @@ pub fn start(globals: &Arc<Globals>, stores: &Arc<Stores>, stop: &Stop) -> Resul
             globals: Arc::clone(globals),
             stores: Arc::clone(stores),
             tracker: tracker.clone(),
+            refusals: 0,
+            lost: 0,
             shown: None,
         };
         let stop = stop.clone();
@@ -72,6 +84,10 @@ struct Member {
     globals: Arc<Globals>,
     stores: Arc<Stores>,
     tracker: String,
+    /// How often in a row this tracker refused the report of volumes, over all sessions.
+    refusals: u32,
+    /// How often in a row it closed the connection instead of an answer to the report.
+    lost: u32,
     /// What the log was last told: joined, or the kind of failure. Only changes are told.
     shown: Option<std::result::Result<(), ErrorKind>>,
 }
@@ -92,26 +108,20 @@ impl Member {
         let globals = Arc::clone(&self.globals);
         let beat = Beat { group: globals.settings.group.clone(), host: globals.host.clone() }.encode();
         let mut report = Report::None;
-        let mut refusals = 0;
+        if self.refusals >= PROMPT_REPORTS && wait(&conn, REFUSED_PAUSE, stop)? {
+            return Ok(());
+        }
         loop {
-            let interval = match self.report_shares(&mut report) {
-                Ok(()) => {
-                    conn.call_fixed::<0>(command::BEAT, &beat, REPLY_TRACKER).context(|| "heartbeat")?;
-                    self.show_joined(&conn);
-                    refusals = 0;
-                    globals.settings.beat_interval
+            let reported = self.report_shares(conn.peer(), &mut report);
+            let reported = reported.inspect_err(|error| log::debug!("tracker {}: {error}", self.tracker));
+            let interval = match reported {
+                Err(error) if error.kind() == ErrorKind::Forbidden => self.refused(&error),
+                Err(error) if !matches!(report, Report::Accepted(_)) => {
+                    return Err(error.context("report the volumes"));
                 }
-                Err(error) if error.kind() == ErrorKind::Forbidden => {
-                    self.stores.look_for_others();
-                    refusals += 1;
-                    if refusals < PROMPT_REPORTS {
-                        REPORT_PAUSE
-                    } else {
-                        self.show_refusal(&error);
-                        globals.settings.beat_interval
-                    }
-                }
-                Err(error) => return Err(error.context("report the volumes")),
+                // After an error the tracker has the report that it accepted, and this one is sent again later.
+                _ if !self.beat(&mut conn, &beat)? => return Ok(()),
+                _ => globals.settings.beat_interval,
             };
             if wait(&conn, interval, stop)? {
                 return Ok(());
@@ -119,8 +129,37 @@ impl Member {
         }
     }
 
-    /// Reports which volumes this storage has, where that has changed since it was accepted.
-    fn report_shares(&self, report: &mut Report) -> Result<()> {
+    /// Beats. False where the tracker refuses it, as for one of two members that reported at the same moment: the
+    /// session is over then, and the next one reports again.
+    fn beat(&mut self, conn: &mut Conn, beat: &[u8]) -> Result<bool> {
+        match conn.call_fixed::<0>(command::BEAT, beat, REPLY_TRACKER).context(|| "heartbeat") {
+            Ok(_) => {
+                self.refusals = 0;
+                self.show_joined(conn);
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::Forbidden => {
+                self.refused(&error);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes that the tracker refused the report; gives the pause before the next one.
+    fn refused(&mut self, error: &Error) -> Duration {
+        self.stores.look_for_others();
+        self.refusals = self.refusals.saturating_add(1);
+        if self.refusals < PROMPT_REPORTS {
+            return REPORT_PAUSE;
+        }
+        self.show_refusal(error);
+        self.globals.settings.beat_interval
+    }
+
+    /// Reports to the tracker at this address which volumes this storage has, where that has changed since it was
+    /// accepted.
+    fn report_shares(&mut self, tracker: SocketAddr, report: &mut Report) -> Result<()> {
         let Globals { settings, host, address, .. } = &*self.globals;
         let shares = self.stores.shares();
         let own: Vec<_> =
@@ -135,15 +174,26 @@ impl Member {
             is_id: settings.storage_id.is_some(),
             shares,
         };
-        let mut conn = connect_from(address.ip(), &self.tracker, Part::Tracker.default_port())?;
-        match conn.call_fixed::<0>(command::SHARES, &body.encode(), REPLY_TRACKER) {
+        // Where the joined connection leads: the tracker's name may have got another address since.
+        let mut conn = Conn::connect(tracker, Some(address.ip()))?;
+        conn.set_reply_timeout(MESSAGE_TIMEOUT);
+        let answer = conn.call_fixed::<0>(command::SHARES, &body.encode(), REPLY_TRACKER);
+        let kind = answer.as_ref().err().map(Error::kind);
+        let is_lost = kind == Some(ErrorKind::Unavailable) && !conn.replied();
+        self.lost = if is_lost { self.lost.saturating_add(1) } else { 0 };
+        match answer {
             Ok(_) => *report = Report::Accepted(own),
             // A tracker of a previous version, or an existing one.
-            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Internal) => {
+            Err(_) if matches!(kind, Some(ErrorKind::Unsupported | ErrorKind::Internal)) => {
+                *report = Report::Unknown;
+            }
+            Err(_) if is_lost && self.lost >= LOST_MAX && *report == Report::None => {
                 *report = Report::Unknown;
             }
             Err(error) => {
-                *report = Report::None;
+                if matches!(error.kind(), ErrorKind::Forbidden | ErrorKind::NotFound) {
+                    *report = Report::None;
+                }
                 return Err(error);
             }
         }

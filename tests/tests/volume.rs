@@ -2,9 +2,14 @@
 //! stored on the wrong disk, nothing that is known is lost with a name, and nothing is left behind.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tnv_tests::bins::bin;
 use tnv_tests::cluster::{Part, group_list, statuses};
@@ -344,6 +349,62 @@ fn two_members_that_do_not_share_their_files_are_never_active_together() {
         });
         cluster.trackers[0].restart();
     }
+}
+
+/// While the right member restarted, or rejoined a tracker that was started anew, the one that had been refused
+/// reported first: it took the group, and the right one was refused.
+#[test]
+fn a_member_that_was_refused_does_not_take_the_place_of_the_right_one() {
+    let mut cluster = two_apart(Builder::new("apart-order").set(Part::Storage, "tnv_heart_beat_interval", 1));
+    becomes(&cluster, 0, "ACTIVE");
+    cluster.storages[1].start();
+    cluster.storages[1].wait_log("does not share the files of group group001", PATIENCE);
+    for _ in 0..3 {
+        // The other one reports every second meanwhile.
+        cluster.storages[0].kill();
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_ne!(status(&cluster, 1).as_deref(), Some("ACTIVE"));
+        cluster.storages[0].start();
+        becomes(&cluster, 0, "ACTIVE");
+    }
+    for _ in 0..3 {
+        cluster.trackers[0].restart();
+        becomes(&cluster, 0, "ACTIVE");
+        assert_ne!(status(&cluster, 1).as_deref(), Some("ACTIVE"));
+    }
+}
+
+/// A tracker that knows joins and heartbeats, and closes the connection of everything else without a word.
+fn terse_tracker(listener: TcpListener, beats: &Arc<AtomicUsize>) {
+    for conn in listener.incoming() {
+        let (mut conn, beats) = (conn.expect("take a connection"), Arc::clone(beats));
+        std::thread::spawn(move || -> std::io::Result<()> {
+            loop {
+                let mut head = [0; 10];
+                conn.read_exact(&mut head)?;
+                let (length, command) = (i64::from_be_bytes(head[..8].try_into().expect("8 bytes")), head[8]);
+                if !matches!(command, 10 | 11) {
+                    return Ok(());
+                }
+                conn.read_exact(&mut vec![0; length as usize])?;
+                conn.write_all(&raw::head(100, 0))?;
+                beats.fetch_add(usize::from(command == 11), Ordering::Relaxed);
+            }
+        });
+    }
+}
+
+/// The storage joined and reported without end, and got no clients.
+#[test]
+fn a_tracker_that_closes_the_connection_of_a_report_gets_heartbeats() {
+    let mut cluster = Builder::new("terse").no_wait().prepare();
+    let listener = TcpListener::bind(cluster.trackers[0].address()).expect("listen");
+    let beats = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&beats);
+    std::thread::spawn(move || terse_tracker(listener, &counted));
+    cluster.ids[0].start();
+    cluster.storages[0].start();
+    patient("it beats", PATIENCE, || beats.load(Ordering::Relaxed) > 0);
 }
 
 /// A container gets another address with each start: the group list filled with the dead ones.
