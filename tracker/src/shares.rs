@@ -3,7 +3,7 @@
 //! each store path that both have must lead to one volume, and the newcomer must see the other one's journal
 //! there: a copied disk has the same marker, and not the journal of a process that began later.
 //!
-//! Who comes first is right, as nothing else shows who is. Members of previous versions, and those with
+//! Who is ACTIVE first is right, as nothing else shows who is. Members of previous versions, and those with
 //! `tnv_shared_store = no`, report nothing and are not compared.
 
 use std::fmt::Write;
