@@ -4,7 +4,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::limits::{DRAIN_BYTES_MAX, DRAIN_TIMEOUT, MESSAGE_TIMEOUT};
+use crate::limits::{DRAIN_BYTES_MAX, DRAIN_TIMEOUT, MESSAGE_TIMEOUT, TURN_BYTES};
 use crate::net::Stream;
 
 /// How long a connection that is to be closed may take to read its last reply.
@@ -15,9 +15,6 @@ const LAST_REPLY_BYTES_MAX: u64 = 1 << 20;
 
 /// What is drained at once, on a worker's stack.
 const DRAIN_BYTES: usize = 64 << 10;
-
-/// So much is drained before others who wait for a worker have their turn.
-const TURN_BYTES: u64 = 8 << 20;
 
 /// A connection that is being drained. Then it is kept, or closed after a moment.
 pub struct Drain {
@@ -97,7 +94,7 @@ impl Drain {
             match stream.read_now(&mut buffer[..want]) {
                 Ok(count) if count > 0 => {
                     self.left -= count as u64;
-                    turn += count as u64;
+                    turn += count;
                     self.progress = Instant::now();
                 }
                 Err(error)

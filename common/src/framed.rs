@@ -570,8 +570,7 @@ impl<C> Request<'_, C> {
 
     /// Replies with a success. It leaves when the handler returns.
     pub fn reply(&mut self, body: &[u8]) {
-        let header = Header::new(self.command, body.len() as u64).encode();
-        self.state = State::Replied(Reply::new([&header, body].concat()));
+        self.state = State::Replied(Reply::success(self.command, body));
     }
 
     /// Replies with a success that many may share.

@@ -6,13 +6,11 @@ use std::time::Instant;
 
 use crate::buffer_pool::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
+use crate::limits::TURN_BYTES;
 use crate::net::Stream;
 use crate::pace::{Pace, PaceLimits};
 use crate::reply::Reply;
 use crate::wire::Header;
-
-/// So much is received at once: then others who wait for a worker have their turn.
-const TURN_BYTES: usize = 8 << 20;
 
 /// Takes content as it comes. Dropped before [`Receiver::finish`] it undoes what it has done.
 pub trait Receiver: Send {

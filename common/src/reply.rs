@@ -70,11 +70,16 @@ pub enum SendError {
     File(Error),
 }
 
+/// A success as it goes over the wire.
+fn success(command: u8, body: &[u8]) -> Vec<u8> {
+    let header = Header::new(command, body.len() as u64).encode();
+    [&header, body].concat()
+}
+
 impl SharedReply {
     /// A success with this body.
     pub fn success(command: u8, body: &[u8]) -> SharedReply {
-        let header = Header::new(command, body.len() as u64).encode();
-        SharedReply(Arc::new([&header, body].concat()))
+        SharedReply(Arc::new(success(command, body)))
     }
 
     /// How many have it.
@@ -91,8 +96,7 @@ impl Reply {
 
     /// A success with this body.
     pub fn success(command: u8, body: &[u8]) -> Reply {
-        let header = Header::new(command, body.len() as u64).encode();
-        Reply::new([&header, body].concat())
+        Reply::new(success(command, body))
     }
 
     /// One that others have, too.

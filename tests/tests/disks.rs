@@ -402,7 +402,7 @@ fn a_commit_that_cannot_be_synced_leaves_files_and_rows_that_agree() {
 /// The story: an I/O error when a file was served was an INFO line and a closed connection, though nothing had been
 /// sent: no failure reply, the next upload went to the same disk, and the client asked no other member.
 #[test]
-fn a_file_that_cannot_be_read_is_refused_and_its_disk_takes_no_new_files() {
+fn a_file_that_cannot_be_read_is_refused_and_its_disk_is_tried_last() {
     let test = "a file that cannot be read";
     let Some(disks) = TwoDisks::start(test, "unreadable", 64) else { return };
     // A small one is read by the storage, a large one is sent by the kernel, which reads its first bytes before.

@@ -3,7 +3,7 @@
 //! with lines, and no failure to write one stops the server.
 //!
 //! One thread writes. All others put their lines into a queue of bounded size and go on: a reader of standard error
-//! that pauses, or a disk that hangs under the log file, holds up the writer and nobody else. What finds the
+//! that pauses, or a disk that hangs under the log file, holds up the writer alone. What finds the
 //! queue full is left out and counted, and the log says so when it is written again.
 
 use std::borrow::Cow;
@@ -59,7 +59,7 @@ static QUEUE: Queue = Queue::new();
 /// The thread that writes.
 static WRITER: OnceLock<ThreadId> = OnceLock::new();
 
-/// Starts the log and its thread, and has panics told in it.
+/// Starts the log and its thread, and writes panics into it.
 pub(super) fn start(path: Option<&Path>) -> Result<()> {
     let file = path.map(|path| open(path).map(|file| LogFile { path: path.to_owned(), file })).transpose()?;
     let filter = Builder::new().filter_level(LevelFilter::Info).parse_env("RUST_LOG").build();

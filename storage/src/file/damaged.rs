@@ -17,12 +17,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use super::{journal, paths};
+use super::{disk, journal, paths};
 use crate::db::TABLES;
 use crate::globals::MemberName;
 
@@ -346,12 +346,7 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = with_end(path, NEW);
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    disk::replace_file(path, &with_end(path, NEW), bytes)
 }
 
 fn load(path: &Path) -> io::Result<(BTreeMap<String, At>, At)> {

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -93,9 +93,7 @@ impl DiskError {
     pub fn of_sync(what: &'static str, error: io::Error) -> DiskError {
         DiskError { what, error, distrust: true, reported: false }
     }
-}
 
-impl DiskError {
     /// The same failure for one more who waited for it.
     pub fn told_again(&self) -> DiskError {
         let DiskError { what, error, distrust, reported } = self;
@@ -204,21 +202,42 @@ fn open_directory(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
+/// Makes the names in a directory durable, whatever `tnv_fsync` says: for what a storage keeps for itself.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    open_directory(path)?.sync_all()
+}
+
+/// Puts a new file in the place of one that may be there, durably and as a whole; `temporary` is beside it. What a
+/// failure leaves of the new one is removed.
+pub fn replace_file(path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+    let written = File::create(temporary).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(temporary, path)).inspect_err(|_| drop(fs::remove_file(temporary)))?;
+    sync_directory(above(path))
+}
+
+/// The directory that has a file's name.
+pub fn above(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// Makes a directory and what it lacks above it, durably; it may be there.
 pub fn make_durably(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    let parent = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let parent = above(path);
     make_durably(parent)?;
     let made = match fs::create_dir(path) {
         Err(error) if !(error.kind() == io::ErrorKind::AlreadyExists && path.is_dir()) => return Err(error),
         made => made.is_ok(),
     };
-    let synced = open_directory(parent).and_then(|parent| parent.sync_all());
+    let synced = sync_directory(parent);
     if synced.is_err() && made {
         // The next one who comes would find it and take it for durable.
         let _ = fs::remove_dir(path);

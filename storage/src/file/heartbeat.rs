@@ -46,6 +46,8 @@ use std::time::{Duration, Instant};
 use md5::{Digest, Md5};
 use rustix::fs::fstatfs;
 
+use tnv_common::wire::field::Reader;
+
 use crate::globals::now;
 
 /// A heartbeat that does not change for so long has no holder: 30 of them are missing. A mount of GlusterFS
@@ -55,8 +57,8 @@ pub const SILENCE: Duration = Duration::from_secs(30);
 /// The same where there is no heartbeat: longer than a connection may pause in the middle of an upload.
 pub const SILENCE_WITHOUT_HEARTBEAT: Duration = Duration::from_secs(600);
 
-/// How long a heartbeat entitles its holder to acknowledge uploads. Shorter than [`SILENCE`] by what a commit
-/// may take that was begun just before.
+/// How long a heartbeat entitles its holder to begin the commit of an upload, shorter than [`SILENCE`]: later it is
+/// likely that the upload would have to be undone. What decides is the mark of the one who takes over.
 pub const LEASE: Duration = Duration::from_secs(20);
 
 /// A holder writes its journal for at most so long after its last heartbeat, by the clocks of two hosts.
@@ -130,24 +132,17 @@ impl Heartbeat {
 
 /// Bytes from anywhere.
 pub fn decode(bytes: &[u8]) -> Option<Heartbeat> {
-    let mut reader = Fields(bytes);
-    let crc = reader.take::<4>()?;
-    if crc != crc32fast::hash(reader.0.get(..BYTES - 4)?).to_be_bytes() {
+    let mut reader = Reader::new(bytes.get(..BYTES)?);
+    let crc = reader.bytes("checksum", 4).ok()?;
+    if crc != crc32fast::hash(&bytes[4..BYTES]).to_be_bytes() {
         return None;
     }
-    let (count, time) = (reader.take()?, reader.take()?);
-    let (count, time) = (u64::from_be_bytes(count), u64::from_be_bytes(time));
-    Some(Heartbeat { count, time, holder: reader.take()?, kernel: reader.take()? })
-}
-
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (field, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*field)
-    }
+    Some(Heartbeat {
+        count: reader.i64("count").ok()?.cast_unsigned(),
+        time: reader.i64("time").ok()?.cast_unsigned(),
+        holder: reader.bytes("holder", 16).ok()?.try_into().ok()?,
+        kernel: reader.bytes("kernel", 16).ok()?.try_into().ok()?,
+    })
 }
 
 /// What is known of the holder of a journal whose lock is free.

@@ -8,8 +8,9 @@
 //! served as far as the disk allows. Only where there is no other with an answer is it waited for, and for
 //! some seconds.
 //!
-//! One that could not create or write a file is tried last for a while. One that failed with an I/O
-//! error or at a sync is bad: passed over until it has proven itself (see `trust`).
+//! One that could not create or write a file is tried last for a while, and one that could not read one until it has
+//! proven itself (see `trust`). One that failed with an I/O error of a write, or at a sync, is bad: it is passed over
+//! until then.
 
 use std::fs;
 use std::io;

@@ -1,5 +1,5 @@
-//! Whether a store path is trusted with new files. It is not after an I/O error and not after a sync
-//! that failed: the kernel may have dropped what it could not write and call it clean, so that what is
+//! Whether a store path is trusted with new files. It is not after an I/O error of a write and not after a sync
+//! that failed. After one of a read it is tried last. The reason for the former: the kernel may have dropped what it could not write and call it clean, so that what is
 //! in its cache need not be what is on the disk, and the next fsync succeeds whatever that is worth.
 //!
 //! Trust comes back by itself, by proof: a file is written, synced, dropped from the cache and read
@@ -11,13 +11,15 @@
 //! A restart forgets all of this: what was given up is gone by then, and a disk that still fails shows
 //! it at the first upload.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
+
+use super::disk::{above, sync_directory};
 
 /// Proofs in a row: with the pauses between them they span several of the kernel's write-backs.
 pub const PROOFS: u32 = 3;
@@ -140,7 +142,7 @@ pub fn prove(path: &Path) -> io::Result<()> {
     let removed = fs::remove_file(path);
     proven?;
     removed?;
-    sync_above(path)
+    sync_directory(above(path))
 }
 
 fn write_and_read(path: &Path) -> io::Result<()> {
@@ -149,7 +151,7 @@ fn write_and_read(path: &Path) -> io::Result<()> {
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
     file.write_all(&content)?;
     file.sync_all()?;
-    sync_above(path)?;
+    sync_directory(above(path))?;
     // What is clean is dropped; where the file system does not, its memory is read, which proves less.
     fadvise(&file, 0, None, Advice::DontNeed)?;
     let mut back = vec![0; PROOF_BYTES];
@@ -158,10 +160,6 @@ fn write_and_read(path: &Path) -> io::Result<()> {
         true => Ok(()),
         false => Err(io::Error::other("what was read back is not what was written")),
     }
-}
-
-fn sync_above(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

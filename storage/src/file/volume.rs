@@ -38,8 +38,7 @@ use std::time::{Duration, Instant};
 
 use tnv_common::error::Result;
 
-use super::paths;
-use super::verify;
+use super::{disk, paths, verify};
 use crate::db::{FileRow, TABLES};
 use crate::globals::now;
 
@@ -189,19 +188,21 @@ fn publish(directory: &Path, marker: &Marker) -> io::Result<()> {
         }
     }
     // Also after another one's: its name need not be durable yet.
-    File::open(directory)?.sync_all()
+    disk::sync_directory(directory)
 }
 
 /// Puts a marker in the place of whatever is there.
 pub fn replace(store_path: &str, marker: &Marker) -> io::Result<()> {
     let directory = Path::new(store_path);
-    let temporary = write_temporary(directory, marker)?;
-    fs::rename(&temporary, directory.join(NAME))?;
-    File::open(directory)?.sync_all()
+    disk::replace_file(&directory.join(NAME), &temporary_in(directory), marker.to_string().as_bytes())
+}
+
+fn temporary_in(directory: &Path) -> std::path::PathBuf {
+    directory.join(format!("{TEMPORARY}{:016x}", rand::random::<u64>()))
 }
 
 fn write_temporary(directory: &Path, marker: &Marker) -> io::Result<std::path::PathBuf> {
-    let temporary = directory.join(format!("{TEMPORARY}{:016x}", rand::random::<u64>()));
+    let temporary = temporary_in(directory);
     write_directly(&temporary, marker).inspect_err(|_| {
         let _ = fs::remove_file(&temporary);
     })?;
