@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tnv_common::conn::Conn;
 use tnv_common::error::{Context, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::wire::tnv::{Route, Stat, Triple};
-use tnv_common::wire::{AppId, FileId, UserId};
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::storage::Stat;
+use tnv_common::proto::tnv::tracker::Route;
+use tnv_common::proto::{AppId, FileId, UserId};
+use tnv_common::rpc::client::Conn;
 
 use crate::conn;
 use crate::download;

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use tnv_common::conn::Conn;
 use tnv_common::error::Result;
 use tnv_common::fail;
 use tnv_common::limits::{GROUP_LIST_BYTES_MAX, MESSAGE_TIMEOUT, REPLY_TIMEOUT};
-use tnv_common::wire::AppId;
-use tnv_common::wire::field::Reader;
-use tnv_common::wire::names::one_line;
-use tnv_common::wire::tnv::{
-    Addresses, CheckedUpload, Download, NONCE_BYTES, Nonce, Proof, REPLY_STORAGE, REPLY_TRACKER,
-    ROUTE_BYTES_MAX, Read, Route, STAT_BYTES, Stat, Triple, Upload, command, encode_challenge,
-};
+use tnv_common::proto::AppId;
+use tnv_common::proto::field::Reader;
+use tnv_common::proto::tnv::auth::{NONCE_BYTES, Nonce, Proof, encode_challenge};
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::storage::{CheckedUpload, Download, Read, STAT_BYTES, Stat, Upload};
+use tnv_common::proto::tnv::tracker::{Addresses, ROUTE_BYTES_MAX, Route};
+use tnv_common::proto::tnv::{REPLY_STORAGE, REPLY_TRACKER, command};
+use tnv_common::rpc::client::Conn;
+use tnv_common::text::one_line;
 
 /// A storage acknowledges an upload only when it is on disk. Beyond the usual wait for a reply it is
 /// given a second for so many bytes: a disk that flushes slower than this is failing.

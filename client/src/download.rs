@@ -7,11 +7,12 @@ use std::io::{Seek, Write};
 use std::net::SocketAddr;
 
 use crc32fast::Hasher;
-use tnv_common::conn::Conn;
 use tnv_common::error::{Context, Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::limits::COPY_BYTES;
-use tnv_common::wire::tnv::{Download, Read, Stat, Triple, Unique};
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::storage::{Download, Read, Stat, Unique};
+use tnv_common::rpc::client::Conn;
 
 use crate::client::{Client, FileInfo, owner};
 use crate::conn;

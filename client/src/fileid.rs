@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use md5::{Digest, Md5};
 use tnv_common::error::Result;
-use tnv_common::wire::{FileId, UserId};
+use tnv_common::proto::{FileId, UserId};
 
 /// The counter's values are 1 to this, four digits.
 const COUNTER_MAX: u32 = 8000;

@@ -5,14 +5,15 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
-use tnv_common::conn::Conn;
 use tnv_common::error::Result;
 use tnv_common::net::Stream;
-use tnv_common::wire::names::is_harmful;
-use tnv_common::wire::tnv::{
-    Addresses, Download, FAILURE_BYTES_MAX, ROUTE_ADDRESSES_MAX, Read, Triple, Unique,
-};
-use tnv_common::wire::{AppId, FileId, UserId};
+use tnv_common::proto::tnv::failure::FAILURE_BYTES_MAX;
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::storage::{Download, Read, Unique};
+use tnv_common::proto::tnv::tracker::{Addresses, ROUTE_ADDRESSES_MAX};
+use tnv_common::proto::{AppId, FileId, UserId};
+use tnv_common::rpc::client::Conn;
+use tnv_common::text::is_harmful;
 
 use crate::conn;
 

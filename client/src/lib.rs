@@ -62,11 +62,13 @@ pub use client::{Client, FileInfo};
 pub use fileid::make_file_id;
 pub use options::Options;
 pub use publish::remove_temporaries;
-pub use tnv_common::appkey::AppKeys;
+pub use tnv_common::auth::app_key::AppKeys;
+pub use tnv_common::auth::secret::Secret;
 pub use tnv_common::error::{Error, ErrorKind, Result};
-pub use tnv_common::secret::Secret;
-pub use tnv_common::wire::tnv::{Route, Stat, Triple, Unique};
-pub use tnv_common::wire::{AppId, FileId, GroupName, UserId};
+pub use tnv_common::proto::tnv::file_key::Triple;
+pub use tnv_common::proto::tnv::storage::{Stat, Unique};
+pub use tnv_common::proto::tnv::tracker::Route;
+pub use tnv_common::proto::{AppId, FileId, GroupName, UserId};
 
 /// The port of trackers that are named without one.
 pub const TRACKER_PORT: u16 = 21000;

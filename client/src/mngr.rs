@@ -7,13 +7,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom;
-use tnv_common::appkey::{self, AppKeys};
-use tnv_common::conn::Conn;
+use tnv_common::auth::app_key::{self, AppKeys};
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::net::resolve;
-use tnv_common::wire::tnv::{Addresses, Nonce, Proof, Route};
-use tnv_common::wire::{AppId, UserId};
+use tnv_common::proto::tnv::auth::{Nonce, Proof};
+use tnv_common::proto::tnv::tracker::{Addresses, Route};
+use tnv_common::proto::{AppId, UserId};
+use tnv_common::rpc::client::Conn;
 
 use crate::TRACKER_PORT;
 use crate::conn;
@@ -175,7 +176,7 @@ impl Manager {
         }
         if let Some(theirs) = conn::challenge(conn, appid)? {
             let nonce: Nonce = rand::random();
-            let mac = appkey::prove(key, appid, &theirs, &nonce);
+            let mac = app_key::prove(key, appid, &theirs, &nonce);
             conn::prove(conn, &Proof { appid: appid.clone(), nonce, mac })?;
             // Only then: a storage that wants no proof today may want one in a minute.
             conn.set_note(appid.as_str());

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tnv_common::appkey::AppKeys;
+use tnv_common::auth::app_key::AppKeys;
 
 /// The bounds of a client. The defaults suit a command that runs once and a busy server alike.
 #[derive(Clone, Debug, PartialEq, Eq)]

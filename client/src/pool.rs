@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use tnv_common::conn::Conn;
+use tnv_common::rpc::client::Conn;
 
 use crate::options::Options;
 

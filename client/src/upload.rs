@@ -27,12 +27,13 @@ use std::thread;
 use std::time::Duration;
 
 use crc32fast::Hasher;
-use tnv_common::conn::Conn;
 use tnv_common::error::{Context, Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::limits::COPY_BYTES;
-use tnv_common::wire::FileId;
-use tnv_common::wire::tnv::{CheckedUpload, Download, Triple, Upload};
+use tnv_common::proto::FileId;
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::storage::{CheckedUpload, Download, Upload};
+use tnv_common::rpc::client::Conn;
 
 use crate::client::Client;
 use crate::conn;

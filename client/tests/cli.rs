@@ -8,7 +8,8 @@ use std::process::{Command, Output, Stdio};
 
 use peer::{Peer, Scratch, Then, captured, content, nobody, stat, tracker};
 use tnv_client::ErrorKind;
-use tnv_common::wire::tnv::{REPLY_STORAGE, Read as ReadRequest, Upload, command};
+use tnv_common::proto::tnv::storage::{Read as ReadRequest, Upload};
+use tnv_common::proto::tnv::{REPLY_STORAGE, command};
 
 fn tnv(trackers: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tnv"));

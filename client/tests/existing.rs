@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use peer::{Peer, Then, appid, captured, client, file, tracker, userid};
 use tnv_client::{AppKeys, Client, ErrorKind, GroupName, Options, Route, Secret};
-use tnv_common::wire::tnv::{Download, REPLY_STORAGE, REPLY_TRACKER, Triple, Upload, command};
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::storage::{Download, Upload};
+use tnv_common::proto::tnv::{REPLY_STORAGE, REPLY_TRACKER, command};
 
 /// A server that answers every request with a captured reply, and closes after a failure as existing
 /// servers do.

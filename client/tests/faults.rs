@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use peer::{Peer, Request, Then, appid, client, content, file, nobody, stat, tracker, tracker_of, userid};
 use tnv_client::{Client, ErrorKind, FileId, Options, Result, Triple};
-use tnv_common::wire::Header;
-use tnv_common::wire::tnv::{Download, REPLY_STORAGE, Read as ReadRequest, Stat, Upload, command};
+use tnv_common::proto::tnv::storage::{Download, Read as ReadRequest, Stat, Upload};
+use tnv_common::proto::tnv::{REPLY_STORAGE, command};
+use tnv_common::rpc::header::Header;
 
 fn upload(client: &Client, bytes: &[u8]) -> Result<FileId> {
     client.upload(&appid(), &userid(), &mut &*bytes, bytes.len() as u64)

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 
 use peer::{Peer, Scratch, Then, appid, client, content, file, stat, tracker, userid};
 use tnv_client::ErrorKind;
-use tnv_common::wire::Header;
-use tnv_common::wire::tnv::{REPLY_STORAGE, Upload, command};
+use tnv_common::proto::tnv::storage::Upload;
+use tnv_common::proto::tnv::{REPLY_STORAGE, command};
+use tnv_common::rpc::header::Header;
 
 /// A storage that holds one file; it gives `given` bytes of it, and then closes if that is not all.
 fn giving(content: Vec<u8>, given: usize) -> Peer {

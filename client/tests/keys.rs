@@ -4,7 +4,9 @@ mod peer;
 
 use peer::{Peer, Then, appid, file, tracker, userid};
 use tnv_client::{AppKeys, Client, ErrorKind, Options, Secret};
-use tnv_common::wire::tnv::{APPID_BYTES, NONCE_BYTES, Proof, REPLY_STORAGE, command};
+use tnv_common::proto::names::APPID_BYTES;
+use tnv_common::proto::tnv::auth::{NONCE_BYTES, Proof};
+use tnv_common::proto::tnv::{REPLY_STORAGE, command};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 const CONTENT: &[u8] = b"content";

@@ -5,20 +5,25 @@
 use std::fmt::Debug;
 use std::path::Path;
 
+use crate::auth::secret::Secret;
+use crate::auth::signed_link::{LinkFault, LinkSecrets, without_signature};
 use crate::config::keys::{self, AnyKey};
 use crate::config::{Config, Part};
 use crate::error::{Error, Result};
-use crate::link::{LinkFault, LinkSecrets, without_signature};
-use crate::secret::Secret;
-use crate::wire::names::is_harmful;
-use crate::wire::shares::{SHARES_BYTES_MAX, Shares};
-use crate::wire::tnv::{
-    Addresses, Beat, CheckedUpload, Download, ERROR_TEXT_BYTES_MAX, FAILURE_BYTES_MAX, ID_KEY_BYTES_MAX,
-    IdRange, Join, Proof, REPLY_TRACKER, ROUTE_ADDRESSES_MAX, Read, Route, Stat, Triple, UPLOAD_BYTES,
-    UPLOAD_CHECKED_BYTES, Upload, VERSION_BYTES, command, decode_challenge, decode_failure, decode_id_key,
-    encode_challenge, encode_failure, encode_id_key, file_table,
+use crate::proto::names::ID_KEY_BYTES_MAX;
+use crate::proto::tnv::auth::{Proof, decode_challenge, encode_challenge};
+use crate::proto::tnv::failure::{ERROR_TEXT_BYTES_MAX, FAILURE_BYTES_MAX, decode_failure};
+use crate::proto::tnv::file_key::Triple;
+use crate::proto::tnv::ids::{IdRange, decode_id_key, encode_id_key};
+use crate::proto::tnv::shares::{SHARES_BYTES_MAX, Shares};
+use crate::proto::tnv::storage::{
+    CheckedUpload, Download, Read, Stat, UPLOAD_BYTES, UPLOAD_CHECKED_BYTES, Upload, file_table,
 };
-use crate::wire::{FAILURE, HEADER_BYTES, Header};
+use crate::proto::tnv::tracker::{Addresses, Beat, Join, ROUTE_ADDRESSES_MAX, Route, VERSION_BYTES};
+use crate::proto::tnv::{REPLY_TRACKER, command};
+use crate::rpc::dialect::{Dialect, Tnv};
+use crate::rpc::header::{FAILURE, HEADER_BYTES, Header};
+use crate::text::is_harmful;
 
 /// Longest sentence of an error about anything that was read: what is quoted in it is shortened.
 const ERROR_BYTES_MAX: usize = 1000;
@@ -38,7 +43,7 @@ pub fn check_line(text: &str, bytes_max: usize) {
 /// What is said of bad input is one bounded line, and travels.
 pub fn check_error(error: &Error) {
     check_line(error.message(), ERROR_BYTES_MAX);
-    let message = encode_failure(REPLY_TRACKER, "host", error);
+    let message = Tnv::new(REPLY_TRACKER, "host").failure_reply(error);
     let (head, body) = message.split_first_chunk::<HEADER_BYTES>().expect("a header");
     let header = Header::decode(head).expect("a header of ours");
     assert_eq!((header.body_bytes, header.status), (body.len() as u64, FAILURE));

@@ -1,5 +1,6 @@
-//! Text files as people write them, on whatever system: the one way in for files of settings, passwords and
-//! keys. A byte order mark, which editors put before UTF-8, is no part of the text.
+//! Text from elsewhere. Files of settings, passwords and keys as people write them on any system: a byte order
+//! mark, which editors put before UTF-8, is no part of the text. And text of a peer, so that it can stand in a log
+//! line or an error.
 
 /// What UTF-8 begins with where an editor marks it.
 const MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -28,6 +29,28 @@ pub fn first_line(text: &str) -> &str {
     text.split(['\n', '\r']).next().unwrap_or_default()
 }
 
+/// Text as it may safely stand in a log line or an error: cut to 64 characters, control
+/// characters escaped.
+pub fn shown(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(256)]);
+    let mut shown: String = text.chars().take(64).flat_map(char::escape_debug).collect();
+    if text.chars().count() > 64 || bytes.len() > 256 {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Whether a character would break or rearrange a line: control characters, Unicode's line ends, and
+/// what reverses the order of text.
+pub fn is_harmful(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text from elsewhere as one harmless line.
+pub fn one_line(text: &str) -> String {
+    text.chars().map(|char| if is_harmful(char) { '?' } else { char }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,5 +67,11 @@ mod tests {
         assert_eq!(decode(b"").map(first_line), Ok(""));
         assert_eq!(decode(b"\xFF\xFEs\0"), Err("UTF-16, save it as UTF-8"));
         assert_eq!(decode(b"caf\xE9"), Err("not UTF-8"));
+    }
+
+    #[test]
+    fn what_a_stranger_sent_is_shown_harmlessly() {
+        assert_eq!(shown(b"a\nb\x1b[0m"), "a\\nb\\u{1b}[0m");
+        assert!(shown(&[b'x'; 5000]).chars().count() <= 65);
     }
 }

@@ -13,7 +13,7 @@ use tnv_common::db::{
     Charset, Column, Database, DbSettings, Index, Password, Row, Schema, Sql, Table, Tls, Value,
 };
 use tnv_common::error::{ErrorKind, Result};
-use tnv_common::stop::Stop;
+use tnv_common::net::stop::Stop;
 use tnv_tests::mariadb::MariaDb;
 use tnv_tests::tools::{skipped, this_test};
 

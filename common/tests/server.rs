@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tnv_common::allow::AllowList;
-use tnv_common::conn::Conn;
 use tnv_common::error::{ErrorKind, Result};
-use tnv_common::framed::{Framed, Handler, Request};
+use tnv_common::net::allow::AllowList;
+use tnv_common::net::event_loop::{self, ServerSettings};
 use tnv_common::net::listen;
-use tnv_common::server::{self, ServerSettings};
-use tnv_common::stop::Stop;
+use tnv_common::net::stop::Stop;
+use tnv_common::rpc::client::Conn;
+use tnv_common::rpc::dialect::Tnv;
+use tnv_common::rpc::server::{Handler, Request, RpcServer};
 use tnv_common::{fail, limits};
 
 const ECHO: u8 = 1;
@@ -52,7 +53,6 @@ struct Sample;
 
 impl Handler for Sample {
     type Conn = u32;
-    const REPLY: u8 = REPLY;
     const PROMPT: &'static [u8] = &[PROMPT, PROMPT_PANIC];
 
     fn handle(&self, request: &mut Request<'_, u32>) -> Result<()> {
@@ -120,9 +120,10 @@ impl Running {
             allow_hosts: AllowList::everybody(),
             stop_timeout: Duration::from_secs(5),
         };
-        let service = Arc::new(Framed::new(Sample, "host".to_owned(), max_conns));
+        let service = Arc::new(RpcServer::new(Sample, Tnv::new(REPLY, "host"), max_conns));
         let told = stop.clone();
-        let thread = std::thread::spawn(move || server::run(listener, &settings, service, &told).unwrap());
+        let thread =
+            std::thread::spawn(move || event_loop::run(listener, &settings, service, &told).unwrap());
         Running { address, stop, thread: Some(thread) }
     }
 

@@ -4,12 +4,18 @@
 use std::path::Path;
 
 use tnv_common::error::ErrorKind;
-use tnv_common::wire::tnv::{
-    Addresses, BEAT_BYTES, Beat, CheckedUpload, DOWNLOAD_BYTES, Download, JOIN_BYTES, Join, READ_BYTES, Read,
-    Route, STAT_BYTES, Stat, TRIPLE_BYTES, Triple, UPLOAD_BYTES, UPLOAD_CHECKED_BYTES, Unique, Upload,
-    command, decode_failure, decode_id_key, encode_failure, encode_id_key, file_table,
+use tnv_common::proto::tnv::command;
+use tnv_common::proto::tnv::failure::decode_failure;
+use tnv_common::proto::tnv::file_key::{TRIPLE_BYTES, Triple};
+use tnv_common::proto::tnv::ids::{decode_id_key, encode_id_key};
+use tnv_common::proto::tnv::storage::{
+    CheckedUpload, DOWNLOAD_BYTES, Download, READ_BYTES, Read, STAT_BYTES, Stat, UPLOAD_BYTES,
+    UPLOAD_CHECKED_BYTES, Unique, Upload, file_table,
 };
-use tnv_common::wire::{AppId, FileId, GroupName, HEADER_BYTES, Header, HostName, UserId};
+use tnv_common::proto::tnv::tracker::{Addresses, BEAT_BYTES, Beat, JOIN_BYTES, Join, Route};
+use tnv_common::proto::{AppId, FileId, GroupName, HostName, UserId};
+use tnv_common::rpc::dialect::{Dialect, Tnv};
+use tnv_common::rpc::header::{HEADER_BYTES, Header};
 
 /// A captured message: its header and its body.
 fn captured(name: &str) -> (Header, Vec<u8>) {
@@ -150,7 +156,7 @@ fn captured_failures_are_read_as_their_texts() {
 #[test]
 fn a_failure_is_written_as_existing_clients_read_it() {
     let error = tnv_common::error::Error::new(ErrorKind::NotFound, "ü".repeat(2000));
-    let message = encode_failure(102, "vm", &error);
+    let message = Tnv::new(102, "vm").failure_reply(&error);
     let header = Header::decode(message[..10].try_into().unwrap()).unwrap();
     assert_eq!((header.command, header.status, header.body_bytes as usize), (102, -3, message.len() - 10));
     assert!(message.len() <= 10 + 2 + 1024);
@@ -160,7 +166,7 @@ fn a_failure_is_written_as_existing_clients_read_it() {
 
 #[test]
 fn an_id_servers_failure_fills_the_18_bytes_that_existing_storages_read() {
-    let message = encode_failure(101, "", &tnv_common::error::Error::new(ErrorKind::Internal, ""));
+    let message = Tnv::new(101, "").failure_reply(&tnv_common::error::Error::new(ErrorKind::Internal, ""));
     assert!(message.len() >= 18);
     assert!(
         i64::from_be_bytes(message[10..18].try_into().unwrap()) < 0,

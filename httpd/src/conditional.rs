@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tnv_common::wire::tnv::Stat;
+use tnv_common::proto::tnv::storage::Stat;
 
 /// HTTP's dates end with the year 9999.
 const DATE_SECONDS_MAX: u64 = 253_402_300_799;
@@ -122,7 +122,7 @@ fn matches(tags: &str, etag: Option<&str>, comparison: Comparison) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tnv_common::wire::tnv::Unique;
+    use tnv_common::proto::tnv::storage::Unique;
 
     const TAG: &str = "\"07070707070707070707070707070707\"";
     const DATE: &str = "Sun, 01 Nov 2020 06:35:51 GMT";

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use tnv_common::error::Result;
-use tnv_common::wire::tnv::Triple;
+use tnv_common::proto::tnv::file_key::Triple;
 
 use crate::files::Files;
 use crate::pieces::Buffer;

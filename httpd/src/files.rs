@@ -4,7 +4,8 @@
 
 use tnv_client::{Client, FileInfo};
 use tnv_common::error::Result;
-use tnv_common::wire::tnv::{Stat, Triple};
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::storage::Stat;
 
 /// Where files come from.
 pub trait Files: Send + Sync + 'static {

@@ -5,9 +5,9 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use tnv_common::wire::names::is_harmful;
-use tnv_common::wire::tnv::{Stat, Unique};
-use tnv_common::wire::{AppId, UserId};
+use tnv_common::proto::tnv::storage::{Stat, Unique};
+use tnv_common::proto::{AppId, UserId};
+use tnv_common::text::is_harmful;
 
 use crate::conditional::{Conditions, Validator, Verdict};
 use crate::content::Piece;

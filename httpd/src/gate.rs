@@ -7,13 +7,13 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime};
 
-use tnv_common::drain::{Drain, Drained};
+use tnv_common::auth::signed_link::without_signature;
 use tnv_common::limits::{DRAIN_TIMEOUT, HELD_BYTES_MAX, IDLE_TIMEOUT, MESSAGE_TIMEOUT};
-use tnv_common::link::without_signature;
-use tnv_common::memory_budget::{Held, MemoryBudget};
 use tnv_common::net::Stream;
-use tnv_common::server::{Next, Service, Until};
-use tnv_common::stop::Stop;
+use tnv_common::net::event_loop::{Next, Service, Until};
+use tnv_common::net::lingering_close::{Drain, Drained};
+use tnv_common::net::memory_budget::{Held, MemoryBudget};
+use tnv_common::net::stop::Stop;
 
 use crate::content::Content;
 use crate::files::Files;

@@ -1,8 +1,8 @@
 //! The settings of this server, made once of its configuration.
 
+use tnv_common::auth::signed_link::LinkSecrets;
 use tnv_common::config::{Config, Fault, keys};
-use tnv_common::link::LinkSecrets;
-use tnv_common::wire::{AppId, UserId};
+use tnv_common::proto::{AppId, UserId};
 
 /// Whose files `/files/FILEID` means.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tnv_common::wire::tnv::Unique;
+use tnv_common::proto::tnv::storage::Unique;
 
 use crate::kind::Kind;
 

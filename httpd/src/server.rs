@@ -7,9 +7,9 @@ use tnv_client::{Client, Options, TRACKER_PORT};
 use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
 use tnv_common::daemon;
 use tnv_common::error::Result;
+use tnv_common::net::event_loop;
+use tnv_common::net::stop::Stop;
 use tnv_common::net::{listen, resolve};
-use tnv_common::server;
-use tnv_common::stop::Stop;
 
 use crate::gate::Gate;
 use crate::globals::Settings;
@@ -46,6 +46,6 @@ impl daemon::Server for HttpServer {
         let service = FileService::new(client, settings.owner).with_links(settings.links);
         let gate = Arc::new(Gate::new(service, stop.clone()));
         let ready = || daemon::ready(Part::Httpd, address);
-        server::run_announced(listener, &common.server(Part::Httpd), gate, stop, ready)
+        event_loop::run_announced(listener, &common.server(Part::Httpd), gate, stop, ready)
     }
 }

@@ -4,10 +4,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tnv_common::auth::signed_link::{LinkFault, LinkSecrets};
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::limits::COPY_BYTES;
-use tnv_common::link::{LinkFault, LinkSecrets};
-use tnv_common::wire::tnv::{Stat, Triple};
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::storage::Stat;
 
 use crate::conditional::{Conditions, Validator, Verdict};
 use crate::content::{Content, Piece, Source};

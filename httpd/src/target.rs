@@ -5,8 +5,8 @@
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
-use tnv_common::wire::tnv::Triple;
-use tnv_common::wire::{AppId, FileId, UserId};
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::{AppId, FileId, UserId};
 
 use crate::globals::Owner;
 use crate::status::{Refusal, Status};

@@ -9,15 +9,16 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tnv_common::allow::AllowList;
 use tnv_common::error::Result;
 use tnv_common::fail;
 use tnv_common::limits::{MESSAGE_TIMEOUT, PROGRESS_TIMEOUT};
+use tnv_common::net::allow::AllowList;
+use tnv_common::net::event_loop::{self, ServerSettings};
 use tnv_common::net::listen;
-use tnv_common::server::{self, ServerSettings};
-use tnv_common::stop::Stop;
-use tnv_common::wire::tnv::{Stat, Triple, Unique};
-use tnv_common::wire::{AppId, UserId};
+use tnv_common::net::stop::Stop;
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::storage::{Stat, Unique};
+use tnv_common::proto::{AppId, UserId};
 
 use crate::files::Files;
 use crate::gate::Gate;
@@ -162,7 +163,7 @@ impl Running {
         };
         let told = stop.clone();
         let thread = thread::spawn(move || {
-            server::run(listener, &settings, gate, &told).unwrap();
+            event_loop::run(listener, &settings, gate, &told).unwrap();
         });
         Running { address, samples, stop, thread: Some(thread) }
     }

@@ -27,8 +27,8 @@ use log::{error, info, warn};
 use tnv_common::db::{Column, Database, DbSettings, Schema, Sql, Table, Value};
 use tnv_common::error::{Context, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::stop::Stop;
-use tnv_common::wire::IdKey;
+use tnv_common::net::stop::Stop;
+use tnv_common::proto::IdKey;
 
 use crate::globals::{Segment, Source};
 use crate::marks::Marks;

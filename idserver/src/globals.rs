@@ -16,10 +16,10 @@ use log::{info, warn};
 use tnv_common::db::DbSettings;
 use tnv_common::error::{Error, Result};
 use tnv_common::fail;
+use tnv_common::net::worker_pool::Workers;
+use tnv_common::proto::IdKey;
+use tnv_common::proto::tnv::ids::Ids;
 use tnv_common::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
-use tnv_common::wire::IdKey;
-use tnv_common::wire::tnv::Ids;
-use tnv_common::workers::Workers;
 
 /// Most numbers that one request gets: a storage that is killed loses no more of them for each of its
 /// workers.

@@ -36,7 +36,7 @@ use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 use tnv_common::error::{Context, Result};
 use tnv_common::fail;
-use tnv_common::wire::IdKey;
+use tnv_common::proto::IdKey;
 
 /// 16 bytes and the longest key of 64, so that a slot never lies across two sectors of a disk.
 const SLOT_BYTES: usize = 128;

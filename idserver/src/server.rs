@@ -6,15 +6,15 @@ use log::info;
 use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
 use tnv_common::daemon::{self, Server};
 use tnv_common::error::{Context, Result};
-use tnv_common::framed::Framed;
 use tnv_common::net;
-use tnv_common::server;
-use tnv_common::stop::Stop;
+use tnv_common::net::event_loop;
+use tnv_common::net::stop::Stop;
+use tnv_common::rpc::server::RpcServer;
 
 use crate::db::{IdDb, SCHEMA};
 use crate::globals::{Numbers, Settings};
 use crate::marks::Marks;
-use crate::service::Service;
+use crate::service::{self, Service};
 
 /// The ID server.
 pub struct IdServer;
@@ -52,8 +52,8 @@ impl Server for IdServer {
         let listener = net::listen(common.bind)?;
         let address = listener.local_addr().context(|| "find out the listening address")?;
         let service = Service::new(Numbers::new(db)?);
-        let framed = Arc::new(Framed::new(service, net::host_name(), common.max_conns));
+        let service = RpcServer::new(service, service::dialect(net::host_name()), common.max_conns);
         let ready = || daemon::ready(IdServer::PART, address);
-        server::run_announced(listener, &common.server(IdServer::PART), framed, stop, ready)
+        event_loop::run_announced(listener, &common.server(IdServer::PART), Arc::new(service), stop, ready)
     }
 }

@@ -1,8 +1,11 @@
 //! The ID server's commands: the next number of a key, and several at once.
 
 use tnv_common::error::Result;
-use tnv_common::framed::{Handler, Request};
-use tnv_common::wire::tnv::{ID_KEY_BYTES_MAX, IdRange, REPLY_ID, command, decode_id_key};
+use tnv_common::proto::names::ID_KEY_BYTES_MAX;
+use tnv_common::proto::tnv::ids::{IdRange, decode_id_key};
+use tnv_common::proto::tnv::{REPLY_ID, command};
+use tnv_common::rpc::dialect::Tnv;
+use tnv_common::rpc::server::{Handler, Request};
 
 use crate::globals::{Numbers, Source};
 
@@ -34,10 +37,13 @@ impl<S: Source> Service<S> {
     }
 }
 
+/// How an ID server on this host speaks.
+pub fn dialect(host: String) -> Tnv {
+    Tnv::new(REPLY_ID, host)
+}
+
 impl<S: Source> Handler for Service<S> {
     type Conn = ();
-
-    const REPLY: u8 = REPLY_ID;
 
     fn handle(&self, request: &mut Request<'_, ()>) -> Result<()> {
         match request.command() {

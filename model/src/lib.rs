@@ -12,7 +12,7 @@
 extern crate self as tnv_common;
 
 #[cfg(not(test))]
-pub use common::{error, fail, limits, peer, wire};
+pub use common::{error, fail, limits, log_context, proto, text};
 
 #[cfg(not(test))]
 pub mod db;
@@ -20,11 +20,10 @@ pub mod db;
 #[path = "../../idserver/src/globals.rs"]
 pub mod globals;
 #[cfg(not(test))]
+pub mod net;
+#[cfg(not(test))]
 pub mod scenario;
 #[cfg(not(test))]
 pub mod storage;
 #[cfg(not(test))]
 pub mod sync;
-#[cfg(not(test))]
-#[path = "../../common/src/workers.rs"]
-pub mod workers;

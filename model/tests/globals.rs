@@ -7,9 +7,9 @@ use shuttle::thread;
 use tnv_model::error::{ErrorKind, Result};
 use tnv_model::fail;
 use tnv_model::globals::{Numbers, Segment, Source};
+use tnv_model::proto::IdKey;
 use tnv_model::scenario::check;
 use tnv_model::sync::{self, Arc, Mutex, chance};
-use tnv_model::wire::IdKey;
 
 const STEP: u32 = 4;
 

@@ -1,9 +1,9 @@
 //! The pool of workers.
 
 use shuttle::thread;
+use tnv_model::net::worker_pool::Workers;
 use tnv_model::scenario::check;
 use tnv_model::sync::{self, Arc, Condvar, Faults, Mutex, chance};
-use tnv_model::workers::Workers;
 
 /// Counts jobs, and lets one wait for them.
 #[derive(Default)]

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tnv_common::wire::tnv::Triple;
+use tnv_common::proto::tnv::file_key::Triple;
 
 use crate::db::FileRow;
 
@@ -152,7 +152,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tnv_common::wire::{AppId, FileId, UserId};
+    use tnv_common::proto::{AppId, FileId, UserId};
 
     fn file(name: usize) -> Triple {
         Triple {

@@ -3,11 +3,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use tnv_common::conn::Conn;
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::limits::MESSAGE_TIMEOUT;
 use tnv_common::net;
+use tnv_common::rpc::client::Conn;
 
 /// Connects to a server, whichever of its addresses answers first in turn. A name is looked up anew
 /// each time: its host may have moved.

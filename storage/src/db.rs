@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
+use tnv_common::db::semaphore::Slots;
 use tnv_common::db::{Column, Database, Row, Schema, Sql, Table, Value};
 use tnv_common::error::{Context, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::slots::Slots;
-use tnv_common::wire::tnv::{Triple, file_table};
-use tnv_common::wire::{FileId, GroupName, UserId};
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::storage::file_table;
+use tnv_common::proto::{FileId, GroupName, UserId};
 
 /// The status of a file that is served; any other is not.
 const LIVE: i64 = 0;
@@ -330,8 +331,8 @@ mod tests {
     use std::time::Duration;
 
     use tnv_common::db::{Charset, DbSettings, Password, Tls};
-    use tnv_common::stop::Stop;
-    use tnv_common::wire::AppId;
+    use tnv_common::net::stop::Stop;
+    use tnv_common::proto::AppId;
 
     use crate::scratch::Scratch;
 

@@ -48,8 +48,8 @@ use tnv_common::daemon::{Given, Job};
 use tnv_common::db::Database;
 use tnv_common::error::{Context, Result};
 use tnv_common::fail;
-use tnv_common::stop::Stop;
-use tnv_common::wire::IdKey;
+use tnv_common::net::stop::Stop;
+use tnv_common::proto::IdKey;
 
 use crate::db::{Db, Entry, SCHEMA, TABLES};
 use crate::file::heartbeat::Watch;

@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tnv_common::appkey::AppKeys;
+use tnv_common::auth::app_key::AppKeys;
 use tnv_common::config::kinds::Space;
 use tnv_common::config::{Config, Fault, keys};
 use tnv_common::db::DbSettings;
 use tnv_common::net;
-use tnv_common::pace::PaceLimits;
-use tnv_common::wire::{GroupName, HostName, IdKey};
+use tnv_common::proto::{GroupName, HostName, IdKey};
+use tnv_common::rpc::pace::PaceLimits;
 
 /// What the configuration says.
 pub struct Settings {

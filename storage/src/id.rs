@@ -9,11 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tnv_common::config::Part;
-use tnv_common::conn::Conn;
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::wire::IdKey;
-use tnv_common::wire::tnv::{IdRange, Ids as Given, REPLY_ID, command, encode_id_key};
+use tnv_common::proto::IdKey;
+use tnv_common::proto::tnv::ids::{IdRange, Ids as Given, encode_id_key};
+use tnv_common::proto::tnv::{REPLY_ID, command};
+use tnv_common::rpc::client::Conn;
 
 use crate::call::connect;
 
@@ -313,8 +314,8 @@ mod tests {
     use std::sync::Arc;
     use std::thread;
 
-    use tnv_common::wire::tnv::encode_failure;
-    use tnv_common::wire::{HEADER_BYTES, Header};
+    use tnv_common::rpc::dialect::{Dialect, Tnv};
+    use tnv_common::rpc::header::{HEADER_BYTES, Header};
 
     /// An existing ID server that answers so many requests with these values, one connection after another.
     fn server(values: &'static [i64], requests_of_a_connection: usize) -> SocketAddr {
@@ -332,7 +333,7 @@ mod tests {
                     if request[HEADER_BYTES - 2] == command::GET_IDS {
                         // As captured: the rest of the request is left unread.
                         let unknown = Error::new(ErrorKind::Internal, "unknown command: 127");
-                        stream.write_all(&encode_failure(REPLY_ID, "vm", &unknown)).unwrap();
+                        stream.write_all(&Tnv::new(REPLY_ID, "vm").failure_reply(&unknown)).unwrap();
                         break;
                     }
                     assert_eq!(&request[HEADER_BYTES - 2..], b"\x28\0../data\0");
@@ -431,7 +432,7 @@ mod tests {
                                 .unwrap();
                         }
                         Some(Act::Refuse(kind, text)) => {
-                            let refusal = encode_failure(REPLY_ID, "vm", &Error::new(kind, text));
+                            let refusal = Tnv::new(REPLY_ID, "vm").failure_reply(&Error::new(kind, text));
                             stream.write_all(&refusal).unwrap();
                             break;
                         }
@@ -512,7 +513,9 @@ mod tests {
                         continue;
                     }
                     if let Act::Refuse(kind, text) = refusal {
-                        stream.write_all(&encode_failure(REPLY_ID, "vm", &Error::new(kind, text))).unwrap();
+                        stream
+                            .write_all(&Tnv::new(REPLY_ID, "vm").failure_reply(&Error::new(kind, text)))
+                            .unwrap();
                     }
                     break;
                 }

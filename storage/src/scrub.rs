@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tnv_common::error::{Context, Result};
-use tnv_common::stop::Stop;
+use tnv_common::net::stop::Stop;
 
 use crate::db::{Db, Entry, TABLES};
 use crate::file::damaged::{At, Damaged};

@@ -13,10 +13,10 @@ use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
 use tnv_common::daemon::{self, Given, Job, Server};
 use tnv_common::db::Database;
 use tnv_common::error::{Context, Result};
-use tnv_common::framed::Framed;
 use tnv_common::net;
-use tnv_common::server;
-use tnv_common::stop::Stop;
+use tnv_common::net::event_loop;
+use tnv_common::net::stop::Stop;
+use tnv_common::rpc::server::RpcServer;
 
 use crate::db::{Db, SCHEMA};
 use crate::file::Files;
@@ -25,7 +25,7 @@ use crate::globals::{Globals, MemberName, Settings, host_name, now};
 use crate::id::Ids;
 use crate::init;
 use crate::scrub;
-use crate::service::Service;
+use crate::service::{self, Service};
 use crate::session::Keys;
 use crate::tracker;
 
@@ -92,12 +92,12 @@ impl Server for Storage {
         let reloaded = Arc::clone(&keys);
         daemon::on_hangup(move || reloaded.reload());
         let service = Service::new(Arc::new(files), keys);
-        let service = Framed::new(service, globals.host.to_string(), common.max_conns)
+        let service = RpcServer::new(service, service::dialect(globals.host.as_str()), common.max_conns)
             .with_pace(globals.settings.upload_pace);
         tracker::start(&globals, &stores, stop)?;
         let ready = || daemon::ready(Part::Storage, address);
         let settings = common.server(Part::Storage);
-        let outcome = server::run_announced(listener, &settings, Arc::new(service), stop, ready);
+        let outcome = event_loop::run_announced(listener, &settings, Arc::new(service), stop, ready);
         files_stop.set();
         stores.close();
         outcome

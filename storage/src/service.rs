@@ -9,11 +9,14 @@ use std::time::Instant;
 
 use tnv_common::error::Result;
 use tnv_common::fail;
-use tnv_common::framed::{Handler, Request};
-use tnv_common::wire::tnv::{
-    CheckedUpload, Download, Proof, REPLY_STORAGE, Read, Triple, UPLOAD_BYTES, UPLOAD_CHECKED_BYTES, Upload,
-    command, decode_challenge,
+use tnv_common::proto::tnv::auth::{Proof, decode_challenge};
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::storage::{
+    CheckedUpload, Download, Read, UPLOAD_BYTES, UPLOAD_CHECKED_BYTES, Upload,
 };
+use tnv_common::proto::tnv::{REPLY_STORAGE, command};
+use tnv_common::rpc::dialect::Tnv;
+use tnv_common::rpc::server::{Handler, Request};
 
 use crate::file::Files;
 use crate::file::send::Found;
@@ -131,18 +134,17 @@ impl Service {
     }
 }
 
+/// The commands with content, and what comes before it.
+const HEADS: &[(u8, usize)] =
+    &[(command::UPLOAD, UPLOAD_BYTES), (command::UPLOAD_CHECKED, UPLOAD_CHECKED_BYTES)];
+
+/// How a storage on this host speaks.
+pub fn dialect(host: &str) -> Tnv {
+    Tnv::new(REPLY_STORAGE, host).with_heads(HEADS)
+}
+
 impl Handler for Service {
     type Conn = Session;
-
-    const REPLY: u8 = REPLY_STORAGE;
-
-    fn head_bytes(command: u8) -> usize {
-        match command {
-            command::UPLOAD => UPLOAD_BYTES,
-            command::UPLOAD_CHECKED => UPLOAD_CHECKED_BYTES,
-            _ => 0,
-        }
-    }
 
     fn handle(&self, request: &mut Request<'_, Session>) -> Result<()> {
         match request.command() {

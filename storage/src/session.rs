@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use tnv_common::appkey::AppKeys;
+use tnv_common::auth::app_key::AppKeys;
+use tnv_common::auth::secret::Secret;
 use tnv_common::error::Result;
 use tnv_common::fail;
-use tnv_common::secret::Secret;
-use tnv_common::wire::AppId;
-use tnv_common::wire::tnv::{Nonce, Proof};
+use tnv_common::proto::AppId;
+use tnv_common::proto::tnv::auth::{Nonce, Proof};
 
 /// A challenge is answered at once or not at all.
 const CHALLENGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -115,7 +115,7 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tnv_common::appkey::prove;
+    use tnv_common::auth::app_key::prove;
     use tnv_common::error::ErrorKind;
 
     fn appid(text: &str) -> AppId {

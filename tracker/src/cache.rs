@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tnv_common::wire::GroupName;
-use tnv_common::wire::tnv::Addresses;
+use tnv_common::proto::GroupName;
+use tnv_common::proto::tnv::tracker::Addresses;
 
 /// Entries of one generation, and there are two: some 40 MB at the most, where every userid is as
 /// long as it may be.
@@ -64,7 +64,7 @@ impl RouteCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tnv_common::wire::{AppId, UserId};
+    use tnv_common::proto::{AppId, UserId};
 
     fn user(number: usize) -> Addresses {
         let userid = UserId::new(format!("user{number}")).unwrap();

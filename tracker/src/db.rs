@@ -11,10 +11,10 @@ use log::{info, warn};
 use tnv_common::db::{Column, Database, DbSettings, Index, Row, Schema, Sql, Table};
 use tnv_common::error::{Context, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::stop::Stop;
-use tnv_common::wire::GroupName;
-use tnv_common::wire::names::shown;
-use tnv_common::wire::tnv::Addresses;
+use tnv_common::net::stop::Stop;
+use tnv_common::proto::GroupName;
+use tnv_common::proto::tnv::tracker::Addresses;
+use tnv_common::text::shown;
 
 use crate::groups::{GROUPS_MAX, Groups};
 
@@ -269,7 +269,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
     use tnv_common::db::{Charset, Password, Tls, Value};
-    use tnv_common::wire::{AppId, UserId};
+    use tnv_common::proto::{AppId, UserId};
 
     /// The embedded database in a directory of its own, removed at the end.
     struct Bench {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use tnv_common::allow::AllowList;
 use tnv_common::db::DbSettings;
-use tnv_common::wire::{AppId, GroupName};
+use tnv_common::net::allow::AllowList;
+use tnv_common::proto::{AppId, GroupName};
 
 use crate::db::AddGroups;
 use crate::groups::Groups;

@@ -22,9 +22,9 @@ use std::time::{Duration, Instant, SystemTime};
 use log::{info, warn};
 use tnv_common::error::Result;
 use tnv_common::fail;
-use tnv_common::wire::shares::{Share, Shares};
-use tnv_common::wire::tnv::{Beat, Join, ROUTE_ADDRESSES_MAX};
-use tnv_common::wire::{GroupName, HostName};
+use tnv_common::proto::tnv::shares::{Share, Shares};
+use tnv_common::proto::tnv::tracker::{Beat, Join, ROUTE_ADDRESSES_MAX};
+use tnv_common::proto::{GroupName, HostName};
 
 use crate::shares::{Compared, Report};
 
@@ -735,7 +735,7 @@ fn log_woken(woken: bool, id: &MemberId, group: &GroupName) {
 mod tests {
     use super::*;
     use tnv_common::error::ErrorKind;
-    use tnv_common::wire::IdKey;
+    use tnv_common::proto::IdKey;
 
     const CHECK: Duration = Duration::from_secs(120);
     const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);

@@ -96,8 +96,8 @@ mod tests {
     use crate::groups::{Groups, Now};
     use chrono::{FixedOffset, Utc};
     use std::time::Instant;
-    use tnv_common::wire::GroupName;
-    use tnv_common::wire::tnv::{Beat, Join};
+    use tnv_common::proto::GroupName;
+    use tnv_common::proto::tnv::tracker::{Beat, Join};
 
     const CAPTURE: &str = include_str!("../../tests/fixtures/wire/GROUPS.response.hex");
     const JOIN: &str = include_str!("../../tests/fixtures/wire/JOIN.request.hex");

@@ -6,14 +6,14 @@ use log::info;
 use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
 use tnv_common::daemon::{self, Server};
 use tnv_common::error::{Context, Result};
-use tnv_common::framed::Framed;
 use tnv_common::net;
-use tnv_common::server;
-use tnv_common::stop::Stop;
+use tnv_common::net::event_loop;
+use tnv_common::net::stop::Stop;
+use tnv_common::rpc::server::RpcServer;
 
 use crate::db::{AddGroups, SCHEMA, TrackerDb};
 use crate::globals::{Globals, Settings};
-use crate::service::Service;
+use crate::service::{self, Service};
 use crate::status;
 
 /// The tracker.
@@ -55,8 +55,8 @@ impl Server for Tracker {
         let listener = net::listen(common.bind)?;
         let address = listener.local_addr().context(|| "find out the listening address")?;
         let service = Service::new(globals, db, common.threads, stop.clone());
-        let framed = Arc::new(Framed::new(service, net::host_name(), common.max_conns));
+        let service = RpcServer::new(service, service::dialect(net::host_name()), common.max_conns);
         let ready = || daemon::ready(Tracker::PART, address);
-        server::run_announced(listener, &common.server(Tracker::PART), framed, stop, ready)
+        event_loop::run_announced(listener, &common.server(Tracker::PART), Arc::new(service), stop, ready)
     }
 }

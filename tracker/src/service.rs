@@ -6,18 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use log::warn;
+use tnv_common::db::semaphore::Slots;
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::framed::{Handler, Request};
 use tnv_common::limits::IDLE_TIMEOUT;
-use tnv_common::reply::SharedReply;
-use tnv_common::slots::Slots;
-use tnv_common::stop::Stop;
-use tnv_common::wire::GroupName;
-use tnv_common::wire::shares::{SHARES_BYTES_MAX, Shares};
-use tnv_common::wire::tnv::{
-    Addresses, BEAT_BYTES, Beat, JOIN_BYTES, Join, REPLY_TRACKER, Route, TRIPLE_BYTES, command,
-};
+use tnv_common::net::stop::Stop;
+use tnv_common::proto::GroupName;
+use tnv_common::proto::tnv::file_key::TRIPLE_BYTES;
+use tnv_common::proto::tnv::shares::{SHARES_BYTES_MAX, Shares};
+use tnv_common::proto::tnv::tracker::{Addresses, BEAT_BYTES, Beat, JOIN_BYTES, Join, Route};
+use tnv_common::proto::tnv::{REPLY_TRACKER, command};
+use tnv_common::rpc::dialect::Tnv;
+use tnv_common::rpc::reply::SharedReply;
+use tnv_common::rpc::server::{Handler, Request};
 
 use crate::cache::RouteCache;
 use crate::db::{RouteRow, TrackerDb};
@@ -257,22 +258,20 @@ fn no_address(why: Error) -> Error {
     Error::new(why.kind(), format!("get storage address fail, {why}"))
 }
 
+/// A report of many volumes is larger than a small message.
+const HEADS: &[(u8, usize)] = &[(command::SHARES, SHARES_BYTES_MAX)];
+
+/// How a tracker on this host speaks.
+pub fn dialect(host: String) -> Tnv {
+    Tnv::new(REPLY_TRACKER, host).with_heads(HEADS)
+}
+
 impl Handler for Service {
     /// The storage that joined on the connection.
     type Conn = Option<Membership>;
 
-    const REPLY: u8 = REPLY_TRACKER;
-
     /// Thousands of storages beat all the time; a beat is a note in the table.
     const PROMPT: &'static [u8] = &[command::BEAT];
-
-    /// A report of many volumes is larger than a small message.
-    fn head_bytes(command: u8) -> usize {
-        match command {
-            command::SHARES => SHARES_BYTES_MAX,
-            _ => 0,
-        }
-    }
 
     fn handle(&self, request: &mut Request<'_, Self::Conn>) -> Result<()> {
         match request.command() {
@@ -311,9 +310,9 @@ mod tests {
     use super::*;
     use crate::db::AddGroups;
     use crate::globals::Settings;
-    use tnv_common::allow::AllowList;
     use tnv_common::db::{Charset, DbSettings, Password, Tls};
-    use tnv_common::wire::{AppId, HostName, UserId};
+    use tnv_common::net::allow::AllowList;
+    use tnv_common::proto::{AppId, HostName, UserId};
 
     /// The commands on an embedded database, with one group of one active storage.
     fn service(directory: &Path) -> Service {

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tnv_common::reply::SharedReply;
+use tnv_common::rpc::reply::SharedReply;
 
 /// Lists that are kept at the same time, where slow clients have older ones: each has at most
 /// `GROUP_LIST_BYTES_MAX`, and one of a thousand storages 300 KiB. Where all of them are kept, the latest is given

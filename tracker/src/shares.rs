@@ -9,7 +9,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use tnv_common::wire::shares::{Id, Share};
+use tnv_common::proto::tnv::shares::{Id, Share};
 
 /// A member that was refused so often in a row is logged: members that start at the same time see each
 /// other's journals a moment later.
@@ -105,7 +105,7 @@ fn hex(id: &Id) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tnv_common::wire::IdKey;
+    use tnv_common::proto::IdKey;
 
     fn share(store_path: &str, volume: u8, holder: u8, others: &[u8]) -> Share {
         Share {

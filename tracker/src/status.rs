@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use tnv_common::error::{Context, Result};
 use tnv_common::limits::STACK_BYTES;
-use tnv_common::stop::Stop;
+use tnv_common::net::stop::Stop;
 
 use crate::db::TrackerDb;
 use crate::globals::Globals;

@@ -4,8 +4,10 @@
 use std::net::SocketAddr;
 
 use tnv_common::error::{Context, Result};
-use tnv_common::wire::tnv::{Addresses, GROUP_BYTES, REPLY_TRACKER, Route, command};
-use tnv_common::wire::{AppId, UserId};
+use tnv_common::proto::names::GROUP_BYTES;
+use tnv_common::proto::tnv::tracker::{Addresses, Route};
+use tnv_common::proto::tnv::{REPLY_TRACKER, command};
+use tnv_common::proto::{AppId, UserId};
 
 use super::caller::{Caller, request, unexpected};
 use super::crowd::{self, Until};

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tnv_common::error::{Context, Error, Result};
 use tnv_common::fail;
-use tnv_common::wire::tnv::{Beat, Join, REPLY_TRACKER, command};
-use tnv_common::wire::{AppId, GroupName, HostName};
+use tnv_common::proto::tnv::tracker::{Beat, Join};
+use tnv_common::proto::tnv::{REPLY_TRACKER, command};
+use tnv_common::proto::{AppId, GroupName, HostName};
 
 use super::addresses::Users;
 use super::caller::{Caller, request, unexpected};

@@ -8,8 +8,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tnv_common::error::{Context, Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::limits::{CONNECT_TIMEOUT, GROUP_LIST_BYTES_MAX, REPLY_TIMEOUT};
-use tnv_common::wire::tnv::decode_failure;
-use tnv_common::wire::{FAILURE, HEADER_BYTES, Header};
+use tnv_common::proto::tnv::failure::decode_failure;
+use tnv_common::rpc::header::{FAILURE, HEADER_BYTES, Header};
 
 /// Room for a small reply to begin with, which ten thousand of these have; it grows with what comes.
 const REPLY_BYTES: usize = 512;

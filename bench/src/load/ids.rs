@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use tnv_common::error::Result;
 use tnv_common::fail;
-use tnv_common::wire::IdKey;
-use tnv_common::wire::tnv::{REPLY_ID, command, encode_id_key};
+use tnv_common::proto::IdKey;
+use tnv_common::proto::tnv::ids::encode_id_key;
+use tnv_common::proto::tnv::{REPLY_ID, command};
 
 use super::caller::{Caller, request, unexpected};
 use super::crowd::{self, Until};

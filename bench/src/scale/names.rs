@@ -2,8 +2,9 @@
 //! same first ones, and whoever measures knows what is in it without asking.
 
 use tnv_common::error::Result;
-use tnv_common::wire::tnv::{Triple, file_table};
-use tnv_common::wire::{AppId, FileId, UserId};
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::storage::file_table;
+use tnv_common::proto::{AppId, FileId, UserId};
 
 /// The application of all of them.
 pub const APPID: &str = "tnvideo";

@@ -10,7 +10,9 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 use tnv_common::error::{Error, ErrorKind};
 use tnv_common::limits::REPLY_TIMEOUT;
-use tnv_common::wire::tnv::{Addresses, Download, REPLY_STORAGE, REPLY_TRACKER, Upload, command};
+use tnv_common::proto::tnv::storage::{Download, Upload};
+use tnv_common::proto::tnv::tracker::Addresses;
+use tnv_common::proto::tnv::{REPLY_STORAGE, REPLY_TRACKER, command};
 
 use super::fill::{self, CONTENT_BYTES};
 use super::names::{self, mixed, triple};
@@ -249,9 +251,9 @@ fn any_owner(rows: u64, number: u64) -> u64 {
 }
 
 /// A new file.
-fn uploaded(owner: u64, number: u64) -> std::result::Result<tnv_common::wire::tnv::Triple, Error> {
+fn uploaded(owner: u64, number: u64) -> std::result::Result<tnv_common::proto::tnv::file_key::Triple, Error> {
     let mut file = triple(owner)?;
-    file.fileid = tnv_common::wire::FileId::new(names::file_id(number))?;
+    file.fileid = tnv_common::proto::FileId::new(names::file_id(number))?;
     Ok(file)
 }
 

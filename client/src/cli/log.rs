@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use log::{LevelFilter, Log, Metadata, Record};
-use tnv_common::wire::names::one_line;
+use tnv_common::text::one_line;
 
 struct Stderr;
 

@@ -19,8 +19,8 @@ use signal_hook::iterator::Signals;
 use tnv_client::{
     AppId, AppKeys, Client, Error, ErrorKind, Options, Result, Secret, Triple, remove_temporaries,
 };
+use tnv_common::auth::signed_link::LinkSecrets;
 use tnv_common::error::Context;
-use tnv_common::link::LinkSecrets;
 
 pub(crate) use args::USAGE;
 use args::{Action, Args, Command, Out, Sign};

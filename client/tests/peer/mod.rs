@@ -13,8 +13,9 @@ use std::time::Duration;
 use tnv_client::{
     AppId, Client, Error, ErrorKind, FileId, GroupName, Options, Route, Stat, Triple, Unique, UserId,
 };
-use tnv_common::wire::tnv::{REPLY_STORAGE, REPLY_TRACKER, command, encode_failure};
-use tnv_common::wire::{HEADER_BYTES, Header};
+use tnv_common::proto::tnv::{REPLY_STORAGE, REPLY_TRACKER, command};
+use tnv_common::rpc::dialect::{Dialect, Tnv};
+use tnv_common::rpc::header::{HEADER_BYTES, Header};
 use tnv_tests::cluster::free_address;
 
 /// What becomes of the connection after a request.
@@ -63,7 +64,7 @@ impl Request<'_> {
 
     /// A storage's failure reply.
     pub fn refuse(&mut self, kind: ErrorKind, text: &str) -> Then {
-        let message = encode_failure(REPLY_STORAGE, "peer", &Error::new(kind, text));
+        let message = Tnv::new(REPLY_STORAGE, "peer").failure_reply(&Error::new(kind, text));
         self.raw(&message);
         Then::Keep
     }

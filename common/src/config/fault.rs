@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::wire::names::shown;
+use crate::text::shown;
 
 /// `FILE:LINE: what, got what, want what`.
 #[derive(Clone, Debug, PartialEq, Eq)]

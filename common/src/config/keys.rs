@@ -5,7 +5,7 @@
 use super::kinds::*;
 use super::part::Part;
 use crate::db::{Charset, TlsMode};
-use crate::wire::names::{AppId, GroupName, UserId};
+use crate::proto::names::{AppId, GroupName, UserId};
 
 /// A key, and with its kind the type of its value.
 pub struct Key<K> {

@@ -10,10 +10,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::fault::quoted;
-use crate::allow::{AllowList, Network};
 use crate::db::Password;
 use crate::error::Error;
-use crate::wire::names::{AppId, GroupName, HostName, IdKey, UserId};
+use crate::net::allow::{AllowList, Network};
+use crate::proto::names::{AppId, GroupName, HostName, IdKey, UserId};
 
 /// A list has at most this many items; no deployment comes near.
 const LIST_ITEMS_MAX: usize = 1024;

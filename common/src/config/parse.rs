@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::fault::{Fault, quoted};
+use crate::text::shown;
 use crate::text::{is_utf16, unmarked};
-use crate::wire::names::shown;
 
 /// A configuration file is at most this long; real ones have a few KiB.
 pub(super) const FILE_BYTES_MAX: usize = 1 << 20;

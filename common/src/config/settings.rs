@@ -8,13 +8,13 @@ use rustix::process::{Resource, getrlimit};
 
 use super::keys::{self, AnyKey};
 use super::{Config, Fault, Part, read};
-use crate::allow::AllowList;
+use crate::auth::secret::{HOW_TO_MAKE, Secret};
+use crate::auth::signed_link::LinkSecrets;
 use crate::db::{DbSettings, Password, Tls, TlsMode};
 use crate::limits::RESERVED_FDS;
-use crate::link::LinkSecrets;
 use crate::net;
-use crate::secret::{HOW_TO_MAKE, Secret};
-use crate::server::ServerSettings;
+use crate::net::allow::AllowList;
+use crate::net::event_loop::ServerSettings;
 use crate::text;
 
 /// Longer than any password; a longer file is the wrong one.

@@ -23,8 +23,8 @@ use rustix::fs::{Access, access};
 
 use crate::error::{Context, Result};
 use crate::limits::STACK_BYTES;
-use crate::peer;
-use crate::wire::names::is_harmful;
+use crate::log_context;
+use crate::text::is_harmful;
 
 /// A message is cut after so many bytes: whoever says more says it to a file of its own.
 const MESSAGE_BYTES_MAX: usize = 8 << 10;
@@ -350,7 +350,7 @@ impl Output {
 
 fn line(record: &Record<'_>) -> String {
     let time = humantime::format_rfc3339_millis(SystemTime::now().max(SystemTime::UNIX_EPOCH));
-    let peer = peer::current().map_or_else(|| "-".to_owned(), |peer| peer.to_string());
+    let peer = log_context::peer().map_or_else(|| "-".to_owned(), |peer| peer.to_string());
     let thread = thread::current();
     let thread = thread.name().unwrap_or("-");
     let message = record.args().to_string();
@@ -515,16 +515,16 @@ mod tests {
 
     #[test]
     fn a_line_has_time_level_thread_and_peer() {
-        peer::set(Some(([127, 0, 0, 1], 5000).into()));
+        log_context::set_peer(Some(([127, 0, 0, 1], 5000).into()));
         let line = thread::Builder::new()
             .name("worker".into())
             .spawn(|| {
-                peer::set(Some(([127, 0, 0, 1], 5000).into()));
+                log_context::set_peer(Some(([127, 0, 0, 1], 5000).into()));
                 let log = |text: &str| {
                     line(&Record::builder().level(Level::Warn).args(format_args!("{text}")).build())
                 };
                 let with = log("disk\nfull");
-                peer::set(None);
+                log_context::set_peer(None);
                 (with, log("disk full"))
             })
             .unwrap()

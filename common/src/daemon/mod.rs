@@ -20,7 +20,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::config::{CommonSettings, Config, Fault, Part, keys};
 use crate::db::{Database, DbSettings, Schema};
 use crate::error;
-use crate::stop::Stop;
+use crate::net::stop::Stop;
 use args::Action;
 pub use args::{Given, Job};
 

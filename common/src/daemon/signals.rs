@@ -13,7 +13,7 @@ use super::log::{finish, reopen};
 use super::notify::{STOPPING, notify};
 use crate::error::{Context, Result};
 use crate::limits::STACK_BYTES;
-use crate::stop::Stop;
+use crate::net::stop::Stop;
 
 /// What is done on SIGHUP beside opening the log anew.
 static ON_HANGUP: Mutex<Vec<Box<dyn Fn() + Send>>> = Mutex::new(Vec::new());

@@ -6,6 +6,7 @@
 //! - `charset`: how names beyond ASCII stand in the tables.
 //! - `writer`, `queue`: the one thread that commits, in groups, and how statements and answers pass between
 //!   it and its callers.
+//! - `semaphore`: how many workers may wait for the database at once.
 //! - `pool`, `mysql`, `sqlite`: connections, and the two databases.
 //!
 //! All statements are prepared; values reach the database as parameters and never as SQL.
@@ -15,6 +16,7 @@ mod mysql;
 mod pool;
 mod queue;
 mod schema;
+pub mod semaphore;
 mod settings;
 mod sqlite;
 mod value;
@@ -33,7 +35,7 @@ use self::mysql::Mysql;
 use self::sqlite::Sqlite;
 use self::writer::Writer;
 use crate::error::Result;
-use crate::stop::Stop;
+use crate::net::stop::Stop;
 
 /// No answer has more rows than this: the largest ask for one user's, one file's, or all groups.
 const ROWS_MAX: usize = 100_000;

@@ -32,8 +32,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::limits::CONNECT_TIMEOUT;
 use crate::net;
-use crate::stop::Stop;
-use crate::wire::names::shown;
+use crate::net::stop::Stop;
+use crate::text::shown;
 
 const DEFAULT_PORT: u16 = 3306;
 

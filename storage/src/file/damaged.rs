@@ -386,7 +386,7 @@ mod tests {
     use super::*;
     use crate::scratch::Scratch;
     use std::net::SocketAddr;
-    use tnv_common::wire::HostName;
+    use tnv_common::proto::HostName;
 
     /// A storage of two store paths.
     struct Member {

@@ -26,8 +26,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use tnv_common::error::Result;
+use tnv_common::net::worker_pool::Workers;
 use tnv_common::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
-use tnv_common::workers::Workers;
 
 use super::disk::{DiskError, DiskResult, Fsync, Volume};
 

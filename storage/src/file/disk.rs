@@ -263,7 +263,7 @@ pub mod tests {
     use super::*;
     use crate::scratch::Scratch;
     use std::sync::atomic::{AtomicU64, Ordering};
-    use tnv_common::wire::IdKey;
+    use tnv_common::proto::IdKey;
 
     /// A volume that counts its losses.
     #[derive(Default)]

@@ -8,8 +8,8 @@
 use std::fs::File;
 use std::io;
 
+use tnv_common::net::worker_pool::Workers;
 use tnv_common::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
-use tnv_common::workers::Workers;
 
 use super::dirsync::{SYNC_TIMEOUT, timed_out};
 use super::disk::{DiskError, DiskResult, Fsync, Volume, copy};

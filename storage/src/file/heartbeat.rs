@@ -46,7 +46,7 @@ use std::time::{Duration, Instant};
 use md5::{Digest, Md5};
 use rustix::fs::fstatfs;
 
-use tnv_common::wire::field::Reader;
+use tnv_common::proto::field::Reader;
 
 use crate::globals::now;
 

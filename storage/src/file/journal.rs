@@ -42,8 +42,8 @@ use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::Errno;
 use tnv_common::error::{Context, Result};
 use tnv_common::fail;
-use tnv_common::wire::field::Reader;
-use tnv_common::wire::{FileId, UserId};
+use tnv_common::proto::field::Reader;
+use tnv_common::proto::{FileId, UserId};
 
 use super::heartbeat::{self, Heartbeat, Holder, LEASE, Watch};
 use super::paths;
@@ -673,7 +673,7 @@ mod tests {
     use super::*;
     use crate::scratch::Scratch;
     use std::net::SocketAddr;
-    use tnv_common::wire::HostName;
+    use tnv_common::proto::HostName;
 
     fn record(number: u32) -> Record {
         Record {

@@ -31,9 +31,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tnv_common::error::{Context, Error, ErrorKind, Result};
-use tnv_common::stop::Stop;
-use tnv_common::wire::tnv::Triple;
-use tnv_common::workers::Workers;
+use tnv_common::net::stop::Stop;
+use tnv_common::net::worker_pool::Workers;
+use tnv_common::proto::tnv::file_key::Triple;
 
 use crate::cache::Cache;
 use crate::db::{Db, Entry};

@@ -23,9 +23,9 @@ use std::borrow::Cow;
 use md5::{Digest, Md5};
 use tnv_common::error::Result;
 use tnv_common::fail;
-use tnv_common::wire::IdKey;
-use tnv_common::wire::names::shown;
-use tnv_common::wire::tnv::Unique;
+use tnv_common::proto::IdKey;
+use tnv_common::proto::tnv::storage::Unique;
+use tnv_common::text::shown;
 
 /// Entries of each directory level.
 const FAN_OUT: u64 = 512;

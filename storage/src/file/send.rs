@@ -11,7 +11,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::wire::tnv::{Stat, Triple, Unique};
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::storage::{Stat, Unique};
 
 use super::damaged::At;
 use super::{Files, no_such_file, paths, verify};

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tnv_common::error::Result;
-use tnv_common::stop::Stop;
+use tnv_common::net::stop::Stop;
 
 use super::journal::{Open, Record, Slot};
 use super::space::Stores;

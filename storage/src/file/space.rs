@@ -24,9 +24,9 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 use tnv_common::config::kinds::Space;
 use tnv_common::error::{Context, Error, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::stop::Stop;
-use tnv_common::wire::IdKey;
-use tnv_common::wire::shares::Share;
+use tnv_common::net::stop::Stop;
+use tnv_common::proto::IdKey;
+use tnv_common::proto::tnv::shares::Share;
 
 use super::damaged::Damaged;
 use super::disk::{DiskError, Volume, make_durably};
@@ -799,7 +799,7 @@ mod tests {
     use crate::file::volume::Page;
     use crate::scratch::Scratch;
     use std::net::SocketAddr;
-    use tnv_common::wire::{FileId, HostName, UserId};
+    use tnv_common::proto::{FileId, HostName, UserId};
 
     fn key(scratch: &Scratch, name: &str) -> IdKey {
         IdKey::new(scratch.path().join(name).to_str().unwrap()).unwrap()

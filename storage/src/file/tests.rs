@@ -8,14 +8,16 @@ use std::thread;
 
 use tnv_common::config::kinds::Space;
 use tnv_common::db::{Charset, Database, DbSettings, Password, Tls};
-use tnv_common::wire::tnv::{REPLY_ID, command, encode_failure};
-use tnv_common::wire::{AppId, FileId, GroupName, HEADER_BYTES, Header, HostName, IdKey, UserId};
+use tnv_common::proto::tnv::{REPLY_ID, command};
+use tnv_common::proto::{AppId, FileId, GroupName, HostName, IdKey, UserId};
+use tnv_common::rpc::dialect::{Dialect, Tnv};
+use tnv_common::rpc::header::{HEADER_BYTES, Header};
 
 use super::*;
 use crate::db::SCHEMA;
 use crate::globals::{MemberName, Settings};
 use crate::scratch::Scratch;
-use tnv_common::receive::Receiver;
+use tnv_common::rpc::receive::Receiver;
 use tnv_tests::tools::promptly;
 
 /// A group's store directory, its database and its ID server.
@@ -47,7 +49,7 @@ impl Group {
                         stream.read_exact(&mut vec![0; header.body_bytes as usize]).unwrap();
                         if header.command != command::GET_ID {
                             let unknown = Error::new(ErrorKind::Unsupported, "one at a time");
-                            stream.write_all(&encode_failure(REPLY_ID, "vm", &unknown)).unwrap();
+                            stream.write_all(&Tnv::new(REPLY_ID, "vm").failure_reply(&unknown)).unwrap();
                             return;
                         }
                         let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed) / repeats;

@@ -49,8 +49,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::receive::Receiver;
-use tnv_common::wire::tnv::Triple;
+use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::rpc::receive::Receiver;
 
 use super::disk::{self, DiskError, DiskResult, Volume};
 use super::flush::Flush;

@@ -11,7 +11,7 @@ use tnv_common::error::Context;
 use tnv_common::fail;
 use tnv_common::limits::{CONNECT_TIMEOUT, COPY_BYTES, PROGRESS_TIMEOUT};
 use tnv_common::net::resolve;
-use tnv_common::wire::fdfs::{
+use tnv_common::proto::fdfs::{
     FileName, HEADER_BYTES, Header, REPLY_BYTES_MAX, Store, command, decode_address, encode_download,
     encode_upload,
 };

@@ -6,12 +6,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::str::FromStr;
 
 use tnv_client::{AppId, Error, ErrorKind, FileId, Result, Triple, UserId};
+use tnv_common::auth::signed_link;
 use tnv_common::error::Context;
 use tnv_common::fail;
 use tnv_common::limits::{CONNECT_TIMEOUT, COPY_BYTES, PROGRESS_TIMEOUT};
-use tnv_common::link;
 use tnv_common::net::resolve;
-use tnv_common::wire::names::shown;
+use tnv_common::text::shown;
 
 use super::content::{Check, Content};
 use super::row::{Door, File, Session};
@@ -114,7 +114,7 @@ impl Session for HttpSession<'_> {
     fn download(&mut self, file: &File, check: &mut Check<'_>) -> Result<()> {
         let (appid, userid) = self.door.owner.clone();
         let fileid = FileId::new(&*file.id)?;
-        let path = link::path(&Triple { appid, userid, fileid });
+        let path = signed_link::path(&Triple { appid, userid, fileid });
         self.door.url.request(&path, &mut self.request);
         self.get.fetch(&self.request, check)
     }

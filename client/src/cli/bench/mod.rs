@@ -28,7 +28,7 @@ use signal_hook::flag;
 use tnv_client::{AppKeys, Client, Error, ErrorKind, Options, Result};
 use tnv_common::error::Context;
 use tnv_common::fail;
-use tnv_common::wire::names::one_line;
+use tnv_common::text::one_line;
 
 use super::Outcome;
 use content::{Block, Closely};

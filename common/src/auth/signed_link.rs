@@ -9,8 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::secret::{MAC_BYTES, Secret, read_lines};
-use crate::wire::tnv::Triple;
+use crate::auth::secret::{Secret, read_lines};
+use crate::proto::tnv::auth::MAC_BYTES;
+use crate::proto::tnv::file_key::Triple;
 
 /// What these signatures are for; no other HMAC of ours begins so.
 const LABEL: &str = "TNV link 1";
@@ -150,7 +151,7 @@ pub fn without_signature(target: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{AppId, FileId, UserId};
+    use crate::proto::{AppId, FileId, UserId};
 
     fn secrets(texts: &[&str]) -> LinkSecrets {
         LinkSecrets(texts.iter().map(|text| Secret::new(text).unwrap()).collect())

@@ -4,13 +4,13 @@
 use std::io;
 use std::time::Instant;
 
-use crate::buffer_pool::BufferPool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::TURN_BYTES;
 use crate::net::Stream;
-use crate::pace::{Pace, PaceLimits};
-use crate::reply::Reply;
-use crate::wire::Header;
+use crate::net::buffer_pool::BufferPool;
+use crate::rpc::header::Header;
+use crate::rpc::pace::{Pace, PaceLimits};
+use crate::rpc::reply::Reply;
 
 /// Takes content as it comes. Dropped before [`Receiver::finish`] it undoes what it has done.
 pub trait Receiver: Send {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::limits::{MESSAGE_TIMEOUT, PROGRESS_TIMEOUT};
 use crate::net::{SendFileError, Stream};
-use crate::wire::Header;
+use crate::rpc::header::Header;
 
 /// Replies that are no longer leave as one piece: to copy so much costs less than a second system call.
 const SMALL_REPLY_BYTES_MAX: usize = 64 << 10;

@@ -8,8 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::limits::{CONNECT_TIMEOUT, MESSAGE_TIMEOUT, PROGRESS_TIMEOUT, REPLY_TIMEOUT};
 use crate::net::Stream;
-use crate::wire::tnv::{FAILURE_BYTES_MAX, decode_failure};
-use crate::wire::{FAILURE, HEADER_BYTES, Header};
+use crate::proto::tnv::failure::{FAILURE_BYTES_MAX, decode_failure};
+use crate::rpc::header::{FAILURE, HEADER_BYTES, Header};
 
 /// How long a refusal may take to arrive after a write has failed.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);

@@ -4,34 +4,24 @@
 use std::borrow::Borrow;
 use std::fmt;
 
-use super::tnv::{APPID_BYTES, FILEID_BYTES, GROUP_BYTES, HOST_BYTES, ID_KEY_BYTES_MAX, USERID_BYTES};
 use crate::error::Result;
 use crate::fail;
+use crate::text::{is_harmful, shown};
 
+/// Width of the appid field.
+pub const APPID_BYTES: usize = 16;
+/// Width of the userid field.
+pub const USERID_BYTES: usize = 256;
+/// Width of the fileid field.
+pub const FILEID_BYTES: usize = 128;
+/// Width of the group name field.
+pub const GROUP_BYTES: usize = 17;
+/// Width of the host name field.
+pub const HOST_BYTES: usize = 129;
+/// Longest ID key, without its NUL.
+pub const ID_KEY_BYTES_MAX: usize = 64;
 /// Longest userid of the tables, in characters (`varchar(128)`); the wire carries up to 255 bytes.
 pub const USERID_CHARS_MAX: usize = 128;
-
-/// Text as it may safely stand in a log line or an error: cut to 64 characters, control
-/// characters escaped.
-pub fn shown(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(256)]);
-    let mut shown: String = text.chars().take(64).flat_map(char::escape_debug).collect();
-    if text.chars().count() > 64 || bytes.len() > 256 {
-        shown.push('…');
-    }
-    shown
-}
-
-/// Whether a character would break or rearrange a line: control characters, Unicode's line ends, and
-/// what reverses the order of text.
-pub fn is_harmful(char: char) -> bool {
-    char.is_control() || matches!(char, '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
-}
-
-/// A text from elsewhere as one harmless line.
-pub fn one_line(text: &str) -> String {
-    text.chars().map(|char| if is_harmful(char) { '?' } else { char }).collect()
-}
 
 /// Checks that a text has 1 to `max` bytes of UTF-8 without NUL.
 fn text<'a>(what: &str, bytes: &'a [u8], max: usize) -> Result<&'a str> {
@@ -164,11 +154,5 @@ mod tests {
             assert!(HostName::new(host).is_err(), "{host:?}");
         }
         assert!(HostName::new("rechner-ü").is_ok());
-    }
-
-    #[test]
-    fn what_a_stranger_sent_is_shown_harmlessly() {
-        assert_eq!(shown(b"a\nb\x1b[0m"), "a\\nb\\u{1b}[0m");
-        assert!(shown(&[b'x'; 5000]).chars().count() <= 65);
     }
 }

@@ -14,11 +14,11 @@
 //! | 1 | how many other holders follow |
 //! | 16 | of each: it |
 
-use super::field::{Reader, put_text};
-use super::names::{GroupName, HostName, IdKey};
-use super::tnv::{GROUP_BYTES, HOST_BYTES, ID_KEY_BYTES_MAX};
 use crate::error::Result;
 use crate::fail;
+use crate::proto::field::{Reader, put_text};
+use crate::proto::names::{GROUP_BYTES, HOST_BYTES, ID_KEY_BYTES_MAX};
+use crate::proto::names::{GroupName, HostName, IdKey};
 
 /// Bytes of a volume's ID and of a holder: random numbers that never repeat.
 pub const ID_BYTES: usize = 16;

@@ -1,9 +1,7 @@
-//! The server's end of the TNV protocol, on the server loop: reads the header, hands the request to
-//! a [`Handler`], and sees to what is the same for all: deadlines, lengths, the failure reply, the
-//! draining of what a refused request still sends, and when a connection may be kept.
-//!
-//! A small message mostly comes with one system call and leaves with one: what is read at once may go
-//! over its end by a little, which then is the start of the next one.
+//! The server's end of a protocol on the event loop: collects messages, hands each request to a [`Handler`], and
+//! does what is the same for all: deadlines, lengths, the failure reply, draining what a refused request still
+//! sends, and deciding whether a connection is kept. It knows no command; the [`Dialect`] says what its replies look
+//! like.
 //!
 //! Only work holds a worker. A small message is collected between events and handed over whole. Content that its
 //! sender does not send yet, a reply that its reader does not take, and what is to be drained wait in the
@@ -24,43 +22,28 @@
 //!               Draining ──▶ closed, after bad framing or a refusal
 //! ```
 
-use std::fs::File;
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::buffer_pool::BufferPool;
-use crate::drain::{Drain, Drained};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fail;
-use crate::limits::{HELD_BYTES_MAX, IDLE_TIMEOUT, MESSAGE_TIMEOUT, SMALL_BODY_BYTES_MAX};
-use crate::memory_budget::{Held, MemoryBudget};
+use crate::limits::{HELD_BYTES_MAX, IDLE_TIMEOUT, MESSAGE_TIMEOUT};
 use crate::net::Stream;
-use crate::pace::PaceLimits;
-use crate::receive::{Received, Receiver, Receiving};
-use crate::reply::{ReadFailed, Reply, SendError, SharedReply};
-use crate::server::{Next, Service, Until};
-use crate::wire::tnv::encode_failure;
-use crate::wire::{HEADER_BYTES, Header};
-
-/// What is read at once of a message: any of the small ones is whole then, and what comes with it of the
-/// next one is little.
-const READ_BYTES: usize = 512;
+use crate::net::buffer_pool::BufferPool;
+use crate::net::event_loop::{Next, Service, Until};
+use crate::net::lingering_close::{Drain, Drained};
+use crate::net::memory_budget::{Held, MemoryBudget};
+use crate::rpc::dialect::Dialect;
+use crate::rpc::header::Header;
+use crate::rpc::message::{Collected, Message};
+use crate::rpc::pace::PaceLimits;
+use crate::rpc::receive::{Received, Receiving};
+use crate::rpc::reply::{Reply, SendError};
+use crate::rpc::request::Answer;
+pub use crate::rpc::request::Request;
 
 /// What a server does with its commands.
 pub trait Handler: Send + Sync + 'static {
     /// What is remembered of a connection between its requests.
     type Conn: Default + Send + 'static;
-
-    /// The command of this server's replies.
-    const REPLY: u8;
-
-    /// How much of a large body is collected before the request is handled: what comes before the
-    /// content, where the command has content.
-    fn head_bytes(_command: u8) -> usize {
-        0
-    }
 
     /// Commands that are done at once, without a wait for anything: less work than to wake a worker for them.
     const PROMPT: &'static [u8] = &[];
@@ -78,9 +61,9 @@ pub trait Handler: Send + Sync + 'static {
 }
 
 /// A handler on the server loop.
-pub struct Framed<H> {
+pub struct RpcServer<H, D> {
     handler: H,
-    host: String,
+    dialect: D,
     max_conns: usize,
     pace: PaceLimits,
     buffers: BufferPool,
@@ -125,12 +108,12 @@ impl<S: Default> Default for Conn<S> {
     }
 }
 
-impl<H: Handler> Framed<H> {
-    /// `host` begins each failure's text, as existing servers have it.
-    pub fn new(handler: H, host: String, max_conns: usize) -> Framed<H> {
-        Framed {
+impl<H: Handler, D: Dialect> RpcServer<H, D> {
+    /// A server of this handler, whose replies are in this dialect.
+    pub fn new(handler: H, dialect: D, max_conns: usize) -> RpcServer<H, D> {
+        RpcServer {
             handler,
-            host,
+            dialect,
             max_conns,
             pace: PaceLimits::default(),
             buffers: BufferPool::default(),
@@ -139,30 +122,30 @@ impl<H: Handler> Framed<H> {
     }
 
     /// Demands this of those who send content.
-    pub fn with_pace(self, pace: PaceLimits) -> Framed<H> {
-        Framed { pace, ..self }
+    pub fn with_pace(self, pace: PaceLimits) -> RpcServer<H, D> {
+        RpcServer { pace, ..self }
     }
 
     /// Has the handler answer one message: what comes next on the connection, or nothing where it is to be closed.
     fn answer(&self, stream: &Stream, header: Header, collected: &[u8], conn: &mut H::Conn) -> Option<Phase> {
-        let remaining = header.body_bytes;
+        let (remaining, command) = (header.body_bytes, self.dialect.reply_command());
         let mut request =
-            Request { stream, header, conn, collected, remaining, command: H::REPLY, state: State::Open };
+            Request { stream, header, conn, collected, remaining, command, answer: Answer::Open };
         let result = self.handler.handle(&mut request);
         let (unread, rest) = (request.remaining, request.collected);
         let unsent = unread - rest.len() as u64;
-        match (request.state, result) {
-            (State::Replied(reply), Ok(())) if unread == 0 => Some(Phase::Sending(reply, Drain::nothing())),
-            (State::Replied(reply), Ok(())) => Some(Phase::Sending(reply, Drain::close())),
-            (State::Receiving(receiver), Ok(())) => {
+        match (request.answer, result) {
+            (Answer::Replied(reply), Ok(())) if unread == 0 => Some(Phase::Sending(reply, Drain::nothing())),
+            (Answer::Replied(reply), Ok(())) => Some(Phase::Sending(reply, Drain::close())),
+            (Answer::Receiving(receiver), Ok(())) => {
                 Some(Phase::Receiving(Receiving::new(receiver, header, rest.to_vec(), unread, self.pace)))
             }
-            (State::Open, Ok(())) => {
+            (Answer::Open, Ok(())) => {
                 let error = Error::new(ErrorKind::Internal, "the server made no reply");
                 Some(self.failure(header, unsent, &error))
             }
-            (State::Open | State::Receiving(_), Err(error)) => Some(self.failure(header, unsent, &error)),
-            (State::Replied(_), Err(error)) => {
+            (Answer::Open | Answer::Receiving(_), Err(error)) => Some(self.failure(header, unsent, &error)),
+            (Answer::Replied(_), Err(error)) => {
                 log::info!("command {}: {error}; closing", header.command);
                 None
             }
@@ -197,25 +180,27 @@ impl<H: Handler> Framed<H> {
     fn step(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Step {
         match &mut conn.phase {
             Phase::Collecting(_) => self.collect(stream, conn),
-            Phase::Receiving(receiving) => match receiving.receive(stream, &self.buffers, H::REPLY) {
-                Received::All(Ok(reply)) => {
-                    conn.phase = Phase::Sending(reply, Drain::nothing());
-                    Step::Again
+            Phase::Receiving(receiving) => {
+                match receiving.receive(stream, &self.buffers, self.dialect.reply_command()) {
+                    Received::All(Ok(reply)) => {
+                        conn.phase = Phase::Sending(reply, Drain::nothing());
+                        Step::Again
+                    }
+                    Received::All(Err(error)) => {
+                        conn.phase = self.failure(receiving.header(), receiving.left(), &error);
+                        Step::Again
+                    }
+                    Received::Part => Step::Wait(Next::Resume(Until::Readable)),
+                    Received::TooSlow => {
+                        conn.phase = self.too_slow(receiving);
+                        Step::Again
+                    }
+                    Received::Gone(error) => {
+                        log::info!("command {}: read content: {error}; closing", receiving.header().command);
+                        Step::Wait(Next::Close)
+                    }
                 }
-                Received::All(Err(error)) => {
-                    conn.phase = self.failure(receiving.header(), receiving.left(), &error);
-                    Step::Again
-                }
-                Received::Part => Step::Wait(Next::Resume(Until::Readable)),
-                Received::TooSlow => {
-                    conn.phase = self.too_slow(receiving);
-                    Step::Again
-                }
-                Received::Gone(error) => {
-                    log::info!("command {}: read content: {error}; closing", receiving.header().command);
-                    Step::Wait(Next::Close)
-                }
-            },
+            }
             Phase::Sending(reply, drain) => match reply.send(stream) {
                 Ok(()) if !reply.is_sent() => Step::Wait(Next::Resume(Until::Writable)),
                 Ok(()) => {
@@ -253,7 +238,7 @@ impl<H: Handler> Framed<H> {
     /// Reads the next message, and has it answered where it is whole.
     fn collect(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Step {
         let Phase::Collecting(message) = &mut conn.phase else { return Step::Again };
-        let phase = match message.collect(stream, H::head_bytes) {
+        let phase = match message.collect(stream, &self.dialect) {
             Collected::Whole(header) => {
                 let (collected, next) = message.split(header);
                 conn.next = next;
@@ -293,11 +278,11 @@ impl<H: Handler> Framed<H> {
     }
 
     fn refusal(&self, error: &Error) -> Reply {
-        Reply::new(encode_failure(H::REPLY, &self.host, error))
+        Reply::new(self.dialect.failure_reply(error))
     }
 }
 
-impl<H: Handler> Service for Framed<H> {
+impl<H: Handler, D: Dialect> Service for RpcServer<H, D> {
     type Conn = Conn<H::Conn>;
 
     fn serve(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Next {
@@ -314,7 +299,7 @@ impl<H: Handler> Service for Framed<H> {
         if H::PROMPT.is_empty() {
             return None;
         }
-        let mut step = match message.collect(stream, H::head_bytes) {
+        let mut step = match message.collect(stream, &self.dialect) {
             Collected::Part => Step::Wait(Next::Wait),
             Collected::Gone => Step::Wait(Next::Close),
             Collected::Whole(header) if H::PROMPT.contains(&header.command) => self.collect(stream, conn),
@@ -384,204 +369,5 @@ impl Phase {
             Phase::Sending(reply, _) => reply.held_bytes(),
             Phase::Draining(_) => 0,
         }
-    }
-}
-
-/// A message as far as it has come: its header, and its body too where that is small.
-#[derive(Default)]
-struct Message {
-    /// Perhaps with a little of what follows.
-    bytes: Vec<u8>,
-    /// When the first byte came.
-    since: Option<Instant>,
-}
-
-enum Collected {
-    /// The header, and a small body, or the head of a large one.
-    Whole(Header),
-    /// There is more to come.
-    Part,
-    /// The peer has closed, is gone, or took too long.
-    Gone,
-    /// No message.
-    Bad(Error),
-}
-
-impl Message {
-    /// One of which so much has come.
-    fn begun(bytes: Vec<u8>) -> Message {
-        let since = (!bytes.is_empty()).then(Instant::now);
-        Message { bytes, since }
-    }
-
-    /// Reads what has arrived of the message.
-    fn collect(&mut self, stream: &Stream, head_bytes: fn(u8) -> usize) -> Collected {
-        loop {
-            let header = match self.bytes.first_chunk().map(Header::decode) {
-                None => None,
-                Some(Ok(header)) => Some(header),
-                Some(Err(error)) => return Collected::Bad(error),
-            };
-            let wanted = HEADER_BYTES + header.map_or(0, |header| collected_bytes(header, head_bytes));
-            let filled = self.bytes.len();
-            if let Some(header) = header.filter(|_| filled >= wanted) {
-                return Collected::Whole(header);
-            }
-            self.bytes.resize(wanted.max(READ_BYTES), 0);
-            let read = stream.read_now(&mut self.bytes[filled..]);
-            self.bytes.truncate(filled + *read.as_ref().unwrap_or(&0));
-            match read {
-                Ok(count) if count > 0 => self.since = self.since.or_else(|| Some(Instant::now())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self.since {
-                    Some(since) if since.elapsed() >= MESSAGE_TIMEOUT => return Collected::Gone,
-                    Some(_) => return Collected::Part,
-                    None => {
-                        self.bytes = Vec::new();
-                        return Collected::Part;
-                    }
-                },
-                _ => return Collected::Gone,
-            }
-        }
-    }
-
-    /// Takes out what there is of the body, and of the message behind it.
-    fn split(&mut self, header: Header) -> (Vec<u8>, Vec<u8>) {
-        let mut body = std::mem::take(&mut self.bytes);
-        body.drain(..HEADER_BYTES);
-        let end = usize::try_from(header.body_bytes).unwrap_or(usize::MAX).min(body.len());
-        let next = body.split_off(end);
-        (body, next)
-    }
-}
-
-/// How much of a body is collected before the request is handled.
-fn collected_bytes(header: Header, head_bytes: fn(u8) -> usize) -> usize {
-    match usize::try_from(header.body_bytes) {
-        Ok(bytes) if bytes <= SMALL_BODY_BYTES_MAX => bytes,
-        // One that is larger than small, and still whole within its command's head, is collected whole.
-        Ok(bytes) => bytes.min(head_bytes(header.command)),
-        Err(_) => head_bytes(header.command),
-    }
-}
-
-/// How far the answer to a request is.
-enum State {
-    /// Nothing has been said yet.
-    Open,
-    /// This is the reply.
-    Replied(Reply),
-    /// The content is received by this, which then makes the reply.
-    Receiving(Box<dyn Receiver>),
-}
-
-/// One request, and the way to its reply.
-pub struct Request<'a, C> {
-    stream: &'a Stream,
-    header: Header,
-    /// What is remembered of the connection.
-    pub conn: &'a mut C,
-    /// What is there of the body already and was not read yet.
-    collected: &'a [u8],
-    /// How much of the body was not read yet.
-    remaining: u64,
-    /// The command of the reply.
-    command: u8,
-    state: State,
-}
-
-impl<C> Request<'_, C> {
-    /// The command.
-    pub fn command(&self) -> u8 {
-        self.header.command
-    }
-
-    /// The length of the whole body.
-    pub fn body_bytes(&self) -> u64 {
-        self.header.body_bytes
-    }
-
-    /// Who asks.
-    pub fn peer(&self) -> SocketAddr {
-        self.stream.peer().unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into())
-    }
-
-    /// The connection's socket.
-    pub fn stream(&self) -> &Stream {
-        self.stream
-    }
-
-    /// The failure of a command that this server does not have, in the words of existing ones.
-    pub fn unknown_command(&self) -> Error {
-        Error::new(ErrorKind::Unsupported, format!("unknown command: {}", self.header.command))
-    }
-
-    /// A body of exactly `N` bytes.
-    pub fn fixed<const N: usize>(&mut self) -> Result<[u8; N]> {
-        match self.header.body_bytes {
-            bytes if bytes == N as u64 => self.head(),
-            bytes => fail!(Protocol, "invalid body length, got {bytes}, want {N}"),
-        }
-    }
-
-    /// The first `N` bytes of a body that goes on.
-    pub fn head<const N: usize>(&mut self) -> Result<[u8; N]> {
-        if self.remaining < N as u64 {
-            return fail!(Protocol, "invalid body length, got {}, want at least {N}", self.header.body_bytes);
-        }
-        let mut bytes = [0; N];
-        self.read_small(&mut bytes)?;
-        Ok(bytes)
-    }
-
-    /// A whole body of at most `max` bytes.
-    pub fn small(&mut self, max: usize) -> Result<Vec<u8>> {
-        match usize::try_from(self.header.body_bytes) {
-            Ok(bytes) if bytes <= max => {
-                let mut body = vec![0; bytes];
-                self.read_small(&mut body)?;
-                Ok(body)
-            }
-            _ => fail!(Protocol, "invalid body length, got {}, want at most {max}", self.header.body_bytes),
-        }
-    }
-
-    /// A request without a body.
-    pub fn empty(&mut self) -> Result<()> {
-        self.fixed::<0>().map(drop)
-    }
-
-    /// From what has been collected: nothing here waits for a peer.
-    fn read_small(&mut self, bytes: &mut [u8]) -> Result<()> {
-        let Some((taken, rest)) = self.collected.split_at_checked(bytes.len()) else {
-            let (want, got) = (bytes.len(), self.collected.len());
-            return fail!(Protocol, "invalid body length, want {want} bytes of it at once, got {got}");
-        };
-        bytes.copy_from_slice(taken);
-        self.collected = rest;
-        self.remaining -= taken.len() as u64;
-        Ok(())
-    }
-
-    /// The rest of the body is content: this takes it as it comes, and then makes the reply.
-    pub fn receive(&mut self, receiver: impl Receiver + 'static) {
-        self.state = State::Receiving(Box::new(receiver));
-    }
-
-    /// Replies with a success. It leaves when the handler returns.
-    pub fn reply(&mut self, body: &[u8]) {
-        self.state = State::Replied(Reply::success(self.command, body));
-    }
-
-    /// Replies with a success that many may share.
-    pub fn reply_shared(&mut self, reply: &SharedReply) {
-        self.state = State::Replied(Reply::shared(reply));
-    }
-
-    /// Replies with `head` and a part of a file, which the caller has compared with the file's size. Where the
-    /// file cannot be read, `failed` learns of it and gives the failure to reply.
-    pub fn reply_file(&mut self, head: &[u8], file: File, part: Range<u64>, failed: ReadFailed) {
-        let header = Header::new(self.command, head.len() as u64 + part.end - part.start).encode();
-        self.state = State::Replied(Reply::with_file([&header, head].concat(), file, part, failed));
     }
 }

@@ -216,7 +216,7 @@ impl Shared {
         while let Some(job) = self.next_job(state) {
             // A job that fails takes only itself along; the panic hook has logged it.
             let _ = catch_unwind(AssertUnwindSafe(job));
-            crate::peer::set(None);
+            crate::log_context::set_peer(None);
             state = self.lock();
         }
     }

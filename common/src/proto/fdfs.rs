@@ -17,9 +17,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::field::Reader;
-use super::names::{GroupName, shown};
+use super::names::GroupName;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
+use crate::text::shown;
 
 /// Commands, as the header carries them.
 pub mod command {

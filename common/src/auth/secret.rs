@@ -13,10 +13,8 @@ use sha2::Sha256;
 
 use crate::error::Result;
 use crate::fail;
+use crate::proto::tnv::auth::MAC_BYTES;
 use crate::text;
-
-/// Bytes of an HMAC-SHA-256.
-pub const MAC_BYTES: usize = 32;
 
 /// Whoever listens in can try out secrets at leisure: shorter ones are guessed.
 const SECRET_BYTES_MIN: usize = 16;

@@ -8,11 +8,11 @@ thread_local! {
 }
 
 /// Sets the peer of this thread's work; `None` when it works for nobody.
-pub fn set(peer: Option<SocketAddr>) {
+pub fn set_peer(peer: Option<SocketAddr>) {
     PEER.set(peer);
 }
 
 /// The peer of this thread's work.
-pub fn current() -> Option<SocketAddr> {
+pub fn peer() -> Option<SocketAddr> {
     PEER.get()
 }

@@ -8,9 +8,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::secret::{HOW_TO_MAKE, MAC_BYTES, Secret, read_lines};
-use crate::wire::AppId;
-use crate::wire::tnv::Nonce;
+use crate::auth::secret::{HOW_TO_MAKE, Secret, read_lines};
+use crate::proto::AppId;
+use crate::proto::tnv::auth::MAC_BYTES;
+use crate::proto::tnv::auth::Nonce;
 
 /// What these proofs are for; no other HMAC of ours begins so.
 const LABEL: &str = "TNV application key 1";
@@ -97,7 +98,7 @@ fn with_parts<T>(appid: &AppId, storage: &Nonce, client: &Nonce, with: impl FnOn
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::tnv::NONCE_BYTES;
+    use crate::proto::tnv::auth::NONCE_BYTES;
     use std::os::unix::fs::PermissionsExt;
 
     fn appid(text: &str) -> AppId {

@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::error::Error;
 use crate::fail;
-use crate::wire::names::shown;
+use crate::text::shown;
 
 /// Bits of an IPv6 address before the IPv4 one that it maps.
 const MAPPED_BITS: u8 = 96;

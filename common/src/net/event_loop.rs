@@ -14,13 +14,13 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use crate::allow::{AllowList, Strangers};
 use crate::error::{Context, Result};
 use crate::limits::{IDLE_TIMEOUT, REFUSED_CONNS_MAX};
+use crate::log_context;
 use crate::net::Stream;
-use crate::peer;
-use crate::stop::Stop;
-use crate::workers::Workers;
+use crate::net::allow::{AllowList, Strangers};
+use crate::net::stop::Stop;
+use crate::net::worker_pool::Workers;
 
 /// What the loop is told by the configuration.
 #[derive(Clone, Debug)]
@@ -293,7 +293,7 @@ impl<S: Service> Shared<S> {
         let Some(Parked { stream, mut conn, under_way, since, .. }) = table.take_parked(id) else { return };
         table.busy.insert(id, Arc::clone(&stream));
         drop(table);
-        peer::set(stream.peer());
+        log_context::set_peer(stream.peer());
         let served = catch_unwind(AssertUnwindSafe(|| self.service.serve_promptly(&stream, &mut conn)));
         match served.unwrap_or(Some(Next::Close)) {
             Some(Next::Wait) => self.park(id, stream, conn, Until::Readable, false),
@@ -304,7 +304,7 @@ impl<S: Service> Shared<S> {
                 self.work(id, stream, conn, S::serve, is_quick);
             }
         }
-        peer::set(None);
+        log_context::set_peer(None);
     }
 
     fn work(
@@ -329,7 +329,7 @@ impl<S: Service> Shared<S> {
         first: fn(&S, &Stream, &mut S::Conn) -> Next,
         is_quick: bool,
     ) {
-        peer::set(stream.peer());
+        log_context::set_peer(stream.peer());
         let mut call = first;
         loop {
             let served = catch_unwind(AssertUnwindSafe(|| call(&self.service, &stream, &mut conn)));
@@ -407,9 +407,9 @@ impl<S: Service> Shared<S> {
                         continue;
                     }
                     drop(table);
-                    peer::set(stream.peer());
+                    log_context::set_peer(stream.peer());
                     self.dismiss(stream, conn);
-                    peer::set(None);
+                    log_context::set_peer(None);
                 }
                 Some((deadline, _)) => return deadline - now,
                 None => return Duration::MAX,

@@ -3,10 +3,7 @@
 
 pub mod fdfs;
 pub mod field;
-pub mod header;
 pub mod names;
-pub mod shares;
 pub mod tnv;
 
-pub use header::{FAILURE, HEADER_BYTES, Header};
 pub use names::{AppId, FileId, GroupName, HostName, IdKey, UserId};
