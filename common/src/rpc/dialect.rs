@@ -2,7 +2,7 @@
 //! what a failure looks like, and which of its commands have a long body. A service brings its dialect along, so that
 //! the message layer knows no protocol.
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::proto::tnv::failure::encode_failure;
 use crate::rpc::header::{FAILURE, Header};
 
@@ -17,6 +17,12 @@ pub trait Dialect: Send + Sync + 'static {
     /// For a command whose body may be longer than a small one: so many bytes of it are collected before the request
     /// is handled. What follows them is content, which is received afterwards. 0 for every other command.
     fn head_bytes(&self, command: u8) -> usize;
+
+    /// Whether the connection is kept after a failure of this kind. By default it is closed where the next message
+    /// cannot be found, and after a permission error.
+    fn keeps_connection(&self, kind: ErrorKind) -> bool {
+        !matches!(kind, ErrorKind::Protocol | ErrorKind::Unsupported | ErrorKind::Forbidden)
+    }
 
     /// A whole failure reply.
     fn failure_reply(&self, error: &Error) -> Vec<u8> {

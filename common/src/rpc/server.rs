@@ -162,9 +162,7 @@ impl<H: Handler, D: Dialect> RpcServer<H, D> {
             ErrorKind::NotFound => log::debug!("command {}: {error}", header.command),
             _ => log::warn!("command {}: {error}", header.command),
         }
-        let framing_intact = !matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Unsupported);
-        // After a permission error the connection is closed.
-        let keep = framing_intact && error.kind() != ErrorKind::Forbidden;
+        let keep = self.dialect.keeps_connection(error.kind());
         Phase::Sending(self.refusal(error), Drain::rest(unread, keep))
     }
 
