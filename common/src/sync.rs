@@ -1,4 +1,4 @@
-//! What the hand-made concurrency is made of: locks, threads and the clock. Those files take them from here and
+//! What the hand-made concurrency is made of: locks, channels, threads and the clock. Those files take them from here and
 //! not from std, because the crate `model` compiles the same files with a scheduler in this module's place, and
 //! tries thousands of interleavings of their threads.
 
@@ -8,4 +8,14 @@ pub use std::time::Instant;
 /// Threads.
 pub mod thread {
     pub use std::thread::{Builder, Thread, current, park_timeout, sleep};
+}
+
+/// Numbers that threads share.
+pub mod atomic {
+    pub use std::sync::atomic::{AtomicUsize, Ordering};
+}
+
+/// Bounded channels of many senders and many receivers.
+pub mod channel {
+    pub use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 }

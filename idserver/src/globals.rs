@@ -176,7 +176,10 @@ impl<S: Source> Numbers<S> {
     /// No numbers yet: the first request of each key fetches some.
     pub fn new(source: S) -> Result<Numbers<S>> {
         let shared = Shared { source, keys: Mutex::default(), keys_max: KEYS_MAX };
-        Ok(Numbers { shared: Arc::new(shared), prefetchers: Workers::new("prefetch", PREFETCHES_MAX)? })
+        Ok(Numbers {
+            shared: Arc::new(shared),
+            prefetchers: Workers::new("prefetch", PREFETCHES_MAX, KEYS_MAX)?,
+        })
     }
 
     /// The next numbers of a key: at least one, and at most so many.

@@ -272,3 +272,134 @@ pub mod thread {
         }
     }
 }
+
+/// Numbers that threads share.
+pub mod atomic {
+    pub use shuttle::sync::atomic::{AtomicUsize, Ordering};
+}
+
+/// Bounded channels of many senders and many receivers, as crossbeam-channel has them.
+pub mod channel {
+    use std::collections::VecDeque;
+    use std::sync::{Arc, PoisonError};
+    use std::time::Duration;
+
+    use super::{Condvar, Mutex, MutexGuard};
+
+    /// Where values go in.
+    pub struct Sender<T>(Arc<Shared<T>>);
+
+    /// Where they come out.
+    pub struct Receiver<T>(Arc<Shared<T>>);
+
+    struct Shared<T> {
+        state: Mutex<State<T>>,
+        came: Condvar,
+    }
+
+    struct State<T> {
+        values: VecDeque<T>,
+        values_max: usize,
+        senders: usize,
+    }
+
+    /// Why a value cannot be sent.
+    #[derive(Debug)]
+    pub enum TrySendError<T> {
+        /// There is no room.
+        Full(T),
+        /// There is no receiver. Receivers are never all dropped here.
+        Disconnected(T),
+    }
+
+    /// Why no value is received.
+    #[derive(Debug)]
+    pub enum RecvTimeoutError {
+        /// None has come.
+        Timeout,
+        /// None will come.
+        Disconnected,
+    }
+
+    /// A channel for so many values.
+    pub fn bounded<T>(values_max: usize) -> (Sender<T>, Receiver<T>) {
+        let state = Mutex::new(State { values: VecDeque::new(), values_max, senders: 1 });
+        let shared = Arc::new(Shared { state, came: Condvar::new() });
+        (Sender(Arc::clone(&shared)), Receiver(shared))
+    }
+
+    impl<T> Shared<T> {
+        fn lock(&self) -> MutexGuard<'_, State<T>> {
+            self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    impl<T> Sender<T> {
+        /// Sends a value where there is room.
+        pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+            let mut state = self.0.lock();
+            if state.values.len() >= state.values_max {
+                return Err(TrySendError::Full(value));
+            }
+            state.values.push_back(value);
+            drop(state);
+            self.0.came.notify_one();
+            Ok(())
+        }
+
+        /// Whether no value is in it.
+        pub fn is_empty(&self) -> bool {
+            self.0.lock().values.is_empty()
+        }
+    }
+
+    impl<T> Clone for Sender<T> {
+        fn clone(&self) -> Sender<T> {
+            self.0.lock().senders += 1;
+            Sender(Arc::clone(&self.0))
+        }
+    }
+
+    impl<T> Drop for Sender<T> {
+        fn drop(&mut self) {
+            self.0.lock().senders -= 1;
+            self.0.came.notify_all();
+        }
+    }
+
+    impl<T> Receiver<T> {
+        /// Waits for a value, so long at most.
+        pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+            let mut state = self.0.lock();
+            loop {
+                if let Some(value) = state.values.pop_front() {
+                    return Ok(value);
+                }
+                if state.senders == 0 {
+                    return Err(RecvTimeoutError::Disconnected);
+                }
+                let waited = self.0.came.wait_timeout(state, timeout);
+                let (woken, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
+                state = woken;
+                if timed_out.timed_out() && state.values.is_empty() {
+                    return Err(RecvTimeoutError::Timeout);
+                }
+            }
+        }
+
+        /// The next value, where there is one; otherwise an error.
+        pub fn try_recv(&self) -> Result<T, RecvTimeoutError> {
+            self.0.lock().values.pop_front().ok_or(RecvTimeoutError::Timeout)
+        }
+
+        /// How many values are in it.
+        pub fn len(&self) -> usize {
+            self.0.lock().values.len()
+        }
+
+        /// Whether no value is in it.
+        pub fn is_empty(&self) -> bool {
+            self.len() == 0
+        }
+    }
+}

@@ -33,7 +33,7 @@ fn no_job_waits_while_a_worker_may_be_made() {
         const JOBS: usize = 3;
         // Where threads may be refused, jobs do wait for one another.
         let faults = Faults { refusals: false, ..faults };
-        let workers = Workers::new("test", JOBS).unwrap();
+        let workers = Workers::new("test", JOBS, 10).unwrap();
         sync::set(faults);
         for _ in 0..2 {
             let (came, done) = (Arc::new(Count::default()), Arc::new(Count::default()));
@@ -61,7 +61,7 @@ fn no_job_waits_while_a_worker_may_be_made() {
 #[test]
 fn every_job_is_run_though_threads_cannot_be_started() {
     check(|faults| {
-        let workers = Workers::new("test", 3).unwrap();
+        let workers = Workers::new("test", 3, 10).unwrap();
         sync::set(faults);
         let done = Arc::new(Count::default());
         let submitters: Vec<_> = (0..2)
@@ -90,7 +90,7 @@ fn every_job_is_run_though_threads_cannot_be_started() {
 #[test]
 fn a_pool_that_is_dropped_runs_what_is_queued_and_its_threads_end() {
     check(|faults| {
-        let workers = Workers::new("test", 2).unwrap();
+        let workers = Workers::new("test", 2, 10).unwrap();
         sync::set(faults);
         let done = Arc::new(Count::default());
         for _ in 0..3 {

@@ -144,7 +144,8 @@ pub fn run_announced<S: Service>(
     let shared = Arc::new(Shared {
         epoll,
         service,
-        workers: Workers::new(settings.name, settings.threads)?,
+        // Each connection has one job at most, so there is always room.
+        workers: Workers::new(settings.name, settings.threads, settings.max_conns + REFUSED_CONNS_MAX)?,
         table: Mutex::new(Table::default()),
     });
     let mut acceptor = Acceptor {

@@ -35,6 +35,9 @@ use super::disk::{DiskError, DiskResult, Fsync, Volume};
 /// disk that hangs hold up no other's.
 const THREADS_MAX: usize = 64;
 
+/// Directories that wait for one of these threads. The upload that asks for one more syncs it itself.
+const QUEUED_MAX: usize = 1024;
+
 /// How long an upload waits for a sync that another thread makes, from when it asks for it: as long as clients wait
 /// for its reply. A disk under load takes tens of seconds at worst; one that takes longer hangs. The upload has then
 /// failed, and the volume is not trusted until it has proven itself: otherwise one upload after another would take a
@@ -82,7 +85,11 @@ struct Rounds {
 impl DirectorySyncs {
     /// Syncs as far as this says.
     pub fn new(fsync: Fsync) -> Result<DirectorySyncs> {
-        Ok(DirectorySyncs { fsync, workers: Workers::new("dirsync", THREADS_MAX)?, running: Arc::default() })
+        Ok(DirectorySyncs {
+            fsync,
+            workers: Workers::new("dirsync", THREADS_MAX, QUEUED_MAX)?,
+            running: Arc::default(),
+        })
     }
 
     /// Has the names made durable that are in this directory of the volume now, as far as that is wanted; `what` is

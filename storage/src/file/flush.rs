@@ -23,6 +23,9 @@ const AHEAD_BYTES_MAX: u64 = 256 << 20;
 /// Files flushed at once; the others are flushed by their own workers when they get far ahead.
 pub const FLUSHERS_MAX: usize = 8;
 
+/// Files that wait for one of these flushers. The upload of one more flushes it itself.
+pub const FLUSHES_QUEUED_MAX: usize = 1024;
+
 /// A file being written, and its flush in the background.
 pub struct Flush {
     workers: Workers,
@@ -186,7 +189,7 @@ mod tests {
     #[test]
     fn a_file_is_durable_at_the_end_however_busy_the_flushers_are() {
         let scratch = Scratch::new();
-        let workers = Workers::new("flush", 1).unwrap();
+        let workers = Workers::new("flush", 1, 100).unwrap();
         let (free, block) = crossbeam_channel::bounded::<()>(0);
         workers.run(move || {
             let _ = block.recv();
@@ -209,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_flush_that_failed_in_the_background_fails_the_upload() {
-        let workers = Workers::new("flush", 1).unwrap();
+        let workers = Workers::new("flush", 1, 100).unwrap();
         // A pipe or a device cannot be synced: the error stands for a disk's.
         let (mut flush, volume) = flush(File::open("/dev/null").unwrap(), Fsync::Yes, &workers);
         flush.wrote(STEP_BYTES).unwrap();
@@ -227,7 +230,7 @@ mod tests {
 
     #[test]
     fn where_no_sync_is_wanted_there_is_none() {
-        let workers = Workers::new("flush", 1).unwrap();
+        let workers = Workers::new("flush", 1, 100).unwrap();
         let (mut flush, _) = flush(File::open("/dev/null").unwrap(), Fsync::No, &workers);
         flush.wrote(AHEAD_BYTES_MAX).unwrap();
         flush.finish().unwrap();

@@ -41,7 +41,7 @@ use crate::globals::Globals;
 use crate::id::Ids;
 use damaged::Damaged;
 use disk::{Directories, DiskError, Fsync};
-use flush::FLUSHERS_MAX;
+use flush::{FLUSHERS_MAX, FLUSHES_QUEUED_MAX};
 use send::Lookers;
 use settle::Settler;
 use space::{Opening, Store, Stores};
@@ -108,7 +108,7 @@ impl Files {
             fsync,
             directories: Directories::new(fsync)?,
             settler,
-            flushers: Workers::new("flusher", FLUSHERS_MAX)?,
+            flushers: Workers::new("flusher", FLUSHERS_MAX, FLUSHES_QUEUED_MAX)?,
             lookers: Lookers::default(),
         })
     }
