@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use crate::auth::secret::Secret;
-use crate::auth::signed_link::{LinkFault, LinkSecrets, without_signature};
+use crate::auth::signed_link::{LinkError, LinkSecrets, without_signature};
 use crate::config::keys::{self, AnyKey};
 use crate::config::{Config, Part};
 use crate::error::{Error, Result};
@@ -227,9 +227,9 @@ pub fn signed_link(data: &[u8]) {
         };
         items.iter().any(expiry) && items.contains(&format!("sig={signature}").as_str())
     };
-    for (now, want) in [(EXPIRES - 1, Ok(())), (EXPIRES, Err(LinkFault::Expired))] {
+    for (now, want) in [(EXPIRES - 1, Ok(())), (EXPIRES, Err(LinkError::Expired))] {
         match secrets.check(&file, &query, now) {
-            Err(LinkFault::Forged(why)) => check_line(why, ERROR_BYTES_MAX),
+            Err(LinkError::Forged(why)) => check_line(why, ERROR_BYTES_MAX),
             verdict => {
                 assert_eq!(verdict, want);
                 assert!(is_good(&query), "{query:?} counts");
@@ -252,9 +252,9 @@ pub fn config(data: &[u8]) {
             }
             config.notices().iter().for_each(|notice| check_line(notice, ERROR_BYTES_MAX));
         }
-        Err(faults) => {
-            assert!((1..=100).contains(&faults.len()), "{} faults", faults.len());
-            faults.iter().for_each(|fault| check_line(&fault.to_string(), ERROR_BYTES_MAX));
+        Err(errors) => {
+            assert!((1..=100).contains(&errors.len()), "{} errors", errors.len());
+            errors.iter().for_each(|error| check_line(&error.to_string(), ERROR_BYTES_MAX));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The settings of this server, made once of its configuration.
 
 use tnv_common::auth::signed_link::LinkSecrets;
-use tnv_common::config::{Config, Fault, keys};
+use tnv_common::config::{Config, ConfigError, keys};
 use tnv_common::proto::{AppId, UserId};
 
 /// Whose files `/files/FILEID` means.
@@ -26,7 +26,7 @@ pub struct Settings {
 
 impl Settings {
     /// The settings of a configuration.
-    pub fn new(config: &Config) -> Result<Settings, Vec<Fault>> {
+    pub fn new(config: &Config) -> Result<Settings, Vec<ConfigError>> {
         let owner =
             Owner { appid: config.get(&keys::TNV_HTTP_APPID)?, userid: config.get(&keys::TNV_HTTP_USERID)? };
         let trackers = config.get(&keys::TNV_TRACKER_ADDRS)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tnv_client::{Client, Options, TRACKER_PORT};
-use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
+use tnv_common::config::{CommonSettings, Config, ConfigError, Part, keys};
 use tnv_common::daemon;
 use tnv_common::error::Result;
 use tnv_common::net::event_loop;
@@ -26,14 +26,14 @@ impl daemon::Server for HttpServer {
     const PART: Part = Part::Httpd;
     type Settings = Settings;
 
-    fn settings(config: &Config) -> std::result::Result<Settings, Vec<Fault>> {
+    fn settings(config: &Config) -> std::result::Result<Settings, Vec<ConfigError>> {
         Settings::new(config)
     }
 
-    fn check(config: &Config, settings: &Settings) -> Vec<Fault> {
+    fn check(config: &Config, settings: &Settings) -> Vec<ConfigError> {
         let unresolved = settings.trackers.iter().filter_map(|tracker| resolve(tracker, TRACKER_PORT).err());
         unresolved
-            .map(|error| config.fault(&keys::TNV_TRACKER_ADDRS, error, "hosts that can be resolved"))
+            .map(|error| config.error(&keys::TNV_TRACKER_ADDRS, error, "hosts that can be resolved"))
             .collect()
     }
 

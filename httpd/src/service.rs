@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tnv_common::auth::signed_link::{LinkFault, LinkSecrets};
+use tnv_common::auth::signed_link::{LinkError, LinkSecrets};
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::limits::COPY_BYTES;
 use tnv_common::proto::tnv::file_key::Triple;
@@ -113,8 +113,8 @@ impl<F: Files> FileService<F> {
         let query = asked.target.split_once('?').map_or("", |(_, query)| query);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         links.check(file, query, now).map_err(|fault| match fault {
-            LinkFault::Forged(why) => Refusal::new(Status::FORBIDDEN, why),
-            LinkFault::Expired => Refusal::new(Status::GONE, "the link has expired; ask for a new one"),
+            LinkError::Forged(why) => Refusal::new(Status::FORBIDDEN, why),
+            LinkError::Expired => Refusal::new(Status::GONE, "the link has expired; ask for a new one"),
         })
     }
 

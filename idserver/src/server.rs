@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use log::info;
-use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
+use tnv_common::config::{CommonSettings, Config, ConfigError, Part, keys};
 use tnv_common::daemon::{self, Server};
 use tnv_common::error::{Context, Result};
 use tnv_common::net;
@@ -24,10 +24,10 @@ impl Server for IdServer {
 
     type Settings = Settings;
 
-    fn settings(config: &Config) -> std::result::Result<Settings, Vec<Fault>> {
+    fn settings(config: &Config) -> std::result::Result<Settings, Vec<ConfigError>> {
         let step = config.get(&keys::IDINC_MAX_STEP)?;
         let step = u32::try_from(step)
-            .map_err(|_| config.fault(&keys::IDINC_MAX_STEP, step, format_args!("at most {}", u32::MAX)))?;
+            .map_err(|_| config.error(&keys::IDINC_MAX_STEP, step, format_args!("at most {}", u32::MAX)))?;
         Ok(Settings {
             step,
             database: config.database()?,
@@ -35,11 +35,11 @@ impl Server for IdServer {
         })
     }
 
-    fn check(config: &Config, settings: &Settings) -> Vec<Fault> {
+    fn check(config: &Config, settings: &Settings) -> Vec<ConfigError> {
         let directory = &settings.state_directory;
         let state = Marks::check(directory).err().map(|error| {
             let got = format!("'{}': {error}", directory.display());
-            config.fault(&keys::TNV_STATE_PATH, got, "a directory that can be made and written")
+            config.error(&keys::TNV_STATE_PATH, got, "a directory that can be made and written")
         });
         state.into_iter().chain(daemon::check_database(config, &settings.database, &SCHEMA)).collect()
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tnv_common::auth::app_key::AppKeys;
 use tnv_common::config::kinds::Space;
-use tnv_common::config::{Config, Fault, keys};
+use tnv_common::config::{Config, ConfigError, keys};
 use tnv_common::db::DbSettings;
 use tnv_common::net;
 use tnv_common::proto::{GroupName, HostName, IdKey};
@@ -50,12 +50,12 @@ pub struct Settings {
 
 impl Settings {
     /// From the configuration.
-    pub fn new(config: &Config) -> Result<Settings, Vec<Fault>> {
+    pub fn new(config: &Config) -> Result<Settings, Vec<ConfigError>> {
         let app_keys_file = config.get(&keys::TNV_APP_KEYS_FILE)?;
         let app_keys = match &app_keys_file {
             None => AppKeys::default(),
             Some(file) => AppKeys::read(file)
-                .map_err(|got| config.fault(&keys::TNV_APP_KEYS_FILE, got, AppKeys::form()))?,
+                .map_err(|got| config.error(&keys::TNV_APP_KEYS_FILE, got, AppKeys::form()))?,
         };
         let fsync = config.get(&keys::TNV_FSYNC)?;
         Ok(Settings {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{Access, access};
-use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
+use tnv_common::config::{CommonSettings, Config, ConfigError, Part, keys};
 use tnv_common::daemon::{self, Given, Job, Server};
 use tnv_common::db::Database;
 use tnv_common::error::{Context, Result};
@@ -39,16 +39,16 @@ impl Server for Storage {
 
     const JOBS: &'static [&'static Job] = &[&fsck::JOB, &init::JOB];
 
-    fn settings(config: &Config) -> std::result::Result<Settings, Vec<Fault>> {
+    fn settings(config: &Config) -> std::result::Result<Settings, Vec<ConfigError>> {
         Settings::new(config)
     }
 
-    fn check(config: &Config, settings: &Settings) -> Vec<Fault> {
-        let mut faults = Vec::new();
+    fn check(config: &Config, settings: &Settings) -> Vec<ConfigError> {
+        let mut errors = Vec::new();
         for path in &settings.store_paths {
             if let Err(error) = probe_directory(Path::new(path.as_str())) {
                 let got = format!("'{path}': {error}");
-                faults.push(config.fault(
+                errors.push(config.error(
                     &keys::TNV_STORE_PATHS,
                     got,
                     "a directory that can be made and written",
@@ -61,14 +61,14 @@ impl Server for Storage {
         {
             if let Err(error) = net::resolve(address, part.default_port()) {
                 let want = "a host that can be resolved";
-                faults.push(match part {
-                    Part::Tracker => config.fault(&keys::TNV_TRACKER_ADDRS, error, want),
-                    _ => config.fault(&keys::TNV_IDS_ADDRS, error, want),
+                errors.push(match part {
+                    Part::Tracker => config.error(&keys::TNV_TRACKER_ADDRS, error, want),
+                    _ => config.error(&keys::TNV_IDS_ADDRS, error, want),
                 });
             }
         }
-        faults.extend(daemon::check_database(config, &settings.database, &SCHEMA));
-        faults
+        errors.extend(daemon::check_database(config, &settings.database, &SCHEMA));
+        errors
     }
 
     fn run(settings: Settings, common: CommonSettings, stop: &Stop) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use log::info;
-use tnv_common::config::{CommonSettings, Config, Fault, Part, keys};
+use tnv_common::config::{CommonSettings, Config, ConfigError, Part, keys};
 use tnv_common::daemon::{self, Server};
 use tnv_common::error::{Context, Result};
 use tnv_common::net;
@@ -24,7 +24,7 @@ impl Server for Tracker {
 
     type Settings = Settings;
 
-    fn settings(config: &Config) -> std::result::Result<Settings, Vec<Fault>> {
+    fn settings(config: &Config) -> std::result::Result<Settings, Vec<ConfigError>> {
         Ok(Settings {
             apps: config.get(&keys::TNV_APPS_ID)?,
             groups: config.get(&keys::TNV_GROUPS)?,
@@ -39,7 +39,7 @@ impl Server for Tracker {
         })
     }
 
-    fn check(config: &Config, settings: &Settings) -> Vec<Fault> {
+    fn check(config: &Config, settings: &Settings) -> Vec<ConfigError> {
         daemon::check_database(config, &settings.database, &SCHEMA).into_iter().collect()
     }
 

@@ -34,7 +34,7 @@ pub struct LinkSecrets(Vec<Secret>);
 
 /// Why a link does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkFault {
+pub enum LinkError {
     /// It is not signed, or wrongly: the reason.
     Forged(&'static str),
     /// It is well signed, and its time is over.
@@ -74,8 +74,8 @@ impl LinkSecrets {
 
     /// Whether a request for this file, with this query, counts now (seconds since the epoch). That a
     /// link is over is only told to whoever has one that was good.
-    pub fn check(&self, file: &Triple, query: &str, now: u64) -> Result<(), LinkFault> {
-        let forged = |why| Err(LinkFault::Forged(why));
+    pub fn check(&self, file: &Triple, query: &str, now: u64) -> Result<(), LinkError> {
+        let forged = |why| Err(LinkError::Forged(why));
         let (Ok(expires), Ok(signature)) = (only(query, "expires"), only(query, "sig")) else {
             return forged("expires or sig is given twice");
         };
@@ -100,7 +100,7 @@ impl LinkSecrets {
         });
         match known {
             false => forged("the signature is not of this file, owner and expiry"),
-            true if expires <= now => Err(LinkFault::Expired),
+            true if expires <= now => Err(LinkError::Expired),
             true => Ok(()),
         }
     }
@@ -176,16 +176,16 @@ mod tests {
         assert!(link.starts_with("/files/app/us%2Fer/f%201?expires=1000&sig="), "{link}");
         assert_eq!(secrets.check(&it, query(&link), 0), Ok(()));
         assert_eq!(secrets.check(&it, query(&link), 999), Ok(()));
-        assert_eq!(secrets.check(&it, query(&link), 1000), Err(LinkFault::Expired));
+        assert_eq!(secrets.check(&it, query(&link), 1000), Err(LinkError::Expired));
         let with_more = format!("download&{}&t=5", query(&link));
         assert_eq!(secrets.check(&it, &with_more, 999), Ok(()));
         for other in [file("app", "us/er", "f 2"), file("app", "us/e", "f 1"), file("ap", "us/er", "f 1")] {
-            assert!(matches!(secrets.check(&other, query(&link), 0), Err(LinkFault::Forged(_))));
+            assert!(matches!(secrets.check(&other, query(&link), 0), Err(LinkError::Forged(_))));
         }
         // What stands at the end of one name does not go over to the next.
         let link = secrets.sign(&file("app", "ab", "c"), 1000);
         let shifted = secrets.check(&file("app", "a", "bc"), query(&link), 0);
-        assert!(matches!(shifted, Err(LinkFault::Forged(_))));
+        assert!(matches!(shifted, Err(LinkError::Forged(_))));
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
         for query in wrong.iter().chain(&bits) {
             for now in [0, 5000] {
                 let outcome = secrets.check(&it, query, now);
-                assert!(matches!(outcome, Err(LinkFault::Forged(_))), "{query} {outcome:?}");
+                assert!(matches!(outcome, Err(LinkError::Forged(_))), "{query} {outcome:?}");
             }
         }
     }

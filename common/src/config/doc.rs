@@ -81,7 +81,7 @@ const INTRODUCTION: &str = "\
 Generated from the table of keys in `common/src/config/keys.rs`; do not edit. After a change there:
 `UPDATE_DOCS=1 cargo test -p tnv-common config::doc`.
 
-`tnv-X --check` reads a server's file, opens what it refers to, and tells every fault as
+`tnv-X --check` reads a server's file, opens what it refers to, and tells every error as
 `FILE:LINE: what, got what, want what`.
 
 ";
@@ -102,7 +102,7 @@ service NAME {
 - Lines that begin with `#` are comments. A `#` inside a value is part of it.
 - Items of a list are separated by `;`. Times are in seconds. Sizes take K, M, G (of 1024) or %.
 - Relative paths are relative to the directory that the server is started in.
-- An unknown key is a fault.
+- An unknown key is an error.
 - UTF-8, with a byte order mark or without, at most 1 MiB in all and 16 KiB a line. Lines end in a line feed,
   with a carriage return before it or without.
 ";
@@ -180,8 +180,8 @@ mod tests {
         for part in Part::ALL {
             let file = Path::new(part.file_name());
             let config = Config::from_text(part, file, shipped(part).as_bytes())
-                .map_err(|faults| faults[0].to_string());
-            let config = config.unwrap_or_else(|fault| panic!("{fault}"));
+                .map_err(|errors| errors[0].to_string());
+            let config = config.unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(config.notices(), Vec::<String>::new());
             for key in ALL.iter().filter(|key| key.parts().contains(&part)) {
                 assert_eq!(config.is_set(*key), key.example().is_none(), "{}", key.name());

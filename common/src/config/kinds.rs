@@ -1,5 +1,5 @@
 //! What a setting may look like: each kind checks a text and makes a value of it, and says in words
-//! what it wants, for the faults and for the documentation.
+//! what it wants, for the errors and for the documentation.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::fault::quoted;
+use super::error::quoted;
 use crate::db::Password;
 use crate::error::Error;
 use crate::net::allow::{AllowList, Network};

@@ -3,7 +3,7 @@
 //! own type; [`doc`] writes the shipped files and the documentation from it.
 
 pub mod doc;
-mod fault;
+mod error;
 pub mod keys;
 pub mod kinds;
 mod parse;
@@ -16,11 +16,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-pub use fault::Fault;
-use fault::quoted;
+pub use error::ConfigError;
+use error::quoted;
 use keys::{AnyKey, Key};
 use kinds::Kind;
-use parse::{Entry, FAULTS_MAX, FILE_BYTES_MAX, parse};
+use parse::{ERRORS_MAX, Entry, FILE_BYTES_MAX, parse};
 pub use part::Part;
 pub use settings::CommonSettings;
 
@@ -38,42 +38,42 @@ pub struct Config {
 
 impl Config {
     /// Reads the file that is named, or the first one of [`DIRECTORIES`], and checks every setting
-    /// in it by itself. All faults are told, in the order of their lines.
-    pub fn load(part: Part, file: Option<&Path>) -> Result<Config, Vec<Fault>> {
+    /// in it by itself. All errors are reported, in the order of their lines.
+    pub fn load(part: Part, file: Option<&Path>) -> Result<Config, Vec<ConfigError>> {
         let file = match file {
             Some(file) => file.to_owned(),
             None => find(part)?,
         };
         let text = read(&file, FILE_BYTES_MAX).map_err(|error| {
-            Fault::new(&file, None, "cannot read the configuration", error, "a file that can be read")
+            ConfigError::new(&file, None, "cannot read the configuration", error, "a file that can be read")
         })?;
         Config::from_text(part, &file, &text)
     }
 
     /// The same from the text of a file.
-    pub fn from_text(part: Part, file: &Path, text: &[u8]) -> Result<Config, Vec<Fault>> {
-        let (mut parsed, mut faults) = parse(file, text);
-        faults.extend(rename(file, &mut parsed.entries));
+    pub fn from_text(part: Part, file: &Path, text: &[u8]) -> Result<Config, Vec<ConfigError>> {
+        let (mut parsed, mut errors) = parse(file, text);
+        errors.extend(rename(file, &mut parsed.entries));
         let config = Config {
             part,
             file: file.to_owned(),
             service_line: parsed.service_line,
             entries: parsed.entries,
         };
-        faults.extend(config.entries.iter().filter_map(|(name, entry)| config.check(name, entry)));
-        faults.sort_by_key(|fault| fault.line);
-        faults.truncate(FAULTS_MAX);
-        if faults.is_empty() { Ok(config) } else { Err(faults) }
+        errors.extend(config.entries.iter().filter_map(|(name, entry)| config.check(name, entry)));
+        errors.sort_by_key(|error| error.line);
+        errors.truncate(ERRORS_MAX);
+        if errors.is_empty() { Ok(config) } else { Err(errors) }
     }
 
     /// What is wrong with one setting.
-    fn check(&self, name: &str, entry: &Entry) -> Option<Fault> {
-        let fault = |what, got, want| Some(Fault::new(&self.file, entry.line, what, got, want));
+    fn check(&self, name: &str, entry: &Entry) -> Option<ConfigError> {
+        let error = |what, got, want| Some(ConfigError::new(&self.file, entry.line, what, got, want));
         match known(self.part, name) {
             Some(_) if entry.value.is_empty() => None,
-            Some(key) => key.check(&entry.value).err().and_then(|got| fault(name, got, key.form())),
+            Some(key) => key.check(&entry.value).err().and_then(|got| error(name, got, key.form())),
             None if keys::replacement(name).is_some() => None,
-            None => fault("unknown key", quoted(name), keys::suggestion(self.part, name)),
+            None => error("unknown key", quoted(name), keys::suggestion(self.part, name)),
         }
     }
 
@@ -89,9 +89,9 @@ impl Config {
 
     /// The value of a key: what the file says, or else its default. It fails for no key of this
     /// part, since the file was checked and the defaults are valid; `?` is there for the types.
-    pub fn get<K: Kind>(&self, key: &Key<K>) -> Result<K::Value, Fault> {
+    pub fn get<K: Kind>(&self, key: &Key<K>) -> Result<K::Value, ConfigError> {
         let text = self.text(key).map_or_else(|| key.default(self.part), str::to_owned);
-        key.kind.parse(&text).map_err(|got| self.fault(key, got, key.form()))
+        key.kind.parse(&text).map_err(|got| self.error(key, got, key.form()))
     }
 
     /// Whether the file gives this key a value of its own.
@@ -99,9 +99,9 @@ impl Config {
         self.text(key).is_some()
     }
 
-    /// A fault of a setting that only its server can see: `got` was found, `want` would be right.
-    pub fn fault(&self, key: &dyn AnyKey, got: impl fmt::Display, want: impl fmt::Display) -> Fault {
-        Fault::new(&self.file, self.line(key), key.name(), got, want)
+    /// An error of a setting that only its server can see: `got` was found, `want` would be right.
+    pub fn error(&self, key: &dyn AnyKey, got: impl fmt::Display, want: impl fmt::Display) -> ConfigError {
+        ConfigError::new(&self.file, self.line(key), key.name(), got, want)
     }
 
     /// Something that the operator should know of a key.
@@ -109,7 +109,7 @@ impl Config {
         format!("{}:{}: {}: {text}", self.file.display(), self.line(key), key.name())
     }
 
-    /// What the operator should know though it is no fault, a line each: keys of existing servers
+    /// What the operator should know though it is no error, a line each: keys of existing servers
     /// that mean nothing or something else here, and settings that others overrule.
     pub fn notices(&self) -> Vec<String> {
         let legacy = self.entries.iter().filter_map(|(name, entry)| {
@@ -142,21 +142,27 @@ impl Config {
     }
 }
 
-/// Puts what stands under an old name under the present one; a fault where both are there.
-fn rename(file: &Path, entries: &mut BTreeMap<String, Entry>) -> Vec<Fault> {
+/// Moves values from old names of keys to the present ones. A file with both is an error.
+fn rename(file: &Path, entries: &mut BTreeMap<String, Entry>) -> Vec<ConfigError> {
     let old: Vec<_> = entries.keys().filter_map(|name| Some((name.clone(), keys::renamed(name)?))).collect();
-    let mut faults = Vec::new();
+    let mut errors = Vec::new();
     for (name, now) in old {
         let Some(entry) = entries.remove(&name) else { continue };
         match entries.get(now) {
             Some(other) => {
                 let got = format!("it beside {now} on line {}", other.line);
-                faults.push(Fault::new(file, entry.line, name, got, "one of the two: they are one key"));
+                errors.push(ConfigError::new(
+                    file,
+                    entry.line,
+                    name,
+                    got,
+                    "one of the two: they are one key",
+                ));
             }
             None => drop(entries.insert(now.to_owned(), entry)),
         }
     }
-    faults
+    errors
 }
 
 /// The key of this name, where this part has it.
@@ -165,14 +171,14 @@ fn known(part: Part, name: &str) -> Option<&'static dyn AnyKey> {
 }
 
 /// The first file of [`DIRECTORIES`] that is there, readable or not.
-fn find(part: Part) -> Result<PathBuf, Fault> {
+fn find(part: Part) -> Result<PathBuf, ConfigError> {
     let places = DIRECTORIES.map(|directory| Path::new(directory).join(part.file_name()));
     match places.iter().find(|place| place.symlink_metadata().is_ok()) {
         Some(place) => Ok(place.clone()),
         None => {
             let places = places.map(|place| place.display().to_string()).join(", ");
             let got = format!("none of {places}");
-            Err(Fault::new(
+            Err(ConfigError::new(
                 Path::new(part.file_name()),
                 None,
                 "no configuration",

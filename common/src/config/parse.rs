@@ -1,13 +1,13 @@
 //! The form of a configuration file: `service NAME { key = value }`, a setting a line, comment
 //! lines starting with `#`. Knows nothing of which keys there are.
 //!
-//! All faults are collected, not only the first. What follows the key on a line that is not
+//! All errors are collected, not only the first. What follows the key on a line that is not
 //! understood is never quoted: it may be a password.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::fault::{Fault, quoted};
+use super::error::{ConfigError, quoted};
 use crate::text::shown;
 use crate::text::{is_utf16, unmarked};
 
@@ -17,8 +17,8 @@ pub(super) const FILE_BYTES_MAX: usize = 1 << 20;
 /// A line is at most this long: room for the longest list that makes sense.
 pub(super) const LINE_BYTES_MAX: usize = 16 << 10;
 
-/// So many faults are told; whoever has more began with the wrong file.
-pub(super) const FAULTS_MAX: usize = 100;
+/// So many errors are reported. A file with more is most likely the wrong file.
+pub(super) const ERRORS_MAX: usize = 100;
 
 /// The value of a key, and its line.
 pub(super) struct Entry {
@@ -34,19 +34,19 @@ pub(super) struct Parsed {
     pub entries: BTreeMap<String, Entry>,
 }
 
-/// Reads the text of a file; `file` is its name, for the faults. What could be read is told even
-/// where there are faults, so that those of its values can be found as well.
-pub(super) fn parse(file: &Path, text: &[u8]) -> (Parsed, Vec<Fault>) {
+/// Reads the text of a file; `file` is its name, for the errors. What could be read is returned even
+/// where there are errors, so that wrong values are found as well.
+pub(super) fn parse(file: &Path, text: &[u8]) -> (Parsed, Vec<ConfigError>) {
     let mut parser = Parser::new(file);
     if text.len() > FILE_BYTES_MAX {
         let got = format!("over {FILE_BYTES_MAX} bytes");
-        parser.fault(1, "file too long", got, "a configuration file");
+        parser.error(1, "file too long", got, "a configuration file");
     } else if is_utf16(text) {
-        parser.fault(1, "invalid text", "UTF-16", "UTF-8");
+        parser.error(1, "invalid text", "UTF-16", "UTF-8");
     } else {
         parser.text(unmarked(text));
     }
-    (Parsed { service_line: parser.service_line, entries: parser.entries }, parser.faults)
+    (Parsed { service_line: parser.service_line, entries: parser.entries }, parser.errors)
 }
 
 /// Where in the file the parser stands.
@@ -64,16 +64,16 @@ struct Parser<'a> {
     place: Place,
     service_line: usize,
     entries: BTreeMap<String, Entry>,
-    faults: Vec<Fault>,
+    errors: Vec<ConfigError>,
 }
 
 impl<'a> Parser<'a> {
     fn new(file: &'a Path) -> Parser<'a> {
-        Parser { file, place: Place::Before, service_line: 1, entries: BTreeMap::new(), faults: Vec::new() }
+        Parser { file, place: Place::Before, service_line: 1, entries: BTreeMap::new(), errors: Vec::new() }
     }
 
-    fn fault(&mut self, line: usize, what: impl Into<String>, got: impl Into<String>, want: &str) {
-        self.faults.push(Fault::new(self.file, line, what.into(), got.into(), want));
+    fn error(&mut self, line: usize, what: impl Into<String>, got: impl Into<String>, want: &str) {
+        self.errors.push(ConfigError::new(self.file, line, what.into(), got.into(), want));
     }
 
     fn text(&mut self, text: &[u8]) {
@@ -81,7 +81,7 @@ impl<'a> Parser<'a> {
         for line in text.split(|byte| *byte == b'\n') {
             last += 1;
             self.raw_line(last, line);
-            if self.faults.len() >= FAULTS_MAX {
+            if self.errors.len() >= ERRORS_MAX {
                 return;
             }
         }
@@ -92,16 +92,16 @@ impl<'a> Parser<'a> {
     fn raw_line(&mut self, number: usize, line: &[u8]) {
         if line.len() > LINE_BYTES_MAX {
             let got = format!("{} bytes", line.len());
-            return self.fault(number, "line too long", got, &format!("at most {LINE_BYTES_MAX}"));
+            return self.error(number, "line too long", got, &format!("at most {LINE_BYTES_MAX}"));
         }
         let line = line.trim_ascii();
         if line.is_empty() || line.starts_with(b"#") {
             return;
         }
         match std::str::from_utf8(line) {
-            Err(_) => self.fault(number, "invalid text", "bytes that are not UTF-8", "UTF-8"),
+            Err(_) => self.error(number, "invalid text", "bytes that are not UTF-8", "UTF-8"),
             Ok(line) if line.chars().any(|c| c.is_control() && c != '\t') => {
-                self.fault(number, "invalid text", "control characters", "plain text");
+                self.error(number, "invalid text", "control characters", "plain text");
             }
             Ok(line) => self.line(number, line),
         }
@@ -111,7 +111,7 @@ impl<'a> Parser<'a> {
         match self.place {
             Place::Before | Place::After => match service_name(line) {
                 Some(rest) => self.service(number, rest),
-                None => self.fault(
+                None => self.error(
                     number,
                     "text outside the service block",
                     begins(line),
@@ -121,7 +121,7 @@ impl<'a> Parser<'a> {
             Place::Named => match line.strip_prefix('{') {
                 Some(rest) => self.open(number, rest),
                 None => {
-                    self.fault(number, "missing brace", begins(line), "'{' after 'service NAME'");
+                    self.error(number, "missing brace", begins(line), "'{' after 'service NAME'");
                     self.place = Place::Inside;
                     self.inside(number, line);
                 }
@@ -133,7 +133,7 @@ impl<'a> Parser<'a> {
     /// `NAME`, `NAME {`, or the whole block in one line.
     fn service(&mut self, number: usize, rest: &str) {
         if self.place == Place::After {
-            self.fault(number, "second service block", begins(rest), "one service block in a file");
+            self.error(number, "second service block", begins(rest), "one service block in a file");
         } else {
             self.service_line = number;
         }
@@ -143,7 +143,7 @@ impl<'a> Parser<'a> {
             None => (rest, None),
         };
         if name.is_empty() || !name.bytes().all(is_key_byte) {
-            self.fault(number, "service name", quoted(name), "ASCII letters, digits and underscores");
+            self.error(number, "service name", quoted(name), "ASCII letters, digits and underscores");
         }
         if let Some(body) = body {
             self.open(number, body);
@@ -172,27 +172,27 @@ impl<'a> Parser<'a> {
         }
         let Some((key, value)) = line.split_once('=') else {
             let missing = if service_name(line).is_some() { "missing brace" } else { "missing '='" };
-            return self.fault(number, missing, begins(line), "'key = value', or '}' at the end");
+            return self.error(number, missing, begins(line), "'key = value', or '}' at the end");
         };
         let (key, value) = (key.trim(), value.trim());
         if key.is_empty() || !key.bytes().all(is_key_byte) {
-            return self.fault(number, "invalid key", begins(key), "ASCII letters, digits and underscores");
+            return self.error(number, "invalid key", begins(key), "ASCII letters, digits and underscores");
         }
         if let Some(first) = self.entries.get(key) {
-            let got = format!("it again after line {}", first.line);
-            return self.fault(number, format!("duplicate {}", shown(key.as_bytes())), got, "each key once");
+            let what = format!("key '{}' is already set on line {}", shown(key.as_bytes()), first.line);
+            return self.error(number, what, "a second value", "each key once");
         }
         self.entries.insert(key.to_owned(), Entry { line: number, value: value.to_owned() });
     }
 
     fn end(&mut self, last: usize) {
         match self.place {
-            Place::Before => self.fault(last, "no service block", "none", "'service NAME { key = value }'"),
+            Place::Before => self.error(last, "no service block", "none", "'service NAME { key = value }'"),
             Place::Named => {
-                self.fault(last, "missing brace", "the end of the file", "'{' after 'service NAME'")
+                self.error(last, "missing brace", "the end of the file", "'{' after 'service NAME'")
             }
             Place::Inside => {
-                self.fault(last, "missing brace", "the end of the file", "'}' after the settings")
+                self.error(last, "missing brace", "the end of the file", "'}' after the settings")
             }
             Place::After => {}
         }
@@ -226,8 +226,8 @@ mod tests {
     use super::*;
 
     fn good(text: &str) -> Vec<(usize, String, String)> {
-        let (parsed, faults) = parse(Path::new("t.cfg"), text.as_bytes());
-        assert_eq!(faults, [], "{text}");
+        let (parsed, errors) = parse(Path::new("t.cfg"), text.as_bytes());
+        assert_eq!(errors, [], "{text}");
         let mut entries: Vec<_> =
             parsed.entries.into_iter().map(|(key, it)| (it.line, key, it.value)).collect();
         entries.sort();
@@ -235,8 +235,8 @@ mod tests {
     }
 
     fn bad(text: impl AsRef<[u8]>) -> Vec<String> {
-        let (_, faults) = parse(Path::new("t.cfg"), text.as_ref());
-        faults.iter().map(Fault::to_string).collect()
+        let (_, errors) = parse(Path::new("t.cfg"), text.as_ref());
+        errors.iter().map(ConfigError::to_string).collect()
     }
 
     fn entry(line: usize, key: &str, value: &str) -> (usize, String, String) {
@@ -264,14 +264,14 @@ mod tests {
 
     #[test]
     fn every_fault_of_a_file_is_told_with_its_line() {
-        let faults = bad("oops\nservice x {\na = 1\nno equals here\na = 2\n = 3\n}\nlate = 1\n");
+        let errors = bad("oops\nservice x {\na = 1\nno equals here\na = 2\n = 3\n}\nlate = 1\n");
         assert_eq!(
-            faults,
+            errors,
             [
                 "t.cfg:1: text outside the service block, got 'oops', want 'service NAME {' before the settings \
                  and '}' after them",
                 "t.cfg:4: missing '=', got 'no', want 'key = value', or '}' at the end",
-                "t.cfg:5: duplicate a, got it again after line 3, want each key once",
+                "t.cfg:5: key 'a' is already set on line 3, got a second value, want each key once",
                 "t.cfg:6: invalid key, got nothing, want ASCII letters, digits and underscores",
                 "t.cfg:8: text outside the service block, got 'late', want 'service NAME {' before the settings \
                  and '}' after them",
@@ -297,8 +297,8 @@ mod tests {
     #[test]
     fn a_password_on_a_broken_line_is_never_quoted() {
         for line in ["mysql_pass hunter2", "mysql_pass:hunter2", "mysql_pass: hunter2 = x", "\"hunter2"] {
-            let faults = bad(format!("service x {{\n{line}\n}}"));
-            assert!(!faults.concat().contains("hunter2"), "{faults:?}");
+            let errors = bad(format!("service x {{\n{line}\n}}"));
+            assert!(!errors.concat().contains("hunter2"), "{errors:?}");
         }
     }
 
@@ -308,7 +308,7 @@ mod tests {
         assert!(
             bad(format!("service x {{\na = {}\n}}", "b".repeat(LINE_BYTES_MAX)))[0].contains("line too long")
         );
-        assert_eq!(bad("x\n".repeat(FILE_BYTES_MAX / 2)).len(), FAULTS_MAX);
+        assert_eq!(bad("x\n".repeat(FILE_BYTES_MAX / 2)).len(), ERRORS_MAX);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit};
 
 use super::keys::{self, AnyKey};
-use super::{Config, Fault, Part, read};
+use super::{Config, ConfigError, Part, read};
 use crate::auth::secret::{HOW_TO_MAKE, Secret};
 use crate::auth::signed_link::LinkSecrets;
 use crate::db::{DbSettings, Password, Tls, TlsMode};
@@ -55,7 +55,7 @@ impl CommonSettings {
 
 impl Config {
     /// The settings of every server. Host names are resolved here.
-    pub fn common(&self) -> Result<CommonSettings, Vec<Fault>> {
+    pub fn common(&self) -> Result<CommonSettings, Vec<ConfigError>> {
         let threads = self.get(&keys::TNV_THREADS)?;
         let max_conns = self.get(&keys::TNV_MAX_CONNS)?.min(self.conns_allowed(threads));
         Ok(CommonSettings {
@@ -69,7 +69,7 @@ impl Config {
     }
 
     /// The settings of the database.
-    pub fn database(&self) -> Result<DbSettings, Vec<Fault>> {
+    pub fn database(&self) -> Result<DbSettings, Vec<ConfigError>> {
         Ok(DbSettings {
             addresses: self.get(&keys::MYSQL_ADDRS)?,
             user: self.get(&keys::MYSQL_USER)?,
@@ -82,17 +82,17 @@ impl Config {
         })
     }
 
-    fn bind(&self) -> Result<SocketAddr, Fault> {
+    fn bind(&self) -> Result<SocketAddr, ConfigError> {
         let mut address = self.get(&keys::TNV_BIND)?;
         if self.is_port_set() {
             address.port = Some(self.get(&keys::TNV_STORAGE_PORT)? as u16);
         }
         let found = net::resolve(&address.to_string(), self.part.default_port())
-            .map_err(|error| self.fault(&keys::TNV_BIND, error, "a host that can be resolved"))?;
+            .map_err(|error| self.error(&keys::TNV_BIND, error, "a host that can be resolved"))?;
         // A name may stand for both; the protocol's clients know IPv4.
         let ipv4 = found.iter().find(|address| address.is_ipv4());
         let chosen = ipv4.or(found.first()).copied();
-        chosen.ok_or_else(|| self.fault(&keys::TNV_BIND, "a host without an address", "one that has one"))
+        chosen.ok_or_else(|| self.error(&keys::TNV_BIND, "a host without an address", "one that has one"))
     }
 
     fn is_port_set(&self) -> bool {
@@ -109,21 +109,21 @@ impl Config {
         if all_busy <= threads { all_busy.max(1) } else { free - threads * extra }
     }
 
-    fn password(&self) -> Result<Password, Fault> {
+    fn password(&self) -> Result<Password, ConfigError> {
         let Some(file) = self.get(&keys::MYSQL_PASS_FILE)? else {
             return self.get(&keys::MYSQL_PASS);
         };
         if self.is_set(&keys::MYSQL_PASS) {
             let got = format!("it beside mysql_pass on line {}", self.line(&keys::MYSQL_PASS));
-            return Err(self.fault(&keys::MYSQL_PASS_FILE, got, "one of the two"));
+            return Err(self.error(&keys::MYSQL_PASS_FILE, got, "one of the two"));
         }
         password_of(&file).map(Password::new).map_err(|error| {
             let got = format!("{}: {error}", file.display());
-            self.fault(&keys::MYSQL_PASS_FILE, got, "a file with the password as its first line")
+            self.error(&keys::MYSQL_PASS_FILE, got, "a file with the password as its first line")
         })
     }
 
-    fn mysql_tls(&self) -> Result<Tls, Fault> {
+    fn mysql_tls(&self) -> Result<Tls, ConfigError> {
         let (mode, file) = (self.get(&keys::MYSQL_TLS)?, self.get(&keys::MYSQL_TLS_CA_FILE)?);
         match (mode, file) {
             (TlsMode::Off, None) => Ok(Tls::Off),
@@ -133,34 +133,34 @@ impl Config {
                 Ok(()) => Ok(Tls::Verify { ca_file: Some(file) }),
                 Err(error) => {
                     let got = format!("{}: {error}", file.display());
-                    Err(self.fault(&keys::MYSQL_TLS_CA_FILE, got, "a file with certificates (PEM)"))
+                    Err(self.error(&keys::MYSQL_TLS_CA_FILE, got, "a file with certificates (PEM)"))
                 }
             },
             (TlsMode::Off | TlsMode::Required, Some(_)) => {
                 let got = "a file that would not be used";
-                Err(self.fault(&keys::MYSQL_TLS_CA_FILE, got, "mysql_tls = verify beside it"))
+                Err(self.error(&keys::MYSQL_TLS_CA_FILE, got, "mysql_tls = verify beside it"))
             }
         }
     }
 
     /// The secrets of signed links, where links are to be signed.
-    pub fn link_secrets(&self) -> Result<Option<LinkSecrets>, Fault> {
+    pub fn link_secrets(&self) -> Result<Option<LinkSecrets>, ConfigError> {
         let Some(file) = self.get(&keys::TNV_HTTP_SECRET_FILE)? else {
             let text = self.get(&keys::TNV_HTTP_SECRET)?;
             return match text.expose() {
                 "" => Ok(None),
                 text => match Secret::new(text) {
                     Ok(secret) => Ok(Some(LinkSecrets::one(secret))),
-                    Err(error) => Err(self.fault(&keys::TNV_HTTP_SECRET, error, HOW_TO_MAKE)),
+                    Err(error) => Err(self.error(&keys::TNV_HTTP_SECRET, error, HOW_TO_MAKE)),
                 },
             };
         };
         if self.is_set(&keys::TNV_HTTP_SECRET) {
             let got = format!("it beside tnv_http_secret on line {}", self.line(&keys::TNV_HTTP_SECRET));
-            return Err(self.fault(&keys::TNV_HTTP_SECRET_FILE, got, "one of the two"));
+            return Err(self.error(&keys::TNV_HTTP_SECRET_FILE, got, "one of the two"));
         }
         let read = LinkSecrets::read(&file).map(Some);
-        read.map_err(|got| self.fault(&keys::TNV_HTTP_SECRET_FILE, got, LinkSecrets::form()))
+        read.map_err(|got| self.error(&keys::TNV_HTTP_SECRET_FILE, got, LinkSecrets::form()))
     }
 
     /// What a server that others than this host can reach should be told of who may, a line each.

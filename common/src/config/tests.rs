@@ -11,16 +11,16 @@ fn load(part: Part, settings: &str) -> Result<Config, Vec<String>> {
     Config::from_text(part, Path::new("t.cfg"), text.as_bytes()).map_err(told)
 }
 
-fn told(faults: Vec<Fault>) -> Vec<String> {
-    faults.iter().map(Fault::to_string).collect()
+fn told(errors: Vec<ConfigError>) -> Vec<String> {
+    errors.iter().map(ConfigError::to_string).collect()
 }
 
 fn good(part: Part, settings: &str) -> Config {
-    load(part, settings).unwrap_or_else(|faults| panic!("{faults:?}"))
+    load(part, settings).unwrap_or_else(|errors| panic!("{errors:?}"))
 }
 
 fn bad(part: Part, settings: &str) -> Vec<String> {
-    load(part, settings).err().expect("it has faults")
+    load(part, settings).err().expect("it has errors")
 }
 
 /// A file of this test's own, with these bytes.
@@ -129,7 +129,7 @@ fn keys_of_existing_files_are_accepted_with_a_line_each() {
     assert!(bad(Part::Tracker, "redis_key_timeout = soon")[0].starts_with("t.cfg:2: redis_key_timeout"));
 }
 
-/// The story: operators tune the acl library with its own keys in the same file, and each was a fatal fault whose
+/// The story: operators tune the acl library with its own keys in the same file, and each was a fatal error whose
 /// hint named some other key.
 #[test]
 fn keys_of_the_acl_library_are_accepted_with_a_line_each() {
@@ -200,8 +200,8 @@ fn tls_to_mysql_is_off_unless_it_is_asked_for_and_what_would_not_be_checked_is_r
     let verified = Tls::Verify { ca_file: Some(file.clone()) };
     assert_eq!(tls(&format!("mysql_tls = verify\n{named}")), Ok(verified));
     for mode in ["off", "required"] {
-        let faults = tls(&format!("mysql_tls = {mode}\n{named}")).unwrap_err();
-        assert!(faults[0].starts_with("t.cfg:3: mysql_tls_ca_file, got"), "{faults:?}");
+        let errors = tls(&format!("mysql_tls = {mode}\n{named}")).unwrap_err();
+        assert!(errors[0].starts_with("t.cfg:3: mysql_tls_ca_file, got"), "{errors:?}");
     }
     for content in [&b"no certificate"[..], b"", &vec![b'x'; 5 << 20]] {
         std::fs::write(&file, content).unwrap();
@@ -228,10 +228,10 @@ fn a_file_that_is_not_there_is_told_with_the_places() {
 #[test]
 fn a_setting_that_only_its_server_can_check_points_to_its_line() {
     let config = good(Part::Storage, "tnv_group_name = g\ntnv_store_paths = /nope");
-    let fault = config.fault(&TNV_STORE_PATHS, "/nope: no such directory", "directories that can be written");
+    let error = config.error(&TNV_STORE_PATHS, "/nope: no such directory", "directories that can be written");
     assert_eq!(
-        fault.to_string(),
+        error.to_string(),
         "t.cfg:3: tnv_store_paths, got /nope: no such directory, want directories that can be written"
     );
-    assert_eq!(config.fault(&TNV_DB_PATH, "a", "b").line, Some(1), "where it would be added");
+    assert_eq!(config.error(&TNV_DB_PATH, "a", "b").line, Some(1), "where it would be added");
 }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ::log::{Level, info, log_enabled, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::{CommonSettings, Config, Fault, Part, keys};
+use crate::config::{CommonSettings, Config, ConfigError, Part, keys};
 use crate::db::{Database, DbSettings, Schema};
 use crate::error;
 use crate::net::stop::Stop;
@@ -36,10 +36,10 @@ pub trait Server {
     const JOBS: &'static [&'static Job] = &[];
 
     /// Makes the settings of a configuration, or tells everything that is wrong with it.
-    fn settings(config: &Config) -> Result<Self::Settings, Vec<Fault>>;
+    fn settings(config: &Config) -> Result<Self::Settings, Vec<ConfigError>>;
 
     /// Opens what the settings refer to, as `--check` wants it, and leaves no trace of it.
-    fn check(config: &Config, settings: &Self::Settings) -> Vec<Fault>;
+    fn check(config: &Config, settings: &Self::Settings) -> Vec<ConfigError>;
 
     /// Serves until `stop` is set and what was under way is done; tells [`ready`] when it can be
     /// reached.
@@ -97,28 +97,32 @@ pub fn on_hangup(action: impl Fn() + Send + 'static) {
 }
 
 /// Whether the database that the settings name could be used, for [`Server::check`].
-pub fn check_database(config: &Config, settings: &DbSettings, schema: &'static Schema) -> Option<Fault> {
+pub fn check_database(
+    config: &Config,
+    settings: &DbSettings,
+    schema: &'static Schema,
+) -> Option<ConfigError> {
     let error = Database::probe(settings, schema).err()?;
     Some(match settings.is_embedded() {
-        true => config.fault(&keys::TNV_DB_PATH, error, "a directory that databases can be kept in"),
-        false => config.fault(&keys::MYSQL_ADDRS, error, "a MySQL server that can be logged in to"),
+        true => config.error(&keys::TNV_DB_PATH, error, "a directory that databases can be kept in"),
+        false => config.error(&keys::MYSQL_ADDRS, error, "a MySQL server that can be logged in to"),
     })
 }
 
-/// `--check`: the faults on standard error, or `FILE: ok` on standard output.
+/// `--check`: the errors on standard error, or `FILE: ok` on standard output.
 fn check<S: Server>(file: Option<&Path>) -> ExitCode {
     let outcome = prepare::<S>(file).and_then(|(config, settings, common)| {
-        let mut faults = check_common(&config, &common);
-        faults.extend(S::check(&config, &settings));
-        if faults.is_empty() { Ok((config, common)) } else { Err(faults) }
+        let mut errors = check_common(&config, &common);
+        errors.extend(S::check(&config, &settings));
+        if errors.is_empty() { Ok((config, common)) } else { Err(errors) }
     });
     match outcome {
         Ok((config, common)) => {
             notices(&config, &common).for_each(complain);
             print(format_args!("{}: ok", config.file().display()))
         }
-        Err(faults) => {
-            faults.iter().for_each(complain);
+        Err(errors) => {
+            errors.iter().for_each(complain);
             ExitCode::FAILURE
         }
     }
@@ -128,8 +132,8 @@ fn check<S: Server>(file: Option<&Path>) -> ExitCode {
 fn job<S: Server>(name: &str, file: Option<&Path>, given: &Given) -> ExitCode {
     let settings = match prepare::<S>(file) {
         Ok((_, settings, _)) => settings,
-        Err(faults) => {
-            faults.iter().for_each(complain);
+        Err(errors) => {
+            errors.iter().for_each(complain);
             return ExitCode::FAILURE;
         }
     };
@@ -159,8 +163,8 @@ fn notices(config: &Config, common: &CommonSettings) -> impl Iterator<Item = Str
 fn serve<S: Server>(file: Option<&Path>, pid_file: Option<&Path>) -> ExitCode {
     let (config, settings, common) = match prepare::<S>(file) {
         Ok(prepared) => prepared,
-        Err(faults) => {
-            faults.iter().for_each(complain);
+        Err(errors) => {
+            errors.iter().for_each(complain);
             return ExitCode::FAILURE;
         }
     };
@@ -203,30 +207,32 @@ fn run<S: Server>(settings: S::Settings, common: CommonSettings) -> error::Resul
 }
 
 /// Reads the configuration and makes the settings of it.
-fn prepare<S: Server>(file: Option<&Path>) -> Result<(Config, S::Settings, CommonSettings), Vec<Fault>> {
+fn prepare<S: Server>(
+    file: Option<&Path>,
+) -> Result<(Config, S::Settings, CommonSettings), Vec<ConfigError>> {
     raise_descriptor_limit();
     let config = Config::load(S::PART, file)?;
     match (config.common(), S::settings(&config)) {
         (Ok(common), Ok(settings)) => Ok((config, settings, common)),
         (common, settings) => {
-            let faults = [common.err(), settings.err()];
-            Err(faults.into_iter().flatten().flatten().collect())
+            let errors = [common.err(), settings.err()];
+            Err(errors.into_iter().flatten().flatten().collect())
         }
     }
 }
 
 /// Whether what every server refers to can be opened.
-fn check_common(config: &Config, common: &CommonSettings) -> Vec<Fault> {
+fn check_common(config: &Config, common: &CommonSettings) -> Vec<ConfigError> {
     let ip = common.bind.ip();
     // Any port: the configured one is taken where the server runs already.
     let bind = TcpListener::bind((ip, 0))
         .err()
-        .map(|error| config.fault(&keys::TNV_BIND, format_args!("{ip}: {error}"), "an address of this host"));
+        .map(|error| config.error(&keys::TNV_BIND, format_args!("{ip}: {error}"), "an address of this host"));
     let log = common
         .log_file
         .as_deref()
         .and_then(|file| log::check(file).err())
-        .map(|error| config.fault(&keys::TNV_LOG_FILE, error, "a file that can be written"));
+        .map(|error| config.error(&keys::TNV_LOG_FILE, error, "a file that can be written"));
     bind.into_iter().chain(log).collect()
 }
 

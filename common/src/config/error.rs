@@ -1,4 +1,4 @@
-//! One thing that is wrong with a configuration file, told so that it can be put right.
+//! One error in a configuration file: where it is, what was found, and what would be right.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use crate::text::shown;
 
 /// `FILE:LINE: what, got what, want what`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct ConfigError {
     /// The file.
     pub file: PathBuf,
-    /// The line, where one is at fault. A setting that the file lacks points to the `service` line.
+    /// The line, where one is wrong. A setting that the file lacks points to the `service` line.
     pub line: Option<usize>,
     /// What is wrong, most often the key.
     pub what: String,
@@ -20,15 +20,15 @@ pub struct Fault {
     pub want: String,
 }
 
-impl Fault {
+impl ConfigError {
     pub(super) fn new(
         file: &Path,
         line: impl Into<Option<usize>>,
         what: impl fmt::Display,
         got: impl fmt::Display,
         want: impl fmt::Display,
-    ) -> Fault {
-        Fault {
+    ) -> ConfigError {
+        ConfigError {
             file: file.to_owned(),
             line: line.into(),
             what: what.to_string(),
@@ -38,7 +38,7 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ConfigError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}:", self.file.display())?;
         if let Some(line) = self.line {
@@ -48,10 +48,10 @@ impl fmt::Display for Fault {
     }
 }
 
-/// So that `?` on one fault ends a function that collects several.
-impl From<Fault> for Vec<Fault> {
-    fn from(fault: Fault) -> Vec<Fault> {
-        vec![fault]
+/// `?` on one error ends a function that collects several.
+impl From<ConfigError> for Vec<ConfigError> {
+    fn from(error: ConfigError) -> Vec<ConfigError> {
+        vec![error]
     }
 }
 
