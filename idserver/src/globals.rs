@@ -8,11 +8,12 @@
 //! others wait for it. A background fetch that no thread has begun holds up nobody: a caller who needs
 //! the numbers takes it over.
 
-use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use log::{info, warn};
+use lru::LruCache;
 use tnv_common::db::DbSettings;
 use tnv_common::error::{Error, Result};
 use tnv_common::fail;
@@ -27,7 +28,7 @@ const IDS_MAX: u32 = 64;
 
 /// Keys in memory: a key is a store path, and a deployment has some dozens. The one that was not
 /// asked for the longest time gives way, and only numbers that nobody has are lost with it.
-const KEYS_MAX: usize = 4096;
+const KEYS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// Segments fetched at once in the background: enough for the database to commit them in one group.
 const PREFETCHES_MAX: usize = 16;
@@ -112,20 +113,7 @@ pub struct Numbers<S> {
 
 struct Shared<S> {
     source: S,
-    keys: Mutex<Keys>,
-    keys_max: usize,
-}
-
-#[derive(Default)]
-struct Keys {
-    by_name: HashMap<IdKey, Used>,
-    /// Counts requests: a clock for who was asked for last.
-    clock: u64,
-}
-
-struct Used {
-    counter: Arc<Counter>,
-    at: u64,
+    keys: Mutex<LruCache<IdKey, Arc<Counter>>>,
 }
 
 /// The numbers of one key, with a lock of their own: a key that waits holds up no other.
@@ -175,10 +163,10 @@ impl CounterState {
 impl<S: Source> Numbers<S> {
     /// No numbers yet: the first request of each key fetches some.
     pub fn new(source: S) -> Result<Numbers<S>> {
-        let shared = Shared { source, keys: Mutex::default(), keys_max: KEYS_MAX };
+        let shared = Shared { source, keys: Mutex::new(LruCache::new(KEYS_MAX)) };
         Ok(Numbers {
             shared: Arc::new(shared),
-            prefetchers: Workers::new("prefetch", PREFETCHES_MAX, KEYS_MAX)?,
+            prefetchers: Workers::new("prefetch", PREFETCHES_MAX, KEYS_MAX.get())?,
         })
     }
 
@@ -201,22 +189,14 @@ impl<S> Shared<S> {
     /// The key's counter, made where it is not in memory.
     fn counter(&self, key: &IdKey) -> Arc<Counter> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.clock += 1;
-        let at = keys.clock;
-        if let Some(used) = keys.by_name.get_mut(key) {
-            used.at = at;
-            return Arc::clone(&used.counter);
-        }
-        if keys.by_name.len() >= self.keys_max
-            && let Some(oldest) = keys.by_name.iter().min_by_key(|(_, used)| used.at)
-        {
-            // Whoever still works on it goes on with numbers that nobody else will get.
-            let oldest = oldest.0.clone();
-            info!("the key '{oldest}' gives way to another one in memory");
-            keys.by_name.remove(&oldest);
+        if let Some(counter) = keys.get(key) {
+            return Arc::clone(counter);
         }
         let counter = Arc::new(Counter::new(key.clone()));
-        keys.by_name.insert(key.clone(), Used { counter: Arc::clone(&counter), at });
+        // Requests that still use the counter go on with numbers that no other counter has.
+        if let Some((oldest, _)) = keys.push(key.clone(), Arc::clone(&counter)) {
+            info!("the key '{oldest}' gives way to '{key}' in memory");
+        }
         counter
     }
 }
@@ -461,15 +441,15 @@ mod tests {
     #[test]
     fn the_keys_in_memory_are_bounded_and_lose_only_unused_numbers() {
         let row = Arc::new(Row::default());
-        let mut numbers = Numbers::new(Arc::clone(&row)).unwrap();
-        Arc::get_mut(&mut numbers.shared).unwrap().keys_max = 2;
+        let numbers = Numbers::new(Arc::clone(&row)).unwrap();
+        numbers.shared.keys.lock().unwrap().resize(NonZeroUsize::new(2).unwrap());
         assert_eq!(one(&numbers, "a"), Ok(0));
         assert_eq!(one(&numbers, "b"), Ok(100));
         assert_eq!(one(&numbers, "a"), Ok(1));
         assert_eq!(one(&numbers, "c"), Ok(200), "b gave way");
         assert_eq!(one(&numbers, "a"), Ok(2));
         assert_eq!(one(&numbers, "b"), Ok(300));
-        assert_eq!(numbers.shared.keys.lock().unwrap().by_name.len(), 2);
+        assert_eq!(numbers.shared.keys.lock().unwrap().len(), 2);
     }
 
     #[test]
