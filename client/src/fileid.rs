@@ -2,7 +2,6 @@
 //! form is unique without asking anybody.
 
 use std::cell::Cell;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,15 +26,12 @@ pub fn make_file_id(userid: &UserId) -> Result<FileId> {
     let thread = THREAD.get();
     let random: u64 = rand::random();
     let origin = format!("{userid}@{}@{thread}@{random}", std::process::id());
-    let origin = Md5::digest(origin.as_bytes());
+    let origin = u128::from_be_bytes(Md5::digest(origin.as_bytes()).into());
+    let middle = (origin >> 32) as u64;
     let counter = COUNTER.fetch_add(1, Ordering::Relaxed) % COUNTER_MAX + 1;
-    let mut id = format!("{:08x}{:06x}", now.as_secs() & 0xFFFF_FFFF, now.subsec_micros());
-    for byte in origin.iter().skip(4).take(8) {
-        // Writing into a String does not fail.
-        let _ = write!(id, "{byte:02x}");
-    }
-    let _ = write!(id, "{counter:04}{:02}", rand::random_range(0..100_u32));
-    FileId::new(id)
+    let (seconds, micros) = (now.as_secs() & 0xFFFF_FFFF, now.subsec_micros());
+    let end = rand::random_range(0..100_u32);
+    FileId::new(format!("{seconds:08x}{micros:06x}{middle:016x}{counter:04}{end:02}"))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub const GROUP_LIST_BYTES_MAX: usize = 16 << 20;
 /// calls do not matter, small enough for a thousand at once.
 pub const COPY_BYTES: usize = 256 << 10;
 
-/// A worker receives or drains so much of one connection before others that wait for a worker have their turn.
+/// A worker receives, sends or drains so much of one connection before others that wait for a worker have their turn.
 pub const TURN_BYTES: usize = 8 << 20;
 
 /// A worker's stack. Nothing recurses; the deepest is the embedded database.

@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -27,16 +27,25 @@ const LONG: u8 = 6;
 const PROMPT: u8 = 7;
 const PROMPT_PANIC: u8 = 8;
 const HOLD: u8 = 9;
+const STEP: u8 = 10;
+const PROMPT_STEP: u8 = 11;
+const ENDLESS: u8 = 12;
 
 /// How many prompt requests were answered.
 static PROMPTS: AtomicU32 = AtomicU32::new(0);
+
+/// How many requests that take a moment were answered.
+static STEPS: AtomicUsize = AtomicUsize::new(0);
 const REPLY: u8 = 200;
 
 /// More than the socket buffers of a paused reader take.
 const LONG_BYTES: u64 = 32 << 20;
 
+/// More than anybody reads.
+const ENDLESS_BYTES: u64 = 1 << 40;
+
 /// A file of zeros without a name.
-fn tempfile() -> std::io::Result<std::fs::File> {
+fn tempfile(bytes: u64) -> std::io::Result<std::fs::File> {
     let path = std::env::temp_dir().join(format!(
         "tnv-server-test-{}-{:?}",
         std::process::id(),
@@ -44,7 +53,7 @@ fn tempfile() -> std::io::Result<std::fs::File> {
     ));
     let file = std::fs::File::options().create(true).truncate(true).read(true).write(true).open(&path)?;
     std::fs::remove_file(&path)?;
-    file.set_len(LONG_BYTES)?;
+    file.set_len(bytes)?;
     Ok(file)
 }
 
@@ -53,7 +62,7 @@ struct Sample;
 
 impl Handler for Sample {
     type Conn = u32;
-    const PROMPT: &'static [u8] = &[PROMPT, PROMPT_PANIC];
+    const PROMPT: &'static [u8] = &[PROMPT, PROMPT_PANIC, PROMPT_STEP];
 
     fn handle(&self, request: &mut Request<'_, u32>) -> Result<()> {
         *request.conn += 1;
@@ -84,17 +93,20 @@ impl Handler for Sample {
                 request.reply(b"released");
                 Ok(())
             }
+            STEP | PROMPT_STEP => {
+                STEPS.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(5));
+                request.reply(b"step");
+                Ok(())
+            }
             PANIC | PROMPT_PANIC => panic!("as asked"),
             REFUSE => fail!(Exists, "refused unread"),
             SILENT => Ok(()),
-            LONG => {
-                let file = tempfile()?;
-                request.reply_file(
-                    &[],
-                    file,
-                    0..LONG_BYTES,
-                    Box::new(|error| io::Error::from(error.kind()).into()),
-                );
+            command @ (LONG | ENDLESS) => {
+                let bytes = if command == LONG { LONG_BYTES } else { ENDLESS_BYTES };
+                let file = tempfile(bytes)?;
+                let failed = Box::new(|error: &io::Error| io::Error::from(error.kind()).into());
+                request.reply_file(&[], file, 0..bytes, failed);
                 Ok(())
             }
             _ => Err(request.unknown_command()),
@@ -225,6 +237,49 @@ fn requests_sent_in_one_go_are_answered_in_order() {
     let mut replies = [0; 550];
     stream.read_exact(&mut replies).unwrap();
     assert_eq!(replies.to_vec(), b"\0\0\0\0\0\0\0\x01\xC8\0a".repeat(50));
+}
+
+/// The story: a worker answered the message behind a message as long as there was one. As many connections that send
+/// without a pause as there are workers, and nobody else was served.
+#[test]
+fn connections_that_send_many_requests_at_once_leave_turns_to_others() {
+    const REQUESTS: usize = 200;
+    for command in [STEP, PROMPT_STEP] {
+        let server = Running::start(1, 10);
+        let before = STEPS.load(Ordering::Relaxed);
+        let requests = [&[0; 8][..], &[command, 0]].concat().repeat(REQUESTS);
+        let mut eager: Vec<TcpStream> = (0..3).map(|_| server.raw()).collect();
+        eager.iter_mut().for_each(|stream| stream.write_all(&requests).unwrap());
+        let mut other = server.connect();
+        (0..3).for_each(|_| echo(&mut other));
+        let steps = STEPS.load(Ordering::Relaxed) - before;
+        assert!(steps < REQUESTS, "{steps} requests of others were answered before");
+        // They lose nothing by it.
+        for mut stream in eager {
+            let mut replies = vec![0; 14 * REQUESTS];
+            stream.read_exact(&mut replies).unwrap();
+            assert!(replies.chunks(14).all(|reply| reply.ends_with(b"step")));
+        }
+    }
+}
+
+/// A reader who takes each piece before the next one is sent never made its worker wait.
+#[test]
+fn readers_as_fast_as_the_server_leave_turns_to_others() {
+    let server = Running::start(1, 10);
+    let readers: Vec<TcpStream> = (0..2).map(|_| server.raw()).collect();
+    std::thread::scope(|scope| {
+        for mut stream in &readers {
+            stream.write_all(&[&[0; 8][..], &[ENDLESS, 0]].concat()).unwrap();
+            scope.spawn(move || {
+                let mut buffer = vec![0; 1 << 20];
+                while stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
+            });
+        }
+        let answered = scope.spawn(|| (0..5).for_each(|_| echo(&mut server.connect()))).join();
+        readers.iter().for_each(|stream| drop(stream.shutdown(std::net::Shutdown::Both)));
+        answered.unwrap();
+    });
 }
 
 #[test]

@@ -18,7 +18,7 @@ use tnv_common::net::stop::Stop;
 use crate::content::Content;
 use crate::files::Files;
 use crate::head::{self, HEAD_BYTES_MAX, Head};
-use crate::relay::Relay;
+use crate::relay::{Relay, Sent};
 use crate::service::FileService;
 use crate::status::{ALLOW, Headers, Refusal, Status, head as response_head};
 
@@ -160,8 +160,9 @@ impl<F: Files> Gate<F> {
                     }
                 },
                 Phase::Answering(answering) => match answering.relay.go_on(stream, &self.service) {
-                    Ok(false) => return Next::Resume(Until::Writable),
-                    Ok(true) => {
+                    Ok(Sent::Part) => return Next::Resume(Until::Writable),
+                    Ok(Sent::Turn) => return Next::Turn,
+                    Ok(Sent::All) => {
                         answering.log(None);
                         conn.phase = match answering.after {
                             After::Next => Phase::Asking,
@@ -169,8 +170,9 @@ impl<F: Files> Gate<F> {
                             After::Close => Phase::Closing(Drain::farewell(stream, FAREWELL_TIMEOUT)),
                             After::CloseGently(timeout) => Phase::Closing(Drain::farewell(stream, timeout)),
                         };
-                        if matches!(conn.phase, Phase::Asking) && conn.unused.is_empty() {
-                            return Next::Wait;
+                        if matches!(conn.phase, Phase::Asking) {
+                            // A client may send requests without end: between two of them others have their turn.
+                            return if conn.unused.is_empty() { Next::Wait } else { Next::Turn };
                         }
                     }
                     Err(failure) => {

@@ -8,7 +8,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use tnv_common::error::Error;
-use tnv_common::limits::{COPY_BYTES, PROGRESS_TIMEOUT};
+use tnv_common::limits::{COPY_BYTES, PROGRESS_TIMEOUT, TURN_BYTES};
 use tnv_common::net::Stream;
 
 use crate::content::Content;
@@ -42,6 +42,17 @@ pub struct Relay<I> {
     taken: usize,
     /// What is read at once for a slow one: as much as his socket took last.
     slow_piece_bytes: usize,
+}
+
+/// How far an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// All of it was taken.
+    All,
+    /// The viewer takes nothing more now.
+    Part,
+    /// He may take more. So much was sent that others should have their turn before; nothing is loaded meanwhile.
+    Turn,
 }
 
 /// Why an answer did not reach its viewer.
@@ -94,13 +105,17 @@ impl<I: Send> Relay<I> {
         self.since + PROGRESS_TIMEOUT
     }
 
-    /// Sends what the viewer takes now; tells whether that was the last of it.
-    pub fn go_on<F>(&mut self, stream: &Stream, service: &FileService<F>) -> Result<bool, Failure>
+    /// Sends what the viewer takes now.
+    pub fn go_on<F>(&mut self, stream: &Stream, service: &FileService<F>) -> Result<Sent, Failure>
     where
         F: Files<Info = I>,
     {
+        let taken_before = self.content_taken;
         loop {
             if self.content.left() > 0 && self.content.ready().is_empty() {
+                if self.content_taken - taken_before >= TURN_BYTES as u64 {
+                    return Ok(Sent::Turn);
+                }
                 // Nothing is read for whoever has gone, nor what there is no room for.
                 if self.is_slow && stream.is_gone() {
                     return Err(Failure::Viewer(io::ErrorKind::ConnectionReset.into()));
@@ -113,7 +128,7 @@ impl<I: Send> Relay<I> {
             }
             self.send(stream).map_err(Failure::Viewer)?;
             if self.head.is_empty() && self.content.left() == 0 {
-                return Ok(true);
+                return Ok(Sent::All);
             }
             let is_unsent = !self.head.is_empty() || !self.content.ready().is_empty();
             if is_unsent && !self.is_writable(stream) {
@@ -156,12 +171,12 @@ impl<I: Send> Relay<I> {
     }
 
     /// The viewer takes nothing now: what is here for him is given up. He is not done.
-    fn let_go(&mut self) -> bool {
+    fn let_go(&mut self) -> Sent {
         self.content.forget();
         self.stalled.get_or_insert_with(Instant::now);
         self.is_slow = true;
         self.slow_piece_bytes = self.taken.clamp(SMALL_PIECE_BYTES, SLOW_PIECE_BYTES);
         self.taken = 0;
-        false
+        Sent::Part
     }
 }

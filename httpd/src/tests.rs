@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -506,6 +506,42 @@ fn requests_sent_in_one_go_are_answered_in_order() {
     assert_eq!(client.ask("GET", "/files/text", "").status, 200);
     client.send(request("text").repeat(500));
     assert!((0..500).all(|_| client.response(false).status == 200));
+}
+
+#[test]
+fn a_client_that_sends_many_requests_at_once_leaves_turns_to_others() {
+    let server = Running::with(1, 10);
+    let mut eager = server.connect();
+    eager.send("GET /files/slow HTTP/1.1\r\nHost: t\r\n\r\n".repeat(6));
+    assert_eq!(server.get("/files/text", "").status, 200);
+    eager.stream.set_nonblocking(true).unwrap();
+    while eager.more() {}
+    assert!(eager.unread.windows(12).filter(|bytes| bytes == b"HTTP/1.1 404").count() < 6);
+    eager.stream.set_nonblocking(false).unwrap();
+    assert!((0..6).all(|_| eager.response(false).status == 404));
+}
+
+#[test]
+fn viewers_as_fast_as_the_server_leave_turns_to_others() {
+    let server = Running::with(1, 10);
+    let ended = Arc::new(AtomicBool::new(false));
+    let viewers: Vec<_> = (0..2)
+        .map(|_| {
+            let (mut viewer, ended) = (server.pause("/files/film", ""), Arc::clone(&ended));
+            thread::spawn(move || {
+                while viewer.more() && !ended.load(Ordering::Relaxed) {
+                    viewer.unread.clear();
+                }
+            })
+        })
+        .collect();
+    let answered = thread::scope(|scope| {
+        let answers = || (0..5).all(|_| server.get("/files/text", "").status == 200);
+        scope.spawn(answers).join().unwrap_or(false)
+    });
+    ended.store(true, Ordering::Relaxed);
+    assert!(answered);
+    viewers.into_iter().for_each(|viewer| viewer.join().unwrap());
 }
 
 #[test]

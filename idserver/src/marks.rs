@@ -22,10 +22,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -75,16 +75,21 @@ pub struct Marks {
 struct Neighbours {
     /// Where there is one.
     scope: Option<Scope>,
-    known: BTreeMap<OsString, Neighbour>,
+    /// By device and inode: one whose file was replaced has another one, and what the former one says still counts.
+    known: BTreeMap<FileKey, Neighbour>,
     looked_at: Option<Instant>,
 }
 
+/// Which file a name stands for: its device and inode. It is no other one's while the file is open.
+type FileKey = (u64, u64);
+
 /// The file of another server of this host, which goes on writing it.
 struct Neighbour {
+    name: OsString,
     file: File,
     /// So many pairs have been looked at.
     seen: usize,
-    /// Which pair is whose; it never changes.
+    /// Which pair is whose; it changes only where the file is written anew.
     pairs: HashMap<IdKey, usize>,
 }
 
@@ -107,39 +112,8 @@ impl Marks {
     pub fn open(directory: &Path, address: SocketAddr) -> Result<Marks> {
         let path = directory.join(format!("id-{}-{}.marks", address.ip(), address.port()));
         let path = path.to_string_lossy().into_owned();
-        std::fs::create_dir_all(directory)
-            .context(|| format!("make the state directory {}", directory.display()))?;
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .context(|| format!("open {path}"))?;
-        lock(&file, &path)?;
-        let mut bytes = Vec::new();
-        let bytes_max = (SLOT_BYTES * (1 + 2 * KEYS_MAX)) as u64;
-        Read::by_ref(&mut file)
-            .take(bytes_max + 1)
-            .read_to_end(&mut bytes)
-            .context(|| format!("read {path}"))?;
-        if bytes.len() as u64 > bytes_max {
-            return fail!(Invalid, "{path} has over {bytes_max} bytes: {}", damaged());
-        }
-        let keys = decode(&bytes, &path)?;
-        if bytes.len() < SLOT_BYTES || bytes.iter().all(|byte| *byte == 0) {
-            let mut head = [0; SLOT_BYTES];
-            head[..MAGIC.len()].copy_from_slice(MAGIC);
-            file.set_len(0).and_then(|()| file.write_all_at(&head, 0)).context(|| format!("write {path}"))?;
-        }
-        // What was read counts from now on: it must not be lost with the page cache.
-        file.sync_all().context(|| format!("sync {path}"))?;
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .context(|| format!("sync the directory {}", directory.display()))?;
-        let (directory, state) = (directory.to_owned(), Mutex::new(State { file, keys }));
-        Ok(Marks { path, directory, state, neighbours: Mutex::default() })
+        let state = Mutex::new(State::open(directory, &path)?);
+        Ok(Marks { path, directory: directory.to_owned(), state, neighbours: Mutex::default() })
     }
 
     /// What `--check` finds: whether the state directory can be made and written.
@@ -164,9 +138,9 @@ impl Marks {
             }
             neighbours.looked_at = Some(Instant::now());
         }
-        let theirs = neighbours.known.iter_mut().map(|(name, neighbour)| {
+        let theirs = neighbours.known.values_mut().map(|neighbour| {
             neighbour.of(key).unwrap_or_else(|error| {
-                warn!("read the marks in {}: {error}", self.directory.join(name).display());
+                warn!("read the marks in {}: {error}", self.directory.join(&neighbour.name).display());
                 0
             })
         });
@@ -184,11 +158,8 @@ impl Marks {
         // A path has at most 4096 bytes.
         scope[..2].copy_from_slice(&(bytes.len() as u16).to_be_bytes());
         scope[2..2 + end.len()].copy_from_slice(end);
-        let state = self.state();
-        let written =
-            state.file.write_all_at(&scope, MAGIC.len() as u64).and_then(|()| state.file.sync_data());
+        let written = self.state().write_scope(&scope);
         written.context(|| format!("write {}", self.path))?;
-        drop(state);
         self.neighbours().scope = Some(scope);
         Ok(())
     }
@@ -199,46 +170,80 @@ impl Marks {
 
     /// Opens the files of neighbours that are new. One that is gone is of a server that was taken away; what it
     /// handed out still counts.
-    fn find_neighbours(&self, scope: &Scope, known: &mut BTreeMap<OsString, Neighbour>) -> io::Result<()> {
+    fn find_neighbours(&self, scope: &Scope, known: &mut BTreeMap<FileKey, Neighbour>) -> io::Result<()> {
         for entry in std::fs::read_dir(&self.directory)? {
             let entry = entry?;
             let name = entry.file_name();
             let is_marks =
                 name.to_str().is_some_and(|name| name.starts_with("id-") && name.ends_with(".marks"));
             let is_own = Path::new(&self.path).file_name() == Some(&name);
-            if !is_marks || is_own || known.contains_key(&name) || known.len() >= NEIGHBOURS_MAX {
+            if !is_marks || is_own {
                 continue;
             }
-            // One of another database may belong to another user.
-            let Ok(file) = File::open(entry.path()) else { continue };
-            let mut head = [0; SLOT_BYTES];
-            let read = file.read_at(&mut head, 0)?;
-            if read == SLOT_BYTES && head.starts_with(MAGIC) && head.ends_with(scope) {
-                known.insert(name, Neighbour { file, seen: 0, pairs: HashMap::new() });
+            match self.find_neighbour(name, scope, known) {
+                Ok(()) => {}
+                // It is gone again, or of another database, which may belong to another user.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
+                Err(error) => warn!("look at the marks in {}: {error}", entry.path().display()),
             }
         }
+        Ok(())
+    }
+
+    fn find_neighbour(
+        &self,
+        name: OsString,
+        scope: &Scope,
+        known: &mut BTreeMap<FileKey, Neighbour>,
+    ) -> io::Result<()> {
+        let path = self.directory.join(&name);
+        if known.contains_key(&file_key(&std::fs::metadata(&path)?)) {
+            return Ok(());
+        }
+        let file = File::open(path)?;
+        let mut head = [0; SLOT_BYTES];
+        let read = file.read_at(&mut head, 0)?;
+        if read < SLOT_BYTES || !head.starts_with(MAGIC) || !head.ends_with(scope) {
+            return Ok(());
+        }
+        if known.len() >= NEIGHBOURS_MAX {
+            return Err(io::Error::other(format!("left out, {NEIGHBOURS_MAX} others are read already")));
+        }
+        known.insert(file_key(&file.metadata()?), Neighbour { name, file, seen: 0, pairs: HashMap::new() });
         Ok(())
     }
 
     /// Notes durably that the numbers below `value` are used. A lower one than is known changes nothing.
     pub fn raise(&self, key: &IdKey, value: i64) -> Result<()> {
         let mut state = self.state();
-        let mark = match state.keys.get(key) {
-            Some(mark) if mark.value >= value => return Ok(()),
-            Some(mark) => *mark,
-            None if state.keys.len() >= KEYS_MAX => {
-                return fail!(NoSpace, "{} has its {KEYS_MAX} keys, no room for '{key}'", self.path);
+        self.renew(&mut state)?;
+        if let Some(mark) = state.write(key, value, &self.path)? {
+            state.file.sync_data().context(|| format!("note the numbers of '{key}' in {}", self.path))?;
+            state.keys.insert(key.clone(), mark);
+        }
+        Ok(())
+    }
+
+    /// Makes the file anew where the directory has it no longer, or has another one by its name. Without that the
+    /// marks would go where neither the next start nor a neighbour finds them.
+    fn renew(&self, state: &mut State) -> Result<()> {
+        let own = state.file.metadata().context(|| format!("look at {}", self.path))?;
+        if std::fs::metadata(&self.path).is_ok_and(|named| file_key(&named) == file_key(&own)) {
+            return Ok(());
+        }
+        warn!("{} was moved, removed or replaced while this server runs: it is made anew", self.path);
+        let mut fresh = State::open(&self.directory, &self.path)?;
+        for (key, mark) in &state.keys {
+            if let Some(mark) = fresh.write(key, mark.value, &self.path)? {
+                fresh.keys.insert(key.clone(), mark);
             }
-            None => Mark { pair: state.keys.len(), next: 0, value: 0 },
-        };
-        let offset = (1 + 2 * mark.pair + mark.next) * SLOT_BYTES;
-        let slot = encode(key, value);
-        state
-            .file
-            .write_all_at(&slot, offset as u64)
-            .and_then(|()| state.file.sync_data())
-            .context(|| format!("note the numbers of '{key}' in {}", self.path))?;
-        state.keys.insert(key.clone(), Mark { pair: mark.pair, next: 1 - mark.next, value });
+        }
+        if let Some(scope) = self.neighbours().scope {
+            fresh.write_scope(&scope).context(|| format!("write {}", self.path))?;
+        }
+        fresh.file.sync_all().context(|| format!("sync {}", self.path))?;
+        *state = fresh;
         Ok(())
     }
 
@@ -247,15 +252,89 @@ impl Marks {
     }
 }
 
+/// The file that has this metadata.
+fn file_key(metadata: &Metadata) -> FileKey {
+    (metadata.dev(), metadata.ino())
+}
+
+impl State {
+    /// Opens the file, and makes what is missing.
+    fn open(directory: &Path, path: &str) -> Result<State> {
+        std::fs::create_dir_all(directory)
+            .context(|| format!("make the state directory {}", directory.display()))?;
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .context(|| format!("open {path}"))?;
+        lock(&file, path)?;
+        let mut bytes = Vec::new();
+        let bytes_max = (SLOT_BYTES * (1 + 2 * KEYS_MAX)) as u64;
+        Read::by_ref(&mut file)
+            .take(bytes_max + 1)
+            .read_to_end(&mut bytes)
+            .context(|| format!("read {path}"))?;
+        if bytes.len() as u64 > bytes_max {
+            return fail!(Invalid, "{path} has over {bytes_max} bytes: {}", damaged());
+        }
+        let keys = decode(&bytes, path)?;
+        if bytes.len() < SLOT_BYTES || bytes.iter().all(|byte| *byte == 0) {
+            let mut head = [0; SLOT_BYTES];
+            head[..MAGIC.len()].copy_from_slice(MAGIC);
+            file.set_len(0).and_then(|()| file.write_all_at(&head, 0)).context(|| format!("write {path}"))?;
+        }
+        // What was read counts from now on: it must not be lost with the page cache.
+        file.sync_all().context(|| format!("sync {path}"))?;
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .context(|| format!("sync the directory {}", directory.display()))?;
+        Ok(State { file, keys })
+    }
+
+    fn write_scope(&self, scope: &Scope) -> io::Result<()> {
+        self.file.write_all_at(scope, MAGIC.len() as u64)?;
+        self.file.sync_data()
+    }
+
+    /// Writes a mark, which counts when it is synced. None where a higher one is there.
+    fn write(&self, key: &IdKey, value: i64, path: &str) -> Result<Option<Mark>> {
+        let mark = match self.keys.get(key) {
+            Some(mark) if mark.value >= value => return Ok(None),
+            Some(mark) => *mark,
+            None if self.keys.len() >= KEYS_MAX => {
+                return fail!(NoSpace, "{path} has its {KEYS_MAX} keys, no room for '{key}'");
+            }
+            None => Mark { pair: self.keys.len(), next: 0, value: 0 },
+        };
+        let offset = (1 + 2 * mark.pair + mark.next) * SLOT_BYTES;
+        let written = self.file.write_all_at(&encode(key, value), offset as u64);
+        written.context(|| format!("note the numbers of '{key}' in {path}"))?;
+        Ok(Some(Mark { pair: mark.pair, next: 1 - mark.next, value }))
+    }
+}
+
 impl Neighbour {
     /// The mark that the neighbour has of this key.
     fn of(&mut self, key: &IdKey) -> io::Result<i64> {
-        if !self.pairs.contains_key(key) {
-            self.look()?;
+        if let Some(mark) = self.known(key)? {
+            return Ok(mark);
         }
-        let Some(pair) = self.pairs.get(key) else { return Ok(0) };
+        // The file was written anew, or there are new pairs.
+        if self.pairs.contains_key(key) {
+            (self.seen, self.pairs) = (0, HashMap::new());
+        }
+        self.look()?;
+        Ok(self.known(key)?.unwrap_or(0))
+    }
+
+    /// The same from the pair that is known to be the key's.
+    fn known(&self, key: &IdKey) -> io::Result<Option<i64>> {
+        let Some(pair) = self.pairs.get(key) else { return Ok(None) };
         let found = self.read(*pair)?.into_iter().filter(|(known, _)| known == key);
-        Ok(found.map(|(_, value)| value).max().unwrap_or(0))
+        Ok(found.map(|(_, value)| value).max())
     }
 
     /// Looks at the pairs that are new.
@@ -455,6 +534,59 @@ mod tests {
         bytes.iter_mut().skip(SLOT_BYTES).for_each(|byte| *byte ^= 0x55);
         std::fs::write(&path, bytes).unwrap();
         assert_eq!((second.of(&key("c")), second.of(&key("a"))), (0, 400));
+    }
+
+    /// An operator moved a file of marks, or the directory, away; the servers made new ones.
+    #[test]
+    fn a_neighbour_is_known_by_its_new_file_and_its_former_one() {
+        let scratch = Scratch::new("replaced");
+        let open = |port| {
+            let marks = Marks::open(&scratch.0, SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+            marks.share(&std::env::temp_dir()).unwrap();
+            marks
+        };
+        let (first, second) = (open(1), open(2));
+        first.raise(&key("a"), 100).unwrap();
+        first.raise(&key("b"), 50).unwrap();
+        assert_eq!([second.of(&key("a")), second.of(&key("b"))], [100, 50]);
+        drop(first);
+        std::fs::rename(scratch.0.join("id-127.0.0.1-1.marks"), scratch.0.join("away")).unwrap();
+        let first = open(1);
+        first.raise(&key("a"), 500).unwrap();
+        thread::sleep(NEIGHBOURS_INTERVAL);
+        assert_eq!([second.of(&key("a")), second.of(&key("b"))], [500, 50]);
+        // Written anew in its place, with its keys in another order.
+        let marks = Marks::open(&scratch.0.join("other"), SocketAddr::from(([127, 0, 0, 1], 1))).unwrap();
+        marks.raise(&key("z"), 1).unwrap();
+        marks.raise(&key("a"), 900).unwrap();
+        let other = std::fs::read(scratch.0.join("other/id-127.0.0.1-1.marks")).unwrap();
+        std::fs::write(scratch.0.join("id-127.0.0.1-1.marks"), other).unwrap();
+        assert_eq!(second.of(&key("a")), 900);
+    }
+
+    #[test]
+    fn marks_whose_directory_is_taken_away_are_written_anew() {
+        let scratch = Scratch::new("taken");
+        let open = |port| {
+            let marks = Marks::open(&scratch.0, SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+            marks.share(&std::env::temp_dir()).unwrap();
+            marks
+        };
+        let first = open(1);
+        first.raise(&key("a"), 100).unwrap();
+        first.raise(&key("b"), 50).unwrap();
+        std::fs::remove_dir_all(&scratch.0).unwrap();
+        first.raise(&key("a"), 200).unwrap();
+        let second = open(2);
+        assert_eq!([second.of(&key("a")), second.of(&key("b"))], [200, 50]);
+        drop(first);
+        let again = open(1);
+        assert_eq!([again.of(&key("a")), again.of(&key("b"))], [200, 50]);
+        // What another process has by that name is not written over.
+        std::fs::remove_dir_all(&scratch.0).unwrap();
+        let _other = open(1);
+        let error = again.raise(&key("a"), 300).unwrap_err();
+        assert!(error.message().contains("in use"), "{error}");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! part of a content, or does not read, holds no worker, uses no processor time while it waits, and costs little
 //! memory.
 
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,6 +95,36 @@ fn parts_of_messages_hold_no_worker_and_use_no_processor() {
     raw.send(&question[200..]);
     raw.frame().failure(102);
     drop(slow);
+}
+
+/// The story: a worker answered the request behind a request as long as there was one. As many clients that send
+/// without a pause as there are workers, and nobody else was served.
+#[test]
+fn clients_that_send_requests_without_end_leave_turns_to_others() {
+    let _heavy = heavy();
+    let cluster = cluster("eager").start();
+    let cases = [
+        (cluster.tracker(), raw::addresses("tnvideo", "tnv001")),
+        (cluster.id(), raw::get_id("some-key")),
+        (cluster.storage(), raw::filesize("tnvideo", "tnv001", "x")),
+        (cluster.httpd(), b"GET /files/x HTTP/1.1\r\nHost: h\r\n\r\n".to_vec()),
+    ];
+    let eager =
+        cases.iter().flat_map(|(address, request)| (0..2 * THREADS).map(move |_| (*address, request)));
+    let eager: Vec<(TcpStream, Vec<u8>)> = eager
+        .map(|(address, request)| (TcpStream::connect(address).expect("connect"), request.repeat(2_000)))
+        .collect();
+    thread::scope(|scope| {
+        for (stream, requests) in &eager {
+            let (mut reader, mut writer) = (stream, stream);
+            scope.spawn(move || io::copy(&mut reader, &mut io::sink()));
+            scope.spawn(move || while writer.write_all(requests).is_ok() {});
+        }
+        thread::sleep(Duration::from_millis(300));
+        let served = scope.spawn(|| assert_served(&cluster, "requests without end")).join();
+        eager.iter().for_each(|(stream, _)| drop(stream.shutdown(Shutdown::Both)));
+        assert!(served.is_ok());
+    });
 }
 
 /// The story: a worker read the content of an upload and waited for it, so that as many uploads as workers that

@@ -6,7 +6,8 @@
 //! - The latest joining connection of a storage, and no earlier one, takes it OFFLINE by closing.
 //! - A group has at most [`MEMBERS_MAX`] storages, and there are at most [`GROUPS_MAX`] groups that
 //!   are listed in the database.
-//! - One address has at most [`MEMBERS_PER_HOST_MAX`] storages over all groups.
+//! - One IPv4 address has at most [`MEMBERS_PER_HOST_MAX`] storages over all groups. A /64 network of IPv6 has at
+//!   most [`MEMBERS_PER_NETWORK_MAX`], and half of those that a group may have.
 //! - A storage that is OFFLINE for [`OFFLINE_KEPT`] is forgotten.
 //!
 //! A group is *listed* where t_groups_info has it, and *routed* where a user of t_router belongs to it. New
@@ -20,6 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{info, warn};
+use tnv_common::allow::host;
 use tnv_common::error::Result;
 use tnv_common::fail;
 use tnv_common::proto::tnv::shares::{Share, Shares};
@@ -37,16 +39,22 @@ pub const MEMBERS_MAX: usize = 64;
 /// keeps one host that may join from filling the list with storages that it invents.
 pub const MEMBERS_PER_HOST_MAX: usize = 64;
 
+/// The same of a /64 network of IPv6. It may be one host that takes as many addresses as it likes, or all hosts of a
+/// room: these are told apart by nothing, so it has more than one address, and never a whole group.
+pub const MEMBERS_PER_NETWORK_MAX: usize = 16 * MEMBERS_PER_HOST_MAX;
+
+/// And of one group: far more copies than anybody has in one room.
+const MEMBERS_OF_NETWORK_MAX: usize = MEMBERS_MAX / 2;
+
 /// How long a storage that is OFFLINE stays in the list: longer than a repair takes, shorter than it takes for
 /// hosts that got other names or addresses to fill it.
 pub const OFFLINE_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
-/// So many joins of one address are taken at once: all of its storages four times, as after a restart of the
-/// tracker and of the host.
-const JOINS_BURST: u32 = 4 * MEMBERS_PER_HOST_MAX as u32;
+/// So many times all storages of one host may join at once, as after a restart of the tracker and of the host.
+const JOINS_AT_ONCE: u32 = 4;
 
-/// And one more after each such time: a storage that is refused tries again three times a second.
-const JOIN_INTERVAL: Duration = Duration::from_millis(50);
+/// The time in which all of them may join once more: a storage that is refused tries again three times a second.
+const JOINS_INTERVAL: Duration = Duration::from_millis(3200);
 
 /// Groups: as many as a FastDFS cluster may have, and 64 storages each still fit one group list.
 pub const GROUPS_MAX: usize = 512;
@@ -348,26 +356,58 @@ impl Group {
     }
 }
 
-/// The joins that one address may still make.
+/// What one host may have, as [`host`] tells it.
+#[derive(Clone, Copy, Debug)]
+struct HostLimits {
+    /// Storages over all groups.
+    members: usize,
+    /// Of one group.
+    of_group: usize,
+}
+
+impl HostLimits {
+    fn of(host: IpAddr) -> HostLimits {
+        match host {
+            IpAddr::V4(_) => HostLimits { members: MEMBERS_PER_HOST_MAX, of_group: MEMBERS_MAX },
+            IpAddr::V6(_) => {
+                HostLimits { members: MEMBERS_PER_NETWORK_MAX, of_group: MEMBERS_OF_NETWORK_MAX }
+            }
+        }
+    }
+
+    /// So many joins are taken at once.
+    fn joins(self) -> u32 {
+        JOINS_AT_ONCE * self.members as u32
+    }
+
+    /// And one more after each such time.
+    fn join_interval(self) -> Duration {
+        JOINS_INTERVAL / self.members as u32
+    }
+}
+
+/// The joins that one host may still make.
 #[derive(Clone, Copy, Debug)]
 struct JoinBudget {
+    limits: HostLimits,
     left: u32,
     /// When `left` was true.
     at: Instant,
 }
 
 impl JoinBudget {
-    fn new(now: Instant) -> JoinBudget {
-        JoinBudget { left: JOINS_BURST, at: now }
+    fn new(limits: HostLimits, now: Instant) -> JoinBudget {
+        JoinBudget { limits, left: limits.joins(), at: now }
     }
 
     fn refill(&mut self, now: Instant) {
+        let (joins, interval) = (self.limits.joins(), self.limits.join_interval());
         let since = now.saturating_duration_since(self.at);
-        let more = since.as_millis() / JOIN_INTERVAL.as_millis();
-        let more = u32::try_from(more).unwrap_or(JOINS_BURST).min(JOINS_BURST - self.left);
+        let more = since.as_micros() / interval.as_micros();
+        let more = u32::try_from(more).unwrap_or(joins).min(joins - self.left);
         self.left += more;
         // What is left of an interval counts for the next time.
-        self.at = if self.left == JOINS_BURST { now } else { self.at + JOIN_INTERVAL * more };
+        self.at = if self.left == joins { now } else { self.at + interval * more };
     }
 
     fn take(&mut self, now: Instant) -> bool {
@@ -379,7 +419,7 @@ impl JoinBudget {
 
     fn is_full(&mut self, now: Instant) -> bool {
         self.refill(now);
-        self.left == JOINS_BURST
+        self.left == self.limits.joins()
     }
 }
 
@@ -397,7 +437,7 @@ struct Table {
     /// A group that is not known has been asked for since t_router was last read.
     wants_routed: bool,
     joins: u64,
-    /// Addresses that have joined of late.
+    /// Hosts that have joined of late.
     budgets: HashMap<IpAddr, JoinBudget>,
 }
 
@@ -661,36 +701,50 @@ impl Table {
         self.is_listed(name) || self.routed.contains(name)
     }
 
-    /// Refuses a join of an address that joins too often, or that has too many storages already: of these the
-    /// one that is OFFLINE for longest gives way.
+    /// Refuses a join of a host that joins too often, or that has too many storages already: of these the one that is
+    /// OFFLINE for longest gives way.
     fn check_host(&mut self, name: &GroupName, id: &MemberId, now: Now) -> Result<()> {
-        let ip = id.address.ip();
-        let budget = self.budgets.entry(ip).or_insert_with(|| JoinBudget::new(now.instant));
+        let ip = host(id.address.ip());
+        let limits = HostLimits::of(ip);
+        let budget = self.budgets.entry(ip).or_insert_with(|| JoinBudget::new(limits, now.instant));
         if !budget.take(now.instant) {
+            let (joins, interval) = (limits.joins(), limits.join_interval());
             return fail!(
                 Busy,
-                "{ip} has joined over {JOINS_BURST} times; one more join is taken every {JOIN_INTERVAL:?}"
+                "{} has joined over {joins} times; one more join is taken every {interval:?}",
+                shown_host(ip)
             );
         }
-        let is_known = self.groups.get(name).is_some_and(|group| group.members.contains_key(id));
-        // Counted anew each time: so it cannot be wrong, and storages join seldom.
-        let theirs = |group: &Group| group.members.keys().filter(|id| id.address.ip() == ip).count();
-        if is_known || self.groups.values().map(theirs).sum::<usize>() < MEMBERS_PER_HOST_MAX {
+        if self.groups.get(name).is_some_and(|group| group.members.contains_key(id)) {
             return Ok(());
         }
-        let all = self.groups.iter().flat_map(|(name, group)| {
-            group.members.iter().map(move |(id, member)| (name.clone(), id.clone(), member))
-        });
-        let offline = all.filter(|(_, id, member)| id.address.ip() == ip && member.state == State::Offline);
-        let Some((group, id, _)) = offline.min_by_key(|(_, _, member)| member.since) else {
+        self.make_room_of(ip, limits.of_group, Some(name))?;
+        self.make_room_of(ip, limits.members, None)
+    }
+
+    /// Makes sure that one more storage of a host fits, in one group or over all: of so many the one that is OFFLINE
+    /// for longest gives way.
+    fn make_room_of(&mut self, ip: IpAddr, most: usize, only: Option<&GroupName>) -> Result<()> {
+        // Counted anew each time: so it cannot be wrong, and storages join seldom.
+        let theirs = || {
+            let groups = self.groups.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
+            let all = groups.flat_map(|(name, group)| group.members.iter().map(move |known| (name, known)));
+            all.filter(|(_, (id, _))| host(id.address.ip()) == ip)
+        };
+        if theirs().count() < most {
+            return Ok(());
+        }
+        let whose = shown_host(ip);
+        let offline = theirs().filter(|(_, (_, member))| member.state == State::Offline);
+        let Some((group, (id, _))) = offline.min_by_key(|(_, (_, member))| member.since) else {
+            let place = only.map_or_else(String::new, |name| format!(" in group {name}"));
             return fail!(
                 Busy,
-                "{ip} has {MEMBERS_PER_HOST_MAX} storages and none is OFFLINE; serve more store paths with one storage"
+                "{whose} has {most} storages{place} and none is OFFLINE; serve more store paths with one storage"
             );
         };
-        info!(
-            "{id} of group {group} is forgotten: it is OFFLINE for longest of {MEMBERS_PER_HOST_MAX} at {ip}"
-        );
+        info!("{id} of group {group} is forgotten: it is OFFLINE for longest of {most} at {whose}");
+        let (group, id) = (group.clone(), id.clone());
         if let Some(group) = self.groups.get_mut(&group) {
             group.members.remove(&id);
         }
@@ -704,6 +758,14 @@ impl Table {
         self.groups.retain(|name, group| {
             group.listed || alive(group) || (routed.contains(name) && !group.members.is_empty())
         });
+    }
+}
+
+/// A host as the log and an operator know it.
+fn shown_host(host: IpAddr) -> String {
+    match host {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(network) => format!("{network}/64"),
     }
 }
 
@@ -1103,18 +1165,53 @@ mod tests {
         assert_eq!(count("g1") + count("g2"), MEMBERS_PER_HOST_MAX + 1);
     }
 
+    /// A host has 2^64 addresses of its network to join from.
+    #[test]
+    fn an_ipv6_network_has_so_many_storages_and_never_a_whole_group() {
+        let mut bench = Bench::new();
+        let names: Vec<_> = (0..40).map(|number| name(&format!("g{number}"))).collect();
+        bench.groups.set_listed(&names);
+        let join_v6 = |bench: &Bench, group: usize, network: u16, address: u16| {
+            let ip = IpAddr::from([0x2001, 0xdb8, 0, network, 1, 2, 3, address]);
+            let joined = bench.groups.join(&join(&format!("g{group}"), "invented", 1), ip, bench.now);
+            joined.map_err(|error| (error.kind(), error.message().to_owned()))
+        };
+        let mut first = None;
+        for number in 0..MEMBERS_PER_NETWORK_MAX {
+            let member = join_v6(&bench, number / MEMBERS_OF_NETWORK_MAX, 7, number as u16).unwrap();
+            first.get_or_insert(member);
+        }
+        let (kind, message) = join_v6(&bench, 39, 7, 9000).unwrap_err();
+        assert!(
+            kind == ErrorKind::Busy && message.contains("2001:db8:0:7::/64 has 1024 storages"),
+            "{message}"
+        );
+        let (kind, message) = join_v6(&bench, 0, 7, 9000).unwrap_err();
+        assert!(kind == ErrorKind::Busy && message.contains("has 32 storages in group g0"), "{message}");
+        // Its neighbours find room, and so does one more of it where one is OFFLINE.
+        join_v6(&bench, 0, 8, 1).unwrap();
+        assert!(join_from(&bench, "g0", "honest", 1, [10, 0, 0, 1]).is_ok());
+        bench.groups.leave(&first.unwrap(), bench.now);
+        bench.pass(1.0);
+        join_v6(&bench, 0, 7, 9000).unwrap();
+        // It joins without end, each time from another address.
+        let taken = (0..10_000).filter(|number| join_v6(&bench, 1, 7, *number).is_ok()).count();
+        assert!(taken <= MEMBERS_OF_NETWORK_MAX, "only those that are known: {taken}");
+        assert!(bench.groups.lock().budgets.len() <= 3, "and costs no more memory");
+    }
+
     #[test]
     fn a_host_that_joins_without_end_is_slowed_down_and_no_other_one() {
         let mut bench = Bench::new();
         let evil = [10, 0, 0, 66];
-        for _ in 0..JOINS_BURST {
+        for _ in 0..4 * MEMBERS_PER_HOST_MAX {
             assert!(join_from(&bench, "g1", "evil", 1, evil).is_ok());
         }
         assert_eq!(join_from(&bench, "g1", "evil", 1, evil).unwrap_err().kind(), ErrorKind::Busy);
         assert!(join_from(&bench, "g1", "honest", 1, [10, 0, 0, 1]).is_ok());
         bench.pass(1.0);
         let taken = (0..100).filter(|_| join_from(&bench, "g1", "evil", 1, evil).is_ok()).count();
-        assert_eq!(taken, 20, "one every {JOIN_INTERVAL:?}");
+        assert_eq!(taken, 20, "one every 50 ms");
         // An address that is quiet for a while has all of them again, and costs no memory.
         bench.pass(15.0);
         assert!(bench.groups.lock().budgets.is_empty());

@@ -6,7 +6,6 @@
 //! Who is ACTIVE first is right, as nothing else shows who is. Members of previous versions, and those with
 //! `tnv_shared_store = no`, report nothing and are not compared.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
 use tnv_common::proto::tnv::shares::{Id, Share};
@@ -96,10 +95,7 @@ impl Report {
 }
 
 fn hex(id: &Id) -> String {
-    id.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("{:032x}", u128::from_be_bytes(*id))
 }
 
 #[cfg(test)]

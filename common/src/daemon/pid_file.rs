@@ -6,7 +6,7 @@
 //!   this one is ready, however little is logged.
 //! - Where it ends in order the file is emptied, and removed where the directory lets it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use log::error;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
 
 use crate::error::{Context, Result};
 use crate::fail;
@@ -81,9 +81,11 @@ impl PidFile {
                 }
             }
             // Who had it before may have removed it meanwhile: then the lock is of a file without a name.
-            let named = fs::symlink_metadata(path)
-                .is_ok_and(|now| (now.dev(), now.ino()) == (found.dev(), found.ino()));
-            if named {
+            if is_named(path, &found) {
+                // One that an operator made is kept from other users like ours. That of another user's stays as it
+                // is: who made it decides.
+                let mode = Mode::from_raw_mode(found.mode()) & MODE;
+                let _ = fchmod(&file, mode);
                 // A full disk is found now, and not when a start script waits for the number.
                 let emptied =
                     file.set_len(0).and_then(|()| (&file).write_all(b"\n")).and_then(|()| file.set_len(0));
@@ -109,16 +111,26 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // The name goes before the lock does. In a directory of another user's it stays, without a number.
+        // The name goes before the lock does. In a directory of another user's it stays, without a number. Where an
+        // operator removed it, another server may have it now.
         let _ = self.file.set_len(0);
-        let _ = fs::remove_file(&self.path);
+        if self.file.metadata().is_ok_and(|own| is_named(&self.path, &own)) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+/// Whether the path names this very file.
+fn is_named(path: &Path, file: &Metadata) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|named| (named.dev(), named.ino()) == (file.dev(), file.ino()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn one_process_has_the_file_and_leaves_none() {
@@ -137,5 +149,33 @@ mod tests {
         drop(PidFile::lock(&path).unwrap());
         let error = PidFile::lock(Path::new("/dev/null")).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Invalid);
+    }
+
+    /// An operator removed the file of a server that ran, and the next server made its own. The first one removed that
+    /// when it ended, so that a third one could start beside the second.
+    #[test]
+    fn one_process_does_not_remove_the_file_of_another() {
+        let path = std::env::temp_dir().join(format!("tnv-pid-file-other-{}", process::id()));
+        let first = PidFile::lock(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = PidFile::lock(&path).unwrap();
+        second.write();
+        drop(first);
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
+        assert_eq!(PidFile::lock(&path).err().unwrap().kind(), ErrorKind::Busy);
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_that_all_users_may_open_is_closed_to_them() {
+        let path = std::env::temp_dir().join(format!("tnv-pid-file-mode-{}", process::id()));
+        for (before, after) in [(0o644, 0o640), (0o666, 0o640), (0o600, 0o600), (0o640, 0o640)] {
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(before)).unwrap();
+            let held = PidFile::lock(&path).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, after, "{before:o}");
+            drop(held);
+        }
     }
 }

@@ -86,6 +86,16 @@ impl AllowList {
     }
 }
 
+/// The host that an address counts for where each may have so much: itself, or its /64 network of IPv6, since a host
+/// there has 2^64 addresses to call from.
+pub fn host(ip: IpAddr) -> IpAddr {
+    const NETWORK: u128 = !(u64::MAX as u128);
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & NETWORK).into()),
+        ip => ip,
+    }
+}
+
 /// Strangers are told of in one line at most this often: whoever knocks without end must neither fill
 /// the log nor take the place of other lines in it.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
@@ -151,6 +161,21 @@ mod tests {
         assert!(allowed(&list(&["::ffff:192.0.2.7"]), "192.0.2.7"));
         // The old form without ffff is another address.
         assert!(!allowed(&list(&["10.0.0.0/8"]), "::10.0.0.1"));
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_count_for_one_host() {
+        let host_of = |ip: &str| host(ip.parse().unwrap()).to_string();
+        for (ip, host) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("2001:db8:1:2::1", "2001:db8:1:2::"),
+            ("2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::"),
+            ("2001:db8:1:3::1", "2001:db8:1:3::"),
+            ("::1", "::"),
+        ] {
+            assert_eq!(host_of(ip), host, "{ip}");
+        }
     }
 
     #[test]

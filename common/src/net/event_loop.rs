@@ -45,6 +45,9 @@ pub enum Next {
     /// It waits in the middle of a request, until more has come or there is room for more. When the
     /// server is to end, this is under way and gets its time.
     Resume(Until),
+    /// What it goes on with is here already, so that it waits for nothing but a worker: those that wait for one already
+    /// are served before it.
+    Turn,
     /// It is closed.
     Close,
 }
@@ -299,6 +302,7 @@ impl<S: Service> Shared<S> {
         match served.unwrap_or(Some(Next::Close)) {
             Some(Next::Wait) => self.park(id, stream, conn, Until::Readable, false),
             Some(Next::Resume(until)) => self.park(id, stream, conn, until, true),
+            Some(Next::Turn) => self.work(id, stream, conn, S::serve, true),
             Some(Next::Close) => self.close(id, stream, conn),
             None => {
                 let is_quick = under_way || since.elapsed() < LINGER;
@@ -320,10 +324,10 @@ impl<S: Service> Shared<S> {
         self.workers.run(move || shared.serve(id, stream, conn, first, is_quick));
     }
 
-    /// On a worker: goes on with the connection as long as there is something to do at once. `is_quick` is
-    /// whether its peer did not let it wait for long.
+    /// On a worker: goes on with the connection as long as there is something to do at once and nobody waits for the
+    /// worker. `is_quick` is whether its peer did not let it wait for long.
     fn serve(
-        &self,
+        self: &Arc<Self>,
         id: u64,
         stream: Arc<Stream>,
         mut conn: S::Conn,
@@ -334,16 +338,17 @@ impl<S: Service> Shared<S> {
         let mut call = first;
         loop {
             let served = catch_unwind(AssertUnwindSafe(|| call(&self.service, &stream, &mut conn)));
-            let next = served.unwrap_or(Next::Close);
-            let (until, under_way) = match next {
+            call = S::serve;
+            let (until, under_way) = match served.unwrap_or(Next::Close) {
                 Next::Wait => (Until::Readable, false),
                 Next::Resume(until) => (until, true),
+                Next::Turn if self.workers.is_pressed() => return self.work(id, stream, conn, call, true),
+                Next::Turn => continue,
                 Next::Close => return self.close(id, stream, conn),
             };
             if !(is_quick || under_way) || !self.lingers(&stream, until, under_way) {
                 return self.park(id, stream, conn, until, under_way);
             }
-            call = S::serve;
         }
     }
 

@@ -74,10 +74,15 @@ impl Drain {
         self.until.min(self.progress + MESSAGE_TIMEOUT)
     }
 
+    /// Whether there is nothing to do, as after nearly every request.
+    pub fn is_nothing(&self) -> bool {
+        self.left == 0 && self.keep
+    }
+
     /// Reads what there is.
     pub fn drain(&mut self, stream: &Stream) -> Drained {
-        // So it is after nearly every request: no buffer is made for nothing.
-        if self.left == 0 && self.keep {
+        // No buffer is made for nothing.
+        if self.is_nothing() {
             return Drained::All;
         }
         let mut buffer = [0; DRAIN_BYTES];

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
-use crate::limits::{MESSAGE_TIMEOUT, PROGRESS_TIMEOUT};
+use crate::limits::{MESSAGE_TIMEOUT, PROGRESS_TIMEOUT, TURN_BYTES};
 use crate::net::{SendFileError, Stream};
 use crate::rpc::header::Header;
 
@@ -139,7 +139,7 @@ impl Reply {
         }
     }
 
-    /// Sends what the socket takes now.
+    /// Sends what the socket takes now, of a file at most what one turn of a worker is for.
     pub fn send(&mut self, stream: &Stream) -> Result<(), SendError> {
         let before = self.unsent();
         if self.sent > 0 && self.content.is_some() {
@@ -190,7 +190,11 @@ impl Reply {
         if self.sent == bytes.len()
             && let Some(content) = &mut self.content
         {
-            match stream.send_file_now(&content.file, &mut content.part) {
+            let mut turn = content.part.clone();
+            turn.end = turn.end.min(turn.start + TURN_BYTES as u64);
+            let sent = stream.send_file_now(&content.file, &mut turn);
+            content.part.start = turn.start;
+            match sent {
                 Ok(()) => {}
                 Err(SendFileError::Socket(error)) => return Err(SendError::Peer(error)),
                 Err(SendFileError::File(error)) => return Err(content.failed(&error)),

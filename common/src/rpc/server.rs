@@ -223,9 +223,10 @@ impl<H: Handler, D: Dialect> RpcServer<H, D> {
             Phase::Draining(drain) => match drain.drain(stream) {
                 Drained::All => {
                     let message = Message::begun(std::mem::take(&mut conn.next));
-                    let has_begun = !message.bytes.is_empty();
+                    // A peer may send messages without end: between two of them others have their turn.
+                    let next = if message.bytes.is_empty() { Next::Wait } else { Next::Turn };
                     conn.phase = Phase::Collecting(message);
-                    if has_begun { Step::Again } else { Step::Wait(Next::Wait) }
+                    Step::Wait(next)
                 }
                 Drained::Part => Step::Wait(Next::Resume(Until::Readable)),
                 Drained::Closing => Step::Wait(Next::Close),
@@ -306,9 +307,13 @@ impl<H: Handler, D: Dialect> Service for RpcServer<H, D> {
         };
         loop {
             match step {
-                Step::Wait(next) => return Some(self.let_wait(conn, next)),
                 // The message behind this one may be of any command.
-                Step::Again if matches!(conn.phase, Phase::Collecting(_)) => return None,
+                Step::Wait(Next::Turn) => return None,
+                // To drop megabytes is not done at once.
+                Step::Again if matches!(&conn.phase, Phase::Draining(drain) if !drain.is_nothing()) => {
+                    return None;
+                }
+                Step::Wait(next) => return Some(self.let_wait(conn, next)),
                 Step::Again => step = self.step(stream, conn),
             }
         }
