@@ -14,8 +14,9 @@ use std::time::Duration;
 use tnv_tests::bins::bin;
 use tnv_tests::cluster::{Part, group_list, statuses};
 use tnv_tests::fsck::fsck;
+use tnv_tests::mariadb::MariaDb;
 use tnv_tests::raw::{self, Raw};
-use tnv_tests::{Builder, Cluster, Output, PATIENCE, Process, patient, sample, skipped};
+use tnv_tests::{Builder, Cluster, Db, Output, PATIENCE, Process, patient, sample, skipped};
 
 const USER: &str = "tnv001";
 
@@ -121,6 +122,65 @@ fn an_upgrade_knows_a_disk_by_its_files() {
     put(&cluster, "new", b"new").expect("an upload right after the start");
     assert!(data.join(".tnv-volume").is_file());
     assert!(!cluster.storages[0].log_of_run().contains("ERROR"), "{}", cluster.storages[0].log_of_run());
+}
+
+/// Rows that existing storages of other groups wrote: of no group, under the same store path, before all others
+/// in the order of the keys.
+fn rows_of_others(cluster: &Cluster, count: usize) {
+    for table in 1..=3 {
+        let rows: Vec<_> = (0..count)
+            .map(|number| {
+                format!(
+                    "('0-{table}-{number:05}', 'tnvideo', 'other', 0, '../data/000/000/00{table}/5F9E3FA7_{:03X}', 7)",
+                    number % 512
+                )
+            })
+            .collect();
+        let columns = "id, appid, userid, status, file_path, file_size";
+        let statement = format!("INSERT INTO t_file_0{table} ({columns}) VALUES {}", rows.join(", "));
+        cluster.sql("tnv_storagedb", &statement);
+    }
+}
+
+/// Only the first rows were looked at, and all of them were other groups': the disk was refused.
+fn a_group_that_joined_later(db: Db<'_>) {
+    let mut cluster = Builder::new("joined-later").no_wait().db(db).start();
+    for count in 0..5 {
+        cluster.put(USER, &format!("f{count}"), b"content");
+    }
+    cluster.storages[0].kill();
+    rows_of_others(&cluster, 2500);
+    fs::remove_file(cluster.path("group001/data/.tnv-volume")).expect("remove the marker");
+    cluster.storages[0].start();
+    patient("uploads work", PATIENCE, || put(&cluster, "new", b"new").is_ok());
+    assert_eq!(get(&cluster, "f0").as_deref(), Some(&b"content"[..]));
+    assert!(!cluster.storages[0].log_of_run().contains("--init"), "{}", cluster.storages[0].log_of_run());
+}
+
+#[test]
+fn a_group_that_joined_later_knows_its_disk_by_its_newest_rows() {
+    a_group_that_joined_later(Db::Embedded);
+}
+
+#[test]
+fn a_group_that_joined_later_knows_its_disk_by_its_newest_rows_on_mariadb() {
+    let Some(server) = MariaDb::start() else { return };
+    a_group_that_joined_later(Db::Maria(&server));
+}
+
+#[test]
+fn a_new_group_beside_rows_of_existing_storages_is_told_to_init_and_why() {
+    let mut cluster = Builder::new("new-group").no_wait().start();
+    cluster.storages[0].kill();
+    fs::remove_dir_all(cluster.path("group001/data")).expect("no storage was here before");
+    rows_of_others(&cluster, 100);
+    cluster.storages[0].start();
+    cluster.storages[0]
+        .wait_log("if group group001 is new, they are other groups', and this disk is right", PATIENCE);
+    cluster.storages[0].wait_log("run tnv-storage --init --store-path ../data", PATIENCE);
+    assert_eq!(put(&cluster, "new", b"new"), Err(UNAVAILABLE));
+    init(&cluster, &[]).success();
+    patient("uploads work", PATIENCE, || put(&cluster, "new", b"new").is_ok());
 }
 
 #[test]

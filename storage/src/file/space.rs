@@ -536,7 +536,15 @@ impl Store {
             (Finding::Unfinished, _) => {
                 fault(format!("{says}; looking among the rows whether its files are here"))
             }
-            (Finding::Wrong(rows), _) => fault(format!(
+            // How it looks for a new group, too: rows of existing storages do not say whose they are.
+            (Finding::Wrong { rows, own: 0 }, _) => fault(format!(
+                "{says}, and of {rows} rows that name files under it none has its file here. Existing storages \
+                 wrote these rows, and they do not say of which group they are: if group {} is new, they are other \
+                 groups', and this disk is right; then run tnv-storage --init --store-path {path}. Otherwise its \
+                 disk is not mounted, or another one is: mount it. Nothing is stored there until then",
+                self.opening.group
+            )),
+            (Finding::Wrong { rows, .. }, _) => fault(format!(
                 "{says}, and of {rows} rows that name files under it none has its file here: its disk is not \
                  mounted, or another one is; nothing is stored there. Mount the right disk, or, if this one is to \
                  begin empty, run tnv-storage --init --store-path {path}"
@@ -794,9 +802,9 @@ impl Stores {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::FileRow;
+    use crate::db::{FileRow, Next};
     use crate::file::journal::Record;
-    use crate::file::volume::Page;
+    use crate::file::volume::{Claim, Page};
     use crate::scratch::Scratch;
     use std::net::SocketAddr;
     use tnv_common::wire::{FileId, HostName, UserId};
@@ -811,9 +819,11 @@ mod tests {
         let member = MemberName::new(None, &HostName::new("host").unwrap(), address);
         let damaged = Arc::new(Damaged::new(keys.iter().map(IdKey::as_str), &member));
         let rows = Arc::clone(rows);
-        let pages = Arc::new(move |table, after: Option<&str>| {
-            let files = if table == 0 && after.is_none() { rows.lock().unwrap().clone() } else { Vec::new() };
-            Ok(Page { last: (!files.is_empty()).then(String::new), files })
+        let pages = Arc::new(move |table, next: Next<'_>| {
+            let is_first = table == 0 && next == Next::First;
+            let files = if is_first { rows.lock().unwrap().clone() } else { Vec::new() };
+            let claims: Vec<_> = files.into_iter().map(|file| Claim { file, is_own: false }).collect();
+            Ok(Page { last: (!claims.is_empty()).then(String::new), claims })
         });
         Opening { reserve: Space::Bytes(1000), member, group: "group001".to_owned(), pages, damaged }
     }
