@@ -34,7 +34,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,9 @@ const ALLOCATED_SLOTS: u32 = 1024;
 /// How long a lock that is held is waited for: another storage may look just now whether there is something
 /// to adopt, which is a matter of milliseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a journal that is given up waits for those who are writing to it.
+const WRITERS_PATIENCE: Duration = Duration::from_secs(1);
 
 const TAKEN: u8 = 1;
 
@@ -124,6 +127,9 @@ pub struct Journal {
     is_local: bool,
     free: Mutex<Free>,
     pulse: Mutex<Pulse>,
+    /// It was given up, so that nothing more may be written: another one may have its slots. Held while a slot is
+    /// written.
+    retired: RwLock<bool>,
 }
 
 /// This process as the holder.
@@ -186,7 +192,8 @@ impl Journal {
         let identity = identity(&file.metadata().context(|| format!("look at {path}"))?);
         let pulse = Mutex::new(Pulse { holder: rand::random(), count: 0, since: None, is_closed: false });
         let is_local = heartbeat::is_local(&file);
-        let journal = Arc::new(Journal { file, path, identity, is_local, free, pulse });
+        let retired = RwLock::new(false);
+        let journal = Arc::new(Journal { file, path, identity, is_local, free, pulse, retired });
         journal.beat().context(|| format!("write the heartbeat in {}", journal.path))?;
         tell(&journal.path, records.len());
         let left = records.into_iter().map(|(index, record)| {
@@ -287,6 +294,9 @@ impl Journal {
     /// has taken it over, which each does before it asks for the rows of what the journal names. On a local file system
     /// the lock that this process holds says so already.
     pub fn verify(&self) -> bool {
+        if self.pulse().is_closed {
+            return false;
+        }
         if self.is_local {
             return true;
         }
@@ -349,9 +359,64 @@ impl Journal {
         }
     }
 
+    /// Gives the journal up while the storage goes on, for another one to be opened in its place: nothing that it
+    /// names is acknowledged from here on, nothing is written to it, and its lock is free. Nothing says in it that it
+    /// was let go: where the file has two mounts that might be seen later than the first heartbeat through the other
+    /// one. False where something is being written to it, which may hang.
+    pub fn retire(&self) -> bool {
+        {
+            let mut pulse = self.pulse();
+            (pulse.is_closed, pulse.since) = (true, None);
+        }
+        let deadline = Instant::now() + WRITERS_PATIENCE;
+        loop {
+            match self.retired.try_write() {
+                Ok(mut retired) => {
+                    *retired = true;
+                    break;
+                }
+                Err(TryLockError::Poisoned(error)) => {
+                    *error.into_inner() = true;
+                    break;
+                }
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return false,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(10)),
+            }
+        }
+        // What a client of a network file system still has of these writes must not come later than the other one's.
+        // Where the mount is dead both fail, and the lock went with it.
+        let let_go = self.file.sync_data().and_then(|()| Ok(flock(&self.file, FlockOperation::Unlock)?));
+        if let Err(error) = let_go {
+            log::debug!("{}: let go of it: {error}", self.path);
+            let _ = flock(&self.file, FlockOperation::Unlock);
+        }
+        true
+    }
+
+    /// Writes to a slot, unless the journal was given up.
+    fn write(&self, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+        let retired = self.retired.read().unwrap_or_else(PoisonError::into_inner);
+        if *retired {
+            return Err(io::Error::other(format!("{} was given up, and is opened anew", self.path)));
+        }
+        write(&self.file)
+    }
+
+    /// Whether the descriptor leads nowhere any more though its file may be there: the mount through which it was
+    /// opened is dead, or its network file system has lost it.
+    pub fn is_cut_off(&self) -> bool {
+        let lost = [Errno::NOTCONN, Errno::CONNABORTED, Errno::STALE, Errno::BADFD, Errno::NODEV];
+        let failed = Heartbeat::read(&self.file).err().and_then(|error| error.raw_os_error());
+        lost.iter().any(|errno| failed == Some(errno.raw_os_error()))
+    }
+
     /// What stands for this process as the holder.
     pub fn holder(&self) -> [u8; 16] {
         self.pulse().holder
+    }
+
+    fn is_retired(&self) -> bool {
+        *self.retired.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pulse(&self) -> MutexGuard<'_, Pulse> {
@@ -394,7 +459,7 @@ impl Journal {
                 }
             }
         };
-        match self.file.write_all_at(&record.encode(), offset(index)) {
+        match self.write(|file| file.write_all_at(&record.encode(), offset(index))) {
             Ok(()) => Ok(Slot { journal: Arc::clone(self), index }),
             Err(error) => {
                 self.free().indexes.push(index);
@@ -409,12 +474,25 @@ impl Journal {
 }
 
 impl Slot {
-    /// Frees the slot. Where that fails it is resolved once more at the next start, to the same end.
+    /// Frees the slot. Where that fails it is resolved once more at the next start, to the same end; where the journal
+    /// was given up, by the one in its place.
     pub fn release(self) {
-        if let Err(error) = free_slot(&self.journal.file, self.index) {
-            log::error!("{}: release slot {}: {error}", self.journal.path, self.index);
+        if let Err(error) = self.journal.write(|file| free_slot(file, self.index)) {
+            let level = if self.journal.is_retired() { log::Level::Debug } else { log::Level::Error };
+            log::log!(level, "{}: release slot {}: {error}", self.journal.path, self.index);
         }
         self.journal.free().indexes.push(self.index);
+    }
+
+    /// Whether the last heartbeat in its journal is fresh, and no other storage, nor another journal of this one, has
+    /// the slot: what it names may be acknowledged.
+    pub fn is_held(&self) -> bool {
+        self.journal.is_held() && self.journal.verify()
+    }
+
+    /// The same after the commit, when the heartbeat does not matter any more (see `heartbeat`).
+    pub fn verify(&self) -> bool {
+        self.journal.verify()
     }
 }
 
@@ -731,6 +809,28 @@ mod tests {
         let _first = open(&scratch).unwrap();
         let error = open(&scratch).err().unwrap();
         assert!(error.message().contains("another storage"), "{error}");
+    }
+
+    /// A storage that had lost its journal opened it anew. An upload from before was acknowledged by the new one, and
+    /// when it failed it freed a slot that another upload had by then.
+    #[test]
+    fn a_journal_that_was_given_up_acknowledges_nothing_and_touches_no_slot_of_the_next_one() {
+        let scratch = Scratch::new();
+        let (first, _) = open(&scratch).unwrap();
+        let slot = first.take(&record(1)).unwrap();
+        assert!(slot.is_held() && slot.verify());
+        assert!(first.retire() && first.retire());
+        assert!(!slot.is_held() && !slot.verify() && first.take(&record(2)).is_err());
+        let (second, left) = open(&scratch).unwrap();
+        assert_eq!(records(&left), [record(1)]);
+        left.into_iter().filter_map(|open| open.slot).for_each(Slot::release);
+        let next = second.take(&record(3)).unwrap();
+        assert_eq!(next.index, slot.index);
+        slot.release();
+        first.let_go();
+        assert!(next.is_held() && second.beat().is_ok());
+        drop((next, second));
+        assert_eq!(records(&open(&scratch).unwrap().1), [record(3)]);
     }
 
     #[test]
