@@ -66,6 +66,10 @@ const ALLOCATED_SLOTS: u32 = 1024;
 /// to adopt, which is a matter of milliseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long it is waited for a heartbeat of the one who holds the lock, which shows that it is a storage of the same
+/// name. Without one it may be another storage that takes much over; each record is written and read.
+const HOLDER_PATIENCE: Duration = Duration::from_secs(4);
+
 /// How long a journal that is given up waits for those who are writing to it.
 const WRITERS_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -173,7 +177,8 @@ impl Journal {
     ///
     /// A storage with an ID may have moved here from another host, whose lock is perhaps not seen: then the
     /// kind of the failure is `Timeout` until the other one has stopped or has shown no heartbeat for long
-    /// enough.
+    /// enough. It is `Timeout`, too, while the lock is held by somebody who shows no heartbeat: that is no storage of
+    /// this name, and the lock will be free. It is `Busy` where a storage of this name runs.
     pub fn open(
         store_path: &str,
         member: &MemberName,
@@ -245,9 +250,22 @@ impl Journal {
             return Ok(Vec::new());
         }
         let judged = Heartbeat::read(&file)?;
-        let records = if has_head(&file)? { read(&file)? } else { Vec::new() };
-        let holder = holder_of(path, &file, &records, member, watch)?;
-        if holder == Holder::MayLive || holder == Holder::Still && records.is_empty() {
+        let has_head = has_head(&file)?;
+        // Of a journal that may be held its head is enough, and one that was empty is not read again.
+        let is_empty = !has_head || watch.is_known_empty(path, &file)?;
+        let mut records = is_empty.then(Vec::new);
+        let holder = holder_of(path, &file, &mut records, member, watch)?;
+        if holder == Holder::MayLive {
+            return Ok(Vec::new());
+        }
+        let records = match records {
+            Some(records) => records,
+            None => read(&file)?,
+        };
+        if records.is_empty() && !is_empty {
+            watch.note_empty(path, &file)?;
+        }
+        if holder == Holder::Still && records.is_empty() {
             return Ok(Vec::new());
         }
         let is_removed = holder == Holder::Dead && is_only_ours(&file, judged.as_ref())?;
@@ -572,10 +590,12 @@ impl Journals {
             // The lock is let go of with the file.
             let is_free = try_lock(&file, FlockOperation::NonBlockingLockShared)?;
             let records = read(&file)?;
-            let holder = match is_free && !records.is_empty() {
-                true => holder_of(&path, &file, &records, member, watch)?,
+            let mut records = Some(records);
+            let holder = match is_free && records.as_ref().is_some_and(|records| !records.is_empty()) {
+                true => holder_of(&path, &file, &mut records, member, watch)?,
                 false => Holder::MayLive,
             };
+            let records = records.unwrap_or_default();
             let has_heartbeat = is_free && Heartbeat::read(&file)?.is_some();
             if holder == Holder::Dead {
                 all.left.push((path.into_owned(), records.len()));
@@ -595,16 +615,23 @@ pub fn holders(store_path: &str) -> io::Result<Vec<[u8; 16]>> {
     Ok(journals(store_path)?.into_iter().filter_map(read).map(|heartbeat| heartbeat.holder).collect())
 }
 
+/// `records`: those of the journal, where they are known; they are read where they matter.
 fn holder_of(
     path: &str,
     file: &File,
-    records: &[(u32, Record)],
+    records: &mut Option<Vec<(u32, Record)>>,
     member: &MemberName,
     watch: &mut Watch,
 ) -> io::Result<Holder> {
     let name = path.rsplit('/').next().and_then(|name| name.strip_prefix(PREFIX));
     let named_here = name.is_some_and(|name| member.is_of_this_host(name));
-    watch.holder(path, file, named_here, &mut records.iter().map(|(_, record)| record.path.as_str()))
+    watch.holder(path, file, named_here, &mut || {
+        let records = match records {
+            Some(records) => records,
+            None => records.insert(read(file)?),
+        };
+        Ok(records.iter().map(|(_, record)| record.path.clone()).collect())
+    })
 }
 
 /// Of a storage with this ID that ran on another host.
@@ -612,7 +639,7 @@ fn wait_for_holder(path: &str, file: &File, watch: &mut Watch) -> Result<()> {
     let holder = || -> io::Result<Holder> {
         match Heartbeat::read(file)? {
             Some(found) if found.kernel != heartbeat::this_kernel() => {
-                watch.holder(path, file, false, &mut std::iter::empty())
+                watch.holder(path, file, false, &mut || Ok(Vec::new()))
             }
             _ => Ok(Holder::Dead),
         }
@@ -648,7 +675,8 @@ fn offset(index: u32) -> u64 {
 /// going on without it. Between opening and locking another storage may have adopted and removed the
 /// file; then there is a new one to be made.
 fn open_locked(path: &str) -> Result<File> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
+    let begun = Instant::now();
+    let mut first = None;
     loop {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.context(|| format!("open {path}"))?;
@@ -658,11 +686,24 @@ fn open_locked(path: &str) -> Result<File> {
         {
             return Ok(file);
         }
-        if Instant::now() >= deadline {
+        let found = Heartbeat::read(&file).context(|| format!("read {path}"))?;
+        // A previous version writes none.
+        let is_alive = found.as_ref().is_none_or(|found| {
+            let first = first.get_or_insert_with(|| found.clone());
+            found.count > 0 && found != first
+        });
+        if is_alive && begun.elapsed() >= LOCK_PATIENCE {
             return fail!(
                 Busy,
                 "{path} is locked: another storage of this name (host name, address and port, or tnv_storage_id) is \
                  running or still stopping"
+            );
+        }
+        if begun.elapsed() >= HOLDER_PATIENCE {
+            return fail!(
+                Timeout,
+                "{path} is locked by somebody who writes no heartbeat: another storage takes over what a storage of \
+                 this name left, or one of this name hangs; waiting for the lock"
             );
         }
         thread::sleep(Duration::from_millis(20));
@@ -751,6 +792,7 @@ mod tests {
     use super::*;
     use crate::scratch::Scratch;
     use std::net::SocketAddr;
+    use tnv_common::error::ErrorKind;
     use tnv_common::wire::HostName;
 
     fn record(number: u32) -> Record {
@@ -806,9 +848,74 @@ mod tests {
     #[test]
     fn two_storages_of_one_name_cannot_share_it() {
         let scratch = Scratch::new();
-        let _first = open(&scratch).unwrap();
-        let error = open(&scratch).err().unwrap();
-        assert!(error.message().contains("another storage"), "{error}");
+        let (first, _) = open(&scratch).unwrap();
+        let error = thread::scope(|scope| {
+            let second = scope.spawn(|| open(&scratch).err().unwrap());
+            while !second.is_finished() {
+                first.beat().unwrap();
+                thread::sleep(Duration::from_millis(100));
+            }
+            second.join().unwrap()
+        });
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        assert!(error.message().contains("another storage of this name"), "{error}");
+    }
+
+    /// A storage started while another one took its journal over, which took longer than 2 s: it did not start.
+    #[test]
+    fn a_lock_whose_holder_shows_no_heartbeat_is_waited_for() {
+        let scratch = Scratch::new();
+        let (first, _) = open(&scratch).unwrap();
+        let path = first.path.clone();
+        drop(first);
+        let adopter = File::open(&path).unwrap();
+        assert!(try_lock(&adopter, FlockOperation::NonBlockingLockExclusive).unwrap());
+        assert_eq!(open(&scratch).err().unwrap().kind(), ErrorKind::Timeout);
+        let marking = OpenOptions::new().write(true).open(&path).unwrap();
+        thread::scope(|scope| {
+            let second = scope.spawn(|| open(&scratch));
+            thread::sleep(Duration::from_millis(500));
+            Heartbeat::new(0, [7; 16]).write(&marking).unwrap();
+            thread::sleep(LOCK_PATIENCE);
+            assert!(!second.is_finished());
+            drop(adopter);
+            assert!(second.join().unwrap().is_ok());
+        });
+    }
+
+    /// Bytes that this thread has read by system calls.
+    fn bytes_read() -> u64 {
+        let text = fs::read_to_string("/proc/thread-self/io").unwrap();
+        text.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+    }
+
+    /// Where locks do not reach other hosts all of their journals were read every 5 s, and those that had ended for
+    /// 7 days.
+    #[test]
+    fn journals_that_may_be_held_and_those_that_are_known_to_be_empty_are_not_read() {
+        let scratch = Scratch::new();
+        let journal = open_as(&scratch, "a", 3);
+        let mut watch = Watch::with(Duration::from_secs(3600), Duration::from_secs(3600));
+        let mut adopt = || {
+            let before = bytes_read();
+            let left = records(&adopt(&scratch, &journal, "a", &mut watch)).len();
+            (left, bytes_read() - before > offset(ALLOCATED_SLOTS) / 2)
+        };
+        let held = leave(&scratch, "held", Some(5));
+        assert_eq!(adopt(), (0, false));
+        fs::remove_file(held).unwrap();
+        let ended = leave(&scratch, "ended", Some(0));
+        assert_eq!(adopt(), (1, true));
+        assert_eq!(adopt(), (0, true), "it was changed just now");
+        let file = OpenOptions::new().write(true).open(&ended).unwrap();
+        let old = std::time::SystemTime::now() - Duration::from_secs(60);
+        file.set_modified(old).unwrap();
+        assert_eq!(adopt(), (0, true));
+        assert_eq!(adopt(), (0, false));
+        // A storage of that name came, and has ended.
+        file.write_all_at(&record(4).encode(), offset(7)).unwrap();
+        Heartbeat { kernel: [7; 16], ..Heartbeat::new(0, [8; 16]) }.write(&file).unwrap();
+        assert_eq!(adopt(), (1, true));
     }
 
     /// A storage that had lost its journal opened it anew. An upload from before was acknowledged by the new one, and

@@ -460,7 +460,7 @@ impl Store {
             .context(|| "read the list of damaged files; move it away to go on without it")?;
         let opened = Journal::open(&self.path, &self.opening.member, &mut self.lock(&self.watch));
         let (journal, mut found) = opened.map_err(|error| match error.kind() {
-            // Another host's storage with this ID may hold it.
+            // Another host's storage with this ID may hold it, or another storage takes it over.
             ErrorKind::Timeout => not_yet(error),
             _ => error.into(),
         })?;
@@ -1100,9 +1100,22 @@ mod tests {
     #[test]
     fn a_store_path_that_another_storage_has_is_no_matter_to_go_on_without() {
         let scratch = Scratch::new();
-        let _first = stores(&scratch, &["b"]);
-        let error = try_open(&scratch, &["a", "b"], &Arc::default()).err().unwrap();
+        let first = stores(&scratch, &["b"]);
+        let error = thread::scope(|scope| {
+            let second = scope.spawn(|| try_open(&scratch, &["a", "b"], &Arc::default()).err().unwrap());
+            while !second.is_finished() {
+                first.ask();
+                thread::sleep(GRACE);
+            }
+            second.join().unwrap()
+        });
         assert_eq!(error.kind(), ErrorKind::Busy);
+        // One that shows nothing is perhaps another storage that takes over what is there.
+        let second = try_open(&scratch, &["a", "b"], &Arc::default()).unwrap();
+        assert_eq!(order(&second, 0), ["a"]);
+        drop(first);
+        second.ask();
+        assert_eq!(order(&second, 0).len(), 2);
     }
 
     fn row(scratch: &Scratch, store: &str) -> FileRow {
