@@ -276,6 +276,19 @@ impl Db {
         self.database.name(stored)
     }
 
+    /// The key of the row that this file has, as the table has it: the database may take other names for equal to it,
+    /// and existing storages were served by these. Of a row that is gone, the key that it would have.
+    pub fn key_of(&self, file: &Triple, path: &str) -> Result<String> {
+        let texts = [file.appid.as_str(), file.userid.as_str(), file.fileid.as_str()];
+        let params = texts.map(|text| Value::Text(self.database.stored(text)));
+        for row in self.database.read_stored(&statements(&file.userid).find, &params)? {
+            if self.name(row.opt_text(4)?.unwrap_or_default()) == path {
+                return Ok(row.text(0)?.to_owned());
+            }
+        }
+        Ok(self.database.stored(file.fileid.as_str()))
+    }
+
     /// The row with this very key as it is now.
     pub fn look(&self, table: usize, id: &str) -> Result<Option<Entry>> {
         let rows = self.database.read_stored(&STATEMENTS[table].look, &[id.into()])?;

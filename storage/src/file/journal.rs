@@ -15,7 +15,8 @@
 //! What a storage left that has ended is taken over by any member that serves the store path, whatever the
 //! name was (see [`Journal::adopt`]); that it has ended is shown by the rules in `heartbeat`. The open
 //! journal is also what shows that a store path is still the disk that was opened: where it does not lie at
-//! its path any more, the disk is not mounted (see [`Journal::check`]).
+//! its path any more, the disk is not mounted (see [`Journal::check`]). Where the same volume is mounted anew the
+//! journal is given up (see [`Journal::retire`]) and opened anew; who has a slot asks the journal that gave it.
 //!
 //! Slots of [`SLOT_BYTES`], the first of which is the head: [`MAGIC`], the holder's heartbeat, zeros. The
 //! others, free where their checksum is wrong or their mark is not 1:

@@ -61,8 +61,8 @@ const BYTES_MAX: u64 = 4096;
 /// say nothing of their group, so that in a deployment of ten groups nine of ten may be elsewhere.
 const SAMPLE_MAX: usize = 256;
 
-/// Most of them from one page: the first and the last pages of all tables have their share. File IDs often begin
-/// with a time. Where a group joined later the first rows are all of others.
+/// Most of them from one page: the first and the last pages of all tables have their share. File IDs often
+/// begin with a time, so that where a group joined later the first rows are all of others.
 const OF_PAGE_MAX: usize = SAMPLE_MAX / (2 * TABLES);
 
 /// The rows of the sample may have been deleted meanwhile: it is taken anew after this time, and seldom,
