@@ -52,6 +52,11 @@ struct Statements {
     /// bound are by one collation under which the key is unique, so no row is passed over.
     first: Sql,
     after: Sql,
+    /// The rows between two keys, from the lower one on.
+    between: Sql,
+    /// The last rows after a key, and the last ones between two, in the opposite order.
+    last: Sql,
+    last_between: Sql,
     /// The row of this key, whoever's it is.
     look: Sql,
     /// The paths of the rows after a key, up to another where there is one, waiting for transactions
@@ -92,6 +97,11 @@ macro_rules! tables {
             },
             first: Sql::both(concat!(entry!(), $table, " ORDER BY id LIMIT ?")),
             after: Sql::both(concat!(entry!(), $table, " WHERE id > ? ORDER BY id LIMIT ?")),
+            between: Sql::both(concat!(entry!(), $table, " WHERE id > ? AND id < ? ORDER BY id LIMIT ?")),
+            last: Sql::both(concat!(entry!(), $table, " WHERE id > ? ORDER BY id DESC LIMIT ?")),
+            last_between: Sql::both(concat!(
+                entry!(), $table, " WHERE id > ? AND id < ? ORDER BY id DESC LIMIT ?"
+            )),
             look: Sql::both(concat!(entry!(), $table, " WHERE id = ?")),
             paths_to: Sql {
                 mysql: concat!(
@@ -136,6 +146,18 @@ pub struct Entry {
     pub group: Option<String>,
     /// The file; its path may be anything.
     pub file: FileRow,
+}
+
+/// Which rows of a table come next, where it is read from both ends. The database compares the keys: it alone
+/// knows their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next<'a> {
+    /// The first ones.
+    First,
+    /// The first ones after this key, and before the other one where there is one.
+    After(&'a str, Option<&'a str>),
+    /// The last ones after this key, and before the other one where there is one; the last one comes first.
+    Last(&'a str, Option<&'a str>),
 }
 
 /// The file tables.
@@ -231,16 +253,41 @@ impl Db {
     /// end. A row that is there throughout a walk is met exactly once. No worker asks, so that the bound on
     /// workers does not concern this and what follows.
     pub fn page(&self, table: usize, after: Option<&str>) -> Result<Vec<Entry>> {
-        let rows = match after {
-            None => self.database.read_stored(&STATEMENTS[table].first, &[PAGE_ROWS.into()]),
-            Some(id) => self.database.read_stored(&STATEMENTS[table].after, &[id.into(), PAGE_ROWS.into()]),
+        self.next(table, after.map_or(Next::First, |after| Next::After(after, None)))
+    }
+
+    /// The next rows of a table that is read from both ends; none where the two have met.
+    pub fn next(&self, table: usize, next: Next<'_>) -> Result<Vec<Entry>> {
+        let statements = &STATEMENTS[table];
+        let (sql, keys) = match next {
+            Next::First => (&statements.first, [None, None]),
+            Next::After(after, None) => (&statements.after, [Some(after), None]),
+            Next::After(after, before) => (&statements.between, [Some(after), before]),
+            Next::Last(after, None) => (&statements.last, [Some(after), None]),
+            Next::Last(after, before) => (&statements.last_between, [Some(after), before]),
         };
+        let keys = keys.into_iter().flatten().map(Value::from);
+        let params: Vec<Value> = keys.chain([PAGE_ROWS.into()]).collect();
+        let rows = self.database.read_stored(sql, &params);
         rows?.iter().map(|row| self.entry(row)).collect::<Result<_>>().context(|| SCHEMA.tables[table].name)
     }
 
     /// The name that a text of an [`Entry`] stands for.
     pub fn name(&self, stored: &str) -> String {
         self.database.name(stored)
+    }
+
+    /// The key of the row that this file has, as the table has it: the database may take other names for equal to it,
+    /// and existing storages were served by these. Of a row that is gone, the key that it would have.
+    pub fn key_of(&self, file: &Triple, path: &str) -> Result<String> {
+        let texts = [file.appid.as_str(), file.userid.as_str(), file.fileid.as_str()];
+        let params = texts.map(|text| Value::Text(self.database.stored(text)));
+        for row in self.database.read_stored(&statements(&file.userid).find, &params)? {
+            if self.name(row.opt_text(4)?.unwrap_or_default()) == path {
+                return Ok(row.text(0)?.to_owned());
+            }
+        }
+        Ok(self.database.stored(file.fileid.as_str()))
     }
 
     /// The row with this very key as it is now.
@@ -428,6 +475,42 @@ mod tests {
         assert_eq!(db.paths_for_certain(table, "", None).unwrap().len() as i64, rows);
         assert_eq!(db.look(table, "0005"), Ok(Some(met[5].clone())));
         assert_eq!(db.look(table, "005"), Ok(None));
+    }
+
+    #[test]
+    fn a_table_that_is_read_from_both_ends_is_met_once_and_its_last_rows_come_first() {
+        let scratch = Scratch::new();
+        let db = open(&scratch);
+        let table = table_of(&UserId::new("tnv001").unwrap());
+        assert_eq!(db.next(table, Next::First), Ok(Vec::new()));
+        let rows = 3 * PAGE_ROWS + 7;
+        std::thread::scope(|scope| {
+            for start in 0..8 {
+                let db = &db;
+                scope.spawn(move || {
+                    for number in (start..rows).step_by(8) {
+                        let id = format!("{number:04}");
+                        db.insert(&triple("tnvideo", "tnv001", &id), &row(&format!("p{number}"))).unwrap();
+                    }
+                });
+            }
+        });
+        let ids = |page: Vec<Entry>| page.into_iter().map(|entry| entry.id).collect::<Vec<_>>();
+        let next = |next| ids(db.next(table, next).unwrap());
+        let mut met = next(Next::First);
+        let after = met.last().unwrap().clone();
+        let last = next(Next::Last(&after, None));
+        assert_eq!((last[0].as_str(), last.len() as i64), ("3006", PAGE_ROWS));
+        let before = last.last().unwrap().clone();
+        met.extend(last);
+        let page = next(Next::After(&after, Some(&before)));
+        assert_eq!((page[0].as_str(), page.len() as i64), ("1000", PAGE_ROWS));
+        let after = page.last().unwrap().clone();
+        met.extend(page);
+        met.extend(next(Next::Last(&after, Some(&before))));
+        assert_eq!(next(Next::Last(&after, Some("2000"))), Vec::<String>::new());
+        met.sort();
+        assert_eq!(met, (0..rows).map(|number| format!("{number:04}")).collect::<Vec<_>>());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `tnv-storage --init`: says that the disk of a store path is the right one, where nothing else shows it: an
-//! empty disk in the place of one that is lost, or one that was another store path's.
+//! empty disk in the place of one that is lost, one of a new group beside rows of existing storages, which do not
+//! say whose they are, or one that was another store path's.
 
 use std::io::Write;
 use std::path::Path;
@@ -22,8 +23,9 @@ pub static JOB: Job = Job {
     help: "\
   --init      mark the disk of a store path as the right one, beside a running server or without; run it in
               the directory that the server runs in. It is needed only where rows name files under a store
-              path and none of them is there: for an empty disk in the place of one that is lost. Make sure
-              that the disk is mounted. Files that are there stay
+              path and none of them is there: for an empty disk in the place of one that is lost, and for a
+              new group beside rows of existing storages. Make sure that the disk is mounted. Files that are
+              there stay
     --store-path PATH
               this one; needed where there are several",
 };

@@ -258,7 +258,8 @@ impl Scrub {
     fn ask_again(&mut self, path: &str, at: &At) -> Result<Option<Fault>> {
         match self.db.look(at.table, &at.id)? {
             Some(entry) if entry.file.path == path => {
-                if let Err(fault) = self.read(&entry) {
+                // A reader may have met what cannot be read, which the size of a row without a checksum does not show.
+                if let Err(fault) = self.read_whole(&entry) {
                     return Ok(Some(fault));
                 }
                 if self.stop.is_set() {
@@ -274,10 +275,21 @@ impl Scrub {
 
     /// From the disk, at the rate.
     fn read(&self, entry: &Entry) -> std::result::Result<(), Fault> {
-        let rate = if self.bytes_a_second > 0 { self.bytes_a_second } else { CARE_BYTES_A_SECOND };
-        let pace = |bytes: u64| !self.stop.wait(Duration::from_secs_f64(bytes as f64 / rate as f64));
+        let pace = self.pace();
         pace(FILE_BYTES);
         verify::read(&entry.file, true, pace)
+    }
+
+    fn read_whole(&self, entry: &Entry) -> std::result::Result<(), Fault> {
+        let pace = self.pace();
+        pace(FILE_BYTES);
+        verify::read_whole(&entry.file, true, pace)
+    }
+
+    /// Waits for as long as so many bytes take; false where this storage stops.
+    fn pace(&self) -> impl Fn(u64) -> bool {
+        let rate = if self.bytes_a_second > 0 { self.bytes_a_second } else { CARE_BYTES_A_SECOND };
+        move |bytes| !self.stop.wait(Duration::from_secs_f64(bytes as f64 / rate as f64))
     }
 
     fn save(&mut self) {

@@ -10,10 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use tnv_tests::cluster::Part;
+use tnv_tests::mariadb::MariaDb;
 use tnv_tests::mount::Mount;
 use tnv_tests::raw::{self, Raw};
 use tnv_tests::strace::Strace;
-use tnv_tests::{Builder, Cluster, Output, PATIENCE, patient, sample};
+use tnv_tests::{Builder, Cluster, Db, Output, PATIENCE, patient, sample};
 
 /// Error numbers of failure replies: another server may do better; no room.
 const UNAVAILABLE: i16 = -11;
@@ -448,4 +449,39 @@ fn a_file_that_cannot_be_read_is_refused_and_its_disk_is_tried_last() {
             disks.lands_in(&format!("after-{fileid}{count}")) == "../data"
         });
     }
+}
+
+/// The list of damaged files had the name that the reader asked by, which is not the key of the row where the database
+/// takes the two for equal: five seconds later the file counted as deleted, and was served again. And of a row
+/// without a checksum the size alone was looked at.
+#[test]
+fn a_file_that_cannot_be_read_stays_out_of_service_by_whatever_name_it_was_asked_for() {
+    let test = "a file asked for by another name";
+    let Some(server) = MariaDb::start() else { return };
+    let cluster = Builder::new("by-another-name").db(Db::Maria(&server)).start();
+    let content = sample(5000, 5);
+    cluster.put("tnv001", "abc", &content);
+    let row = cluster.file_row("tnv001", "abc").expect("a row")[2].clone();
+    // As an existing storage wrote it, whose readers find it by each of its names.
+    let table = raw::table_of("tnv001");
+    let change =
+        format!("UPDATE tnv_storagedb.t_file_0{table} SET id = 'ABC', checksum = NULL, group_name = NULL");
+    server.run(&[&change]);
+    let file = cluster.path("group001/data").join(row.strip_prefix("../data/").expect("a path"));
+    let output = cluster.path("log/strace");
+    let path = file.to_str().expect("UTF-8");
+    let args = ["-P", &row, "-P", path, "-e", "trace=pread64,read", "-e", "inject=pread64,read:error=EIO"];
+    let Some(strace) = Strace::attach(test, &cluster.storages[0], &args, &output) else { return };
+    let ask = || raw::ask(cluster.storage(), &raw::download("tnvideo", "tnv001", "abc", 0, 0));
+    assert_eq!(ask().number(), UNAVAILABLE);
+    // The scrub looks at it every 5 s.
+    thread::sleep(Duration::from_secs(13));
+    let log = cluster.storages[0].log();
+    assert!(!log.contains("has been deleted") && !log.contains("back in service"), "{log}");
+    drop(strace);
+    patient("the file is served again", PATIENCE, || {
+        let frame = ask();
+        frame.status == 0 && frame.success(102) == content
+    });
+    cluster.storages[0].wait_log("sound again and back in service", PATIENCE);
 }

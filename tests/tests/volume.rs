@@ -14,8 +14,10 @@ use std::time::Duration;
 use tnv_tests::bins::bin;
 use tnv_tests::cluster::{Part, group_list, statuses};
 use tnv_tests::fsck::fsck;
+use tnv_tests::mariadb::MariaDb;
+use tnv_tests::mount::Mount;
 use tnv_tests::raw::{self, Raw};
-use tnv_tests::{Builder, Cluster, Output, PATIENCE, Process, patient, sample, skipped};
+use tnv_tests::{Builder, Cluster, Db, Output, PATIENCE, Process, patient, sample, skipped};
 
 const USER: &str = "tnv001";
 
@@ -121,6 +123,115 @@ fn an_upgrade_knows_a_disk_by_its_files() {
     put(&cluster, "new", b"new").expect("an upload right after the start");
     assert!(data.join(".tnv-volume").is_file());
     assert!(!cluster.storages[0].log_of_run().contains("ERROR"), "{}", cluster.storages[0].log_of_run());
+}
+
+/// Rows that existing storages of other groups wrote: of no group, under the same store path, before all others
+/// in the order of the keys.
+fn rows_of_others(cluster: &Cluster, count: usize) {
+    for table in 1..=3 {
+        let rows: Vec<_> = (0..count)
+            .map(|number| {
+                format!(
+                    "('0-{table}-{number:05}', 'tnvideo', 'other', 0, '../data/000/000/00{table}/5F9E3FA7_{:03X}', 7)",
+                    number % 512
+                )
+            })
+            .collect();
+        let columns = "id, appid, userid, status, file_path, file_size";
+        let statement = format!("INSERT INTO t_file_0{table} ({columns}) VALUES {}", rows.join(", "));
+        cluster.sql("tnv_storagedb", &statement);
+    }
+}
+
+/// Only the first rows were looked at, and all of them were other groups': the disk was refused.
+fn a_group_that_joined_later(db: Db<'_>) {
+    let mut cluster = Builder::new("joined-later").no_wait().db(db).start();
+    for count in 0..5 {
+        cluster.put(USER, &format!("f{count}"), b"content");
+    }
+    cluster.storages[0].kill();
+    rows_of_others(&cluster, 2500);
+    fs::remove_file(cluster.path("group001/data/.tnv-volume")).expect("remove the marker");
+    cluster.storages[0].start();
+    patient("uploads work", PATIENCE, || put(&cluster, "new", b"new").is_ok());
+    assert_eq!(get(&cluster, "f0").as_deref(), Some(&b"content"[..]));
+    assert!(!cluster.storages[0].log_of_run().contains("--init"), "{}", cluster.storages[0].log_of_run());
+}
+
+#[test]
+fn a_group_that_joined_later_knows_its_disk_by_its_newest_rows() {
+    a_group_that_joined_later(Db::Embedded);
+}
+
+#[test]
+fn a_group_that_joined_later_knows_its_disk_by_its_newest_rows_on_mariadb() {
+    let Some(server) = MariaDb::start() else { return };
+    a_group_that_joined_later(Db::Maria(&server));
+}
+
+#[test]
+fn a_new_group_beside_rows_of_existing_storages_is_told_to_init_and_why() {
+    let mut cluster = Builder::new("new-group").no_wait().start();
+    cluster.storages[0].kill();
+    fs::remove_dir_all(cluster.path("group001/data")).expect("no storage was here before");
+    rows_of_others(&cluster, 100);
+    cluster.storages[0].start();
+    cluster.storages[0]
+        .wait_log("if group group001 is new, they are other groups', and this disk is right", PATIENCE);
+    cluster.storages[0].wait_log("run tnv-storage --init --store-path ../data", PATIENCE);
+    assert_eq!(put(&cluster, "new", b"new"), Err(UNAVAILABLE));
+    init(&cluster, &[]).success();
+    patient("uploads work", PATIENCE, || put(&cluster, "new", b"new").is_ok());
+}
+
+/// A FUSE client died and was mounted anew, or a disk was, through another device: the store path led to the
+/// same volume and was refused until a restart. The other device is played by a copy of the first one.
+#[test]
+fn a_volume_that_is_mounted_anew_is_taken_back_and_fails_the_uploads_under_way() {
+    let test = "a_volume_that_is_mounted_anew_is_taken_back_and_fails_the_uploads_under_way";
+    let mut cluster =
+        Builder::new("mounted-anew").no_wait().set(Part::Storage, "tnv_reserved_space", 0).prepare();
+    let (data, copy) = (cluster.path("group001/data"), cluster.path("copy"));
+    let Some(mut mount) = Mount::memory(test, 64, &data) else { return };
+    cluster.start_all();
+    cluster.put(USER, "before", b"before");
+    let mut copies = Vec::new();
+    for round in 0..2 {
+        let half = format!("half-{round}");
+        let content = sample(4 << 20, 1);
+        let before = cluster.content_files("group001").len();
+        let mut upload = Raw::connect(cluster.storage());
+        upload.send(&raw::head(70, 408 + content.len() as i64));
+        upload.send(&raw::upload_head("tnvideo", USER, &half, content.len() as i64));
+        upload.send(&content[..1 << 20]);
+        patient("the file is begun", PATIENCE, || cluster.content_files("group001").len() > before);
+        let copy = copy.join(round.to_string());
+        copies.push(Mount::memory(test, 64, &copy).expect("a second one can be mounted"));
+        Output::of(Command::new("cp").arg("-a").arg(data.join(".")).arg(&copy)).success();
+        drop(mount);
+        cluster.storages[0].wait_log("store path '../data'", PATIENCE);
+        assert_eq!(put(&cluster, "meanwhile", b"x"), Err(UNAVAILABLE));
+        mount = Mount::bind(test, &copy, &data).expect("it can be mounted anew");
+        let line = "store path '../data': its volume was mounted anew";
+        patient("it is noticed", PATIENCE, || cluster.storages[0].log().matches(line).count() > round);
+        let _ = upload.try_send(&content[1 << 20..]);
+        let frame = upload.frame();
+        let text = frame.failure(102);
+        assert!(text.contains("mounted anew or its journal was lost during the upload"), "{text}");
+        assert_eq!(frame.number(), UNAVAILABLE, "another may do better");
+        let after = format!("after-{round}");
+        patient("uploads work again", PATIENCE, || put(&cluster, &after, b"after").is_ok());
+        for (fileid, content) in [("before", b"before".as_slice()), (&after, b"after")] {
+            assert_eq!(get(&cluster, fileid).as_deref(), Some(content));
+        }
+        assert_eq!(cluster.file_row(USER, &half), None);
+        patient("the half file goes", PATIENCE, || cluster.content_files("group001").len() == before + 1);
+    }
+    assert_eq!(entries(&data, ".uploads-").len(), 1);
+    let log = cluster.storages[0].log();
+    assert!(!log.contains("is bad"), "the volume is as good as it was: {log}");
+    fsck(&cluster, 0, &["--min-age", "0"]).assert_agrees();
+    drop((mount, copies));
 }
 
 #[test]

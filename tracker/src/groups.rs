@@ -21,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{info, warn};
-use tnv_common::allow::host;
+use tnv_common::net::allow::host;
 use tnv_common::error::Result;
 use tnv_common::fail;
 use tnv_common::proto::tnv::shares::{Share, Shares};

@@ -126,6 +126,14 @@ impl Database {
         }
     }
 
+    /// A name as it stands in the table: the opposite of [`Database::name`].
+    pub fn stored(&self, name: &str) -> String {
+        match &self.shared.reader {
+            Reader::Mysql(mysql) => mysql.stored(name),
+            Reader::Sqlite(_) => name.to_owned(),
+        }
+    }
+
     /// Runs one INSERT, UPDATE or DELETE and returns when it is committed, and durable as far as
     /// [`DbSettings::durable`] says.
     ///

@@ -187,6 +187,11 @@ impl Mysql {
         self.connector.settings.charset.decode(stored.to_owned())
     }
 
+    /// The opposite: a name as it stands in the table.
+    pub fn stored(&self, name: &str) -> String {
+        self.connector.settings.charset.encode(name).into_owned()
+    }
+
     /// A query asked again does no harm, so a connection that went stale in the pool costs nothing
     /// but a second attempt on a fresh one.
     fn read_in(&self, charset: Charset, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {

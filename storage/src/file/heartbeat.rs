@@ -160,6 +160,8 @@ pub enum Holder {
 /// The journals that might have no holder, and since when they have not changed.
 pub struct Watch {
     seen: HashMap<String, Seen>,
+    /// Journals without a taken slot, and what they looked like when that was read.
+    empty: HashMap<String, u32>,
     silence: Duration,
     silence_without_heartbeat: Duration,
 }
@@ -179,17 +181,17 @@ impl Watch {
 
     /// With other times, for tests and for those who cannot wait.
     pub fn with(silence: Duration, silence_without_heartbeat: Duration) -> Watch {
-        Watch { seen: HashMap::new(), silence, silence_without_heartbeat }
+        Watch { seen: HashMap::new(), empty: HashMap::new(), silence, silence_without_heartbeat }
     }
 
-    /// What is known of the holder of this journal, whose lock is free, and whose taken slots name these
-    /// files. `named_here`: its name says that it is of this host.
+    /// What is known of the holder of this journal, whose lock is free. `named_here`: its name says that it is of
+    /// this host. `files`: reads what its taken slots name, which is asked for only where there is no heartbeat.
     pub fn holder(
         &mut self,
         path: &str,
         journal: &File,
         named_here: bool,
-        files: &mut dyn Iterator<Item = &str>,
+        files: &mut dyn FnMut() -> io::Result<Vec<String>>,
     ) -> io::Result<Holder> {
         let metadata = journal.metadata()?;
         let heartbeat = Heartbeat::read(journal)?.filter(|heartbeat| {
@@ -204,15 +206,9 @@ impl Watch {
         if has_ended {
             return Ok(Holder::Dead);
         }
-        let mut print = crc32fast::Hasher::new();
-        mix(&mut print, &metadata);
-        let mut head = [0; AT as usize + BYTES];
-        if metadata.len() >= head.len() as u64 {
-            journal.read_exact_at(&mut head, 0)?;
-        }
-        print.update(&head);
+        let mut print = print_of(journal, &metadata)?;
         if heartbeat.is_none() {
-            for file in files.take(FILES_MAX) {
+            for file in files()?.iter().take(FILES_MAX) {
                 if let Ok(metadata) = fs::symlink_metadata(file) {
                     mix(&mut print, &metadata);
                 }
@@ -224,6 +220,28 @@ impl Watch {
             true if heartbeat.is_some() => Ok(Holder::Dead),
             true => Ok(Holder::Still),
         }
+    }
+
+    /// Whether a journal had no taken slot when it was last read, and has not changed since: then it need not be read
+    /// again. It may be some MiB, and those of storages that have ended stay for days.
+    pub fn is_known_empty(&self, path: &str, journal: &File) -> io::Result<bool> {
+        let Some(known) = self.empty.get(path) else { return Ok(false) };
+        Ok(*known == print_of(journal, &journal.metadata()?)?.finalize())
+    }
+
+    /// Notes that a journal has no taken slot. Not where it was changed just now: another change might leave it with
+    /// the same time.
+    pub fn note_empty(&mut self, path: &str, journal: &File) -> io::Result<()> {
+        let metadata = journal.metadata()?;
+        let age = now().checked_add_signed(metadata.mtime().saturating_neg()).unwrap_or_default();
+        if age < CLOCKS_APART_MAX.as_secs() {
+            return Ok(());
+        }
+        if self.empty.len() >= WATCHED_MAX {
+            self.empty.clear();
+        }
+        self.empty.insert(path.to_owned(), print_of(journal, &metadata)?.finalize());
+        Ok(())
     }
 
     /// The longest wait after which [`Watch::holder`] knows about a journal with a heartbeat.
@@ -247,6 +265,18 @@ impl Watch {
         }
         now.duration_since(seen.since)
     }
+}
+
+/// What changes with a journal, its head included.
+fn print_of(journal: &File, metadata: &fs::Metadata) -> io::Result<crc32fast::Hasher> {
+    let mut print = crc32fast::Hasher::new();
+    mix(&mut print, metadata);
+    let mut head = [0; AT as usize + BYTES];
+    if metadata.len() >= head.len() as u64 {
+        journal.read_exact_at(&mut head, 0)?;
+    }
+    print.update(&head);
+    Ok(print)
 }
 
 /// What changes with a file.
@@ -294,7 +324,7 @@ mod tests {
     }
 
     fn ask(watch: &mut Watch, journal: &File) -> Holder {
-        watch.holder("j", journal, false, &mut std::iter::empty()).unwrap()
+        watch.holder("j", journal, false, &mut || Ok(Vec::new())).unwrap()
     }
 
     #[test]
@@ -352,7 +382,7 @@ mod tests {
         let file = scratch.path().join("file");
         let file_text = file.to_str().unwrap();
         let mut watch = Watch::with(Duration::ZERO, Duration::from_millis(200));
-        let mut ask = || watch.holder("j", &journal, false, &mut [file_text].into_iter()).unwrap();
+        let mut ask = || watch.holder("j", &journal, false, &mut || Ok(vec![file_text.to_owned()])).unwrap();
         let start = Instant::now();
         let mut content = Vec::new();
         while start.elapsed() < Duration::from_millis(500) {

@@ -15,7 +15,8 @@
 //! What a storage left that has ended is taken over by any member that serves the store path, whatever the
 //! name was (see [`Journal::adopt`]); that it has ended is shown by the rules in `heartbeat`. The open
 //! journal is also what shows that a store path is still the disk that was opened: where it does not lie at
-//! its path any more, the disk is not mounted (see [`Journal::check`]).
+//! its path any more, the disk is not mounted (see [`Journal::check`]). Where the same volume is mounted anew the
+//! journal is given up (see [`Journal::retire`]) and opened anew; who has a slot asks the journal that gave it.
 //!
 //! Slots of [`SLOT_BYTES`], the first of which is the head: [`MAGIC`], the holder's heartbeat, zeros. The
 //! others, free where their checksum is wrong or their mark is not 1:
@@ -34,7 +35,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,13 @@ const ALLOCATED_SLOTS: u32 = 1024;
 /// How long a lock that is held is waited for: another storage may look just now whether there is something
 /// to adopt, which is a matter of milliseconds.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long it is waited for a heartbeat of the one who holds the lock, which shows that it is a storage of the same
+/// name. Without one it may be another storage that takes much over; each record is written and read.
+const HOLDER_PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long a journal that is given up waits for those who are writing to it.
+const WRITERS_PATIENCE: Duration = Duration::from_secs(1);
 
 const TAKEN: u8 = 1;
 
@@ -124,6 +132,9 @@ pub struct Journal {
     is_local: bool,
     free: Mutex<Free>,
     pulse: Mutex<Pulse>,
+    /// It was given up, so that nothing more may be written: another one may have its slots. Held while a slot is
+    /// written.
+    retired: RwLock<bool>,
 }
 
 /// This process as the holder.
@@ -167,7 +178,8 @@ impl Journal {
     ///
     /// A storage with an ID may have moved here from another host, whose lock is perhaps not seen: then the
     /// kind of the failure is `Timeout` until the other one has stopped or has shown no heartbeat for long
-    /// enough.
+    /// enough. It is `Timeout`, too, while the lock is held by somebody who shows no heartbeat: that is no storage of
+    /// this name, and the lock will be free. It is `Busy` where a storage of this name runs.
     pub fn open(
         store_path: &str,
         member: &MemberName,
@@ -186,7 +198,8 @@ impl Journal {
         let identity = identity(&file.metadata().context(|| format!("look at {path}"))?);
         let pulse = Mutex::new(Pulse { holder: rand::random(), count: 0, since: None, is_closed: false });
         let is_local = heartbeat::is_local(&file);
-        let journal = Arc::new(Journal { file, path, identity, is_local, free, pulse });
+        let retired = RwLock::new(false);
+        let journal = Arc::new(Journal { file, path, identity, is_local, free, pulse, retired });
         journal.beat().context(|| format!("write the heartbeat in {}", journal.path))?;
         tell(&journal.path, records.len());
         let left = records.into_iter().map(|(index, record)| {
@@ -238,9 +251,22 @@ impl Journal {
             return Ok(Vec::new());
         }
         let judged = Heartbeat::read(&file)?;
-        let records = if has_head(&file)? { read(&file)? } else { Vec::new() };
-        let holder = holder_of(path, &file, &records, member, watch)?;
-        if holder == Holder::MayLive || holder == Holder::Still && records.is_empty() {
+        let has_head = has_head(&file)?;
+        // Of a journal that may be held its head is enough, and one that was empty is not read again.
+        let is_empty = !has_head || watch.is_known_empty(path, &file)?;
+        let mut records = is_empty.then(Vec::new);
+        let holder = holder_of(path, &file, &mut records, member, watch)?;
+        if holder == Holder::MayLive {
+            return Ok(Vec::new());
+        }
+        let records = match records {
+            Some(records) => records,
+            None => read(&file)?,
+        };
+        if records.is_empty() && !is_empty {
+            watch.note_empty(path, &file)?;
+        }
+        if holder == Holder::Still && records.is_empty() {
             return Ok(Vec::new());
         }
         let is_removed = holder == Holder::Dead && is_only_ours(&file, judged.as_ref())?;
@@ -287,6 +313,9 @@ impl Journal {
     /// has taken it over, which each does before it asks for the rows of what the journal names. On a local file system
     /// the lock that this process holds says so already.
     pub fn verify(&self) -> bool {
+        if self.pulse().is_closed {
+            return false;
+        }
         if self.is_local {
             return true;
         }
@@ -349,9 +378,64 @@ impl Journal {
         }
     }
 
+    /// Gives the journal up while the storage goes on, for another one to be opened in its place: nothing that it
+    /// names is acknowledged from here on, nothing is written to it, and its lock is free. Nothing says in it that it
+    /// was let go: where the file has two mounts that might be seen later than the first heartbeat through the other
+    /// one. False where something is being written to it, which may hang.
+    pub fn retire(&self) -> bool {
+        {
+            let mut pulse = self.pulse();
+            (pulse.is_closed, pulse.since) = (true, None);
+        }
+        let deadline = Instant::now() + WRITERS_PATIENCE;
+        loop {
+            match self.retired.try_write() {
+                Ok(mut retired) => {
+                    *retired = true;
+                    break;
+                }
+                Err(TryLockError::Poisoned(error)) => {
+                    *error.into_inner() = true;
+                    break;
+                }
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return false,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(10)),
+            }
+        }
+        // What a client of a network file system still has of these writes must not come later than the other one's.
+        // Where the mount is dead both fail, and the lock went with it.
+        let let_go = self.file.sync_data().and_then(|()| Ok(flock(&self.file, FlockOperation::Unlock)?));
+        if let Err(error) = let_go {
+            log::debug!("{}: let go of it: {error}", self.path);
+            let _ = flock(&self.file, FlockOperation::Unlock);
+        }
+        true
+    }
+
+    /// Writes to a slot, unless the journal was given up.
+    fn write(&self, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
+        let retired = self.retired.read().unwrap_or_else(PoisonError::into_inner);
+        if *retired {
+            return Err(io::Error::other(format!("{} was given up, and is opened anew", self.path)));
+        }
+        write(&self.file)
+    }
+
+    /// Whether the descriptor leads nowhere any more though its file may be there: the mount through which it was
+    /// opened is dead, or its network file system has lost it.
+    pub fn is_cut_off(&self) -> bool {
+        let lost = [Errno::NOTCONN, Errno::CONNABORTED, Errno::STALE, Errno::BADFD, Errno::NODEV];
+        let failed = Heartbeat::read(&self.file).err().and_then(|error| error.raw_os_error());
+        lost.iter().any(|errno| failed == Some(errno.raw_os_error()))
+    }
+
     /// What stands for this process as the holder.
     pub fn holder(&self) -> [u8; 16] {
         self.pulse().holder
+    }
+
+    fn is_retired(&self) -> bool {
+        *self.retired.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pulse(&self) -> MutexGuard<'_, Pulse> {
@@ -394,7 +478,7 @@ impl Journal {
                 }
             }
         };
-        match self.file.write_all_at(&record.encode(), offset(index)) {
+        match self.write(|file| file.write_all_at(&record.encode(), offset(index))) {
             Ok(()) => Ok(Slot { journal: Arc::clone(self), index }),
             Err(error) => {
                 self.free().indexes.push(index);
@@ -409,12 +493,25 @@ impl Journal {
 }
 
 impl Slot {
-    /// Frees the slot. Where that fails it is resolved once more at the next start, to the same end.
+    /// Frees the slot. Where that fails it is resolved once more at the next start, to the same end; where the journal
+    /// was given up, by the one in its place.
     pub fn release(self) {
-        if let Err(error) = free_slot(&self.journal.file, self.index) {
-            log::error!("{}: release slot {}: {error}", self.journal.path, self.index);
+        if let Err(error) = self.journal.write(|file| free_slot(file, self.index)) {
+            let level = if self.journal.is_retired() { log::Level::Debug } else { log::Level::Error };
+            log::log!(level, "{}: release slot {}: {error}", self.journal.path, self.index);
         }
         self.journal.free().indexes.push(self.index);
+    }
+
+    /// Whether the last heartbeat in its journal is fresh, and no other storage, nor another journal of this one, has
+    /// the slot: what it names may be acknowledged.
+    pub fn is_held(&self) -> bool {
+        self.journal.is_held() && self.journal.verify()
+    }
+
+    /// The same after the commit, when the heartbeat does not matter any more (see `heartbeat`).
+    pub fn verify(&self) -> bool {
+        self.journal.verify()
     }
 }
 
@@ -494,10 +591,12 @@ impl Journals {
             // The lock is let go of with the file.
             let is_free = try_lock(&file, FlockOperation::NonBlockingLockShared)?;
             let records = read(&file)?;
-            let holder = match is_free && !records.is_empty() {
-                true => holder_of(&path, &file, &records, member, watch)?,
+            let mut records = Some(records);
+            let holder = match is_free && records.as_ref().is_some_and(|records| !records.is_empty()) {
+                true => holder_of(&path, &file, &mut records, member, watch)?,
                 false => Holder::MayLive,
             };
+            let records = records.unwrap_or_default();
             let has_heartbeat = is_free && Heartbeat::read(&file)?.is_some();
             if holder == Holder::Dead {
                 all.left.push((path.into_owned(), records.len()));
@@ -517,16 +616,23 @@ pub fn holders(store_path: &str) -> io::Result<Vec<[u8; 16]>> {
     Ok(journals(store_path)?.into_iter().filter_map(read).map(|heartbeat| heartbeat.holder).collect())
 }
 
+/// `records`: those of the journal, where they are known; they are read where they matter.
 fn holder_of(
     path: &str,
     file: &File,
-    records: &[(u32, Record)],
+    records: &mut Option<Vec<(u32, Record)>>,
     member: &MemberName,
     watch: &mut Watch,
 ) -> io::Result<Holder> {
     let name = path.rsplit('/').next().and_then(|name| name.strip_prefix(PREFIX));
     let named_here = name.is_some_and(|name| member.is_of_this_host(name));
-    watch.holder(path, file, named_here, &mut records.iter().map(|(_, record)| record.path.as_str()))
+    watch.holder(path, file, named_here, &mut || {
+        let records = match records {
+            Some(records) => records,
+            None => records.insert(read(file)?),
+        };
+        Ok(records.iter().map(|(_, record)| record.path.clone()).collect())
+    })
 }
 
 /// Of a storage with this ID that ran on another host.
@@ -534,7 +640,7 @@ fn wait_for_holder(path: &str, file: &File, watch: &mut Watch) -> Result<()> {
     let holder = || -> io::Result<Holder> {
         match Heartbeat::read(file)? {
             Some(found) if found.kernel != heartbeat::this_kernel() => {
-                watch.holder(path, file, false, &mut std::iter::empty())
+                watch.holder(path, file, false, &mut || Ok(Vec::new()))
             }
             _ => Ok(Holder::Dead),
         }
@@ -570,7 +676,8 @@ fn offset(index: u32) -> u64 {
 /// going on without it. Between opening and locking another storage may have adopted and removed the
 /// file; then there is a new one to be made.
 fn open_locked(path: &str) -> Result<File> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
+    let begun = Instant::now();
+    let mut first = None;
     loop {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.context(|| format!("open {path}"))?;
@@ -580,11 +687,24 @@ fn open_locked(path: &str) -> Result<File> {
         {
             return Ok(file);
         }
-        if Instant::now() >= deadline {
+        let found = Heartbeat::read(&file).context(|| format!("read {path}"))?;
+        // A previous version writes none.
+        let is_alive = found.as_ref().is_none_or(|found| {
+            let first = first.get_or_insert_with(|| found.clone());
+            found.count > 0 && found != first
+        });
+        if is_alive && begun.elapsed() >= LOCK_PATIENCE {
             return fail!(
                 Busy,
                 "{path} is locked: another storage of this name (host name, address and port, or tnv_storage_id) is \
                  running or still stopping"
+            );
+        }
+        if begun.elapsed() >= HOLDER_PATIENCE {
+            return fail!(
+                Timeout,
+                "{path} is locked by somebody who writes no heartbeat: another storage takes over what a storage of \
+                 this name left, or one of this name hangs; waiting for the lock"
             );
         }
         thread::sleep(Duration::from_millis(20));
@@ -673,6 +793,7 @@ mod tests {
     use super::*;
     use crate::scratch::Scratch;
     use std::net::SocketAddr;
+    use tnv_common::error::ErrorKind;
     use tnv_common::proto::HostName;
 
     fn record(number: u32) -> Record {
@@ -728,9 +849,96 @@ mod tests {
     #[test]
     fn two_storages_of_one_name_cannot_share_it() {
         let scratch = Scratch::new();
-        let _first = open(&scratch).unwrap();
-        let error = open(&scratch).err().unwrap();
-        assert!(error.message().contains("another storage"), "{error}");
+        let (first, _) = open(&scratch).unwrap();
+        let error = thread::scope(|scope| {
+            let second = scope.spawn(|| open(&scratch).err().unwrap());
+            while !second.is_finished() {
+                first.beat().unwrap();
+                thread::sleep(Duration::from_millis(100));
+            }
+            second.join().unwrap()
+        });
+        assert_eq!(error.kind(), ErrorKind::Busy);
+        assert!(error.message().contains("another storage of this name"), "{error}");
+    }
+
+    /// A storage started while another one took its journal over, which took longer than 2 s: it did not start.
+    #[test]
+    fn a_lock_whose_holder_shows_no_heartbeat_is_waited_for() {
+        let scratch = Scratch::new();
+        let (first, _) = open(&scratch).unwrap();
+        let path = first.path.clone();
+        drop(first);
+        let adopter = File::open(&path).unwrap();
+        assert!(try_lock(&adopter, FlockOperation::NonBlockingLockExclusive).unwrap());
+        assert_eq!(open(&scratch).err().unwrap().kind(), ErrorKind::Timeout);
+        let marking = OpenOptions::new().write(true).open(&path).unwrap();
+        thread::scope(|scope| {
+            let second = scope.spawn(|| open(&scratch));
+            thread::sleep(Duration::from_millis(500));
+            Heartbeat::new(0, [7; 16]).write(&marking).unwrap();
+            thread::sleep(LOCK_PATIENCE);
+            assert!(!second.is_finished());
+            drop(adopter);
+            assert!(second.join().unwrap().is_ok());
+        });
+    }
+
+    /// Bytes that this thread has read by system calls.
+    fn bytes_read() -> u64 {
+        let text = fs::read_to_string("/proc/thread-self/io").unwrap();
+        text.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+    }
+
+    /// Where locks do not reach other hosts all of their journals were read every 5 s, and those that had ended for
+    /// 7 days.
+    #[test]
+    fn journals_that_may_be_held_and_those_that_are_known_to_be_empty_are_not_read() {
+        let scratch = Scratch::new();
+        let journal = open_as(&scratch, "a", 3);
+        let mut watch = Watch::with(Duration::from_secs(3600), Duration::from_secs(3600));
+        let mut adopt = || {
+            let before = bytes_read();
+            let left = records(&adopt(&scratch, &journal, "a", &mut watch)).len();
+            (left, bytes_read() - before > offset(ALLOCATED_SLOTS) / 2)
+        };
+        let held = leave(&scratch, "held", Some(5));
+        assert_eq!(adopt(), (0, false));
+        fs::remove_file(held).unwrap();
+        let ended = leave(&scratch, "ended", Some(0));
+        assert_eq!(adopt(), (1, true));
+        assert_eq!(adopt(), (0, true), "it was changed just now");
+        let file = OpenOptions::new().write(true).open(&ended).unwrap();
+        let old = std::time::SystemTime::now() - Duration::from_secs(60);
+        file.set_modified(old).unwrap();
+        assert_eq!(adopt(), (0, true));
+        assert_eq!(adopt(), (0, false));
+        // A storage of that name came, and has ended.
+        file.write_all_at(&record(4).encode(), offset(7)).unwrap();
+        Heartbeat { kernel: [7; 16], ..Heartbeat::new(0, [8; 16]) }.write(&file).unwrap();
+        assert_eq!(adopt(), (1, true));
+    }
+
+    /// A storage that had lost its journal opened it anew. An upload from before was acknowledged by the new one, and
+    /// when it failed it freed a slot that another upload had by then.
+    #[test]
+    fn a_journal_that_was_given_up_acknowledges_nothing_and_touches_no_slot_of_the_next_one() {
+        let scratch = Scratch::new();
+        let (first, _) = open(&scratch).unwrap();
+        let slot = first.take(&record(1)).unwrap();
+        assert!(slot.is_held() && slot.verify());
+        assert!(first.retire() && first.retire());
+        assert!(!slot.is_held() && !slot.verify() && first.take(&record(2)).is_err());
+        let (second, left) = open(&scratch).unwrap();
+        assert_eq!(records(&left), [record(1)]);
+        left.into_iter().filter_map(|open| open.slot).for_each(Slot::release);
+        let next = second.take(&record(3)).unwrap();
+        assert_eq!(next.index, slot.index);
+        slot.release();
+        first.let_go();
+        assert!(next.is_held() && second.beat().is_ok());
+        drop((next, second));
+        assert_eq!(records(&open(&scratch).unwrap().1), [record(3)]);
     }
 
     #[test]

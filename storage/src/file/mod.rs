@@ -36,7 +36,7 @@ use tnv_common::net::worker_pool::Workers;
 use tnv_common::proto::tnv::file_key::Triple;
 
 use crate::cache::Cache;
-use crate::db::{Db, Entry};
+use crate::db::{Db, Entry, Next};
 use crate::globals::Globals;
 use crate::id::Ids;
 use damaged::Damaged;
@@ -45,7 +45,7 @@ use flush::{FLUSHERS_MAX, FLUSHES_QUEUED_MAX};
 use send::Lookers;
 use settle::Settler;
 use space::{Opening, Store, Stores};
-use volume::Page;
+use volume::{Claim, Page};
 
 #[cfg(test)]
 mod tests;
@@ -136,12 +136,13 @@ impl Files {
 /// wrote.
 fn pages(db: &Db, group: &str) -> Arc<volume::Pages> {
     let (db, group) = (db.clone(), group.to_owned());
-    Arc::new(move |table, after: Option<&str>| {
-        let page = db.page(table, after)?;
+    Arc::new(move |table, next: Next<'_>| {
+        let page = db.next(table, next)?;
         let last = page.last().map(|entry| entry.id.clone());
-        let own = |entry: &Entry| entry.live && entry.group.as_ref().is_none_or(|other| *other == group);
-        let files = page.into_iter().filter(own).map(|entry| entry.file).collect();
-        Ok(Page { last, files })
+        let may_be_own =
+            |entry: &Entry| entry.live && entry.group.as_ref().is_none_or(|other| *other == group);
+        let claim = |entry: Entry| Claim { is_own: entry.group.is_some(), file: entry.file };
+        Ok(Page { last, claims: page.into_iter().filter(may_be_own).map(claim).collect() })
     })
 }
 

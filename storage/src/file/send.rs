@@ -168,7 +168,15 @@ impl Files {
     pub fn read_failed(&self, file: &Triple, path: &str, error: &io::Error) -> Error {
         let fileid = &file.fileid;
         if is_of_disk(error) || error.kind() == io::ErrorKind::UnexpectedEof {
-            let kept = self.damaged.add(path, At { table: table_of(&file.userid), id: fileid.to_string() });
+            // Out of service at once, whatever the database does.
+            let at = |id| At { table: table_of(&file.userid), id };
+            let kept = self.damaged.add(path, at(fileid.to_string()));
+            // The scrub asks for the row by its key, which need not be the name that it was asked for by.
+            match self.db.key_of(file, path) {
+                Ok(key) if kept && key != fileid.as_str() => drop(self.damaged.add(path, at(key))),
+                Ok(_) => {}
+                Err(error) => log::debug!("ask for the key of fileid: {fileid}: {error}"),
+            }
             let what = if kept { "out of service here" } else { "still served, too many are damaged" };
             log::error!("unreadable, {what}: {path}: {error}, fileid: {fileid}, userid: {}", file.userid);
         } else {

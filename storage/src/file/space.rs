@@ -158,6 +158,15 @@ fn not_yet(error: Error) -> Fault {
     Fault { may_come: true, error }
 }
 
+/// Where the marker of the volume is that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lies {
+    /// Where it lay.
+    There,
+    /// On another mount.
+    Elsewhere,
+}
+
 type Asked = std::result::Result<(u64, u64), Fault>;
 
 /// Bytes that an upload under way will still need.
@@ -165,6 +174,7 @@ pub struct Promise {
     store: Arc<Store>,
     left: u64,
     losses: u64,
+    reopened: u64,
 }
 
 impl Stores {
@@ -407,15 +417,18 @@ impl Store {
     /// under the lock: a disk that hangs must not stop those who only count.
     fn ask(&self, left: &mut Vec<Open>, deadline: Instant) -> Asked {
         match self.journal() {
-            Some(journal) => match journal.check() {
-                Ok(()) if !journal.is_taken_over() => self.state().missed = 0,
-                Err(error) if !self.is_gone_for_good() => return Err(Error::from(error).into()),
-                Ok(()) | Err(_) => {
+            Some(journal) => {
+                if let Some(why) = self.lost(&journal)? {
                     log::warn!(
-                        "store path '{}': its journal was removed or taken over by another storage: uploads that are \
-                         under way there fail, and the journal is opened anew",
+                        "store path '{}': {why}: uploads that are under way there fail, and the journal is opened anew",
                         self.path
                     );
+                    // First the old one ends, so that there are never two that acknowledge.
+                    if !journal.retire() {
+                        let what =
+                            "its journal is still being written to, through the mount that was there before";
+                        return Err(Error::new(ErrorKind::Unavailable, what).into());
+                    }
                     let mut state = self.state();
                     state.journal = None;
                     state.missed = 0;
@@ -423,7 +436,7 @@ impl Store {
                     drop(state);
                     self.open(left, deadline)?;
                 }
-            },
+            }
             None => self.open(left, deadline)?,
         }
         let found = statvfs(self.path.as_str()).map_err(io::Error::from).context(|| "find its free space")?;
@@ -447,7 +460,7 @@ impl Store {
             .context(|| "read the list of damaged files; move it away to go on without it")?;
         let opened = Journal::open(&self.path, &self.opening.member, &mut self.lock(&self.watch));
         let (journal, mut found) = opened.map_err(|error| match error.kind() {
-            // Another host's storage with this ID may hold it.
+            // Another host's storage with this ID may hold it, or another storage takes it over.
             ErrorKind::Timeout => not_yet(error),
             _ => error.into(),
         })?;
@@ -474,18 +487,48 @@ impl Store {
         self.state().adopted_at = Some(Instant::now());
     }
 
-    /// Whether the journal is missing, time after time, on the disk that it was opened on.
-    fn is_gone_for_good(&self) -> bool {
-        let is_same = self.is_same_disk();
-        let mut state = self.state();
-        state.missed = if is_same { state.missed + 1 } else { 0 };
-        is_same && state.missed >= MISSED_MAX
+    /// Why the journal has to be opened anew, where it has. Fails where it is not in its place and may come back.
+    fn lost(&self, journal: &Journal) -> std::result::Result<Option<&'static str>, Fault> {
+        let checked = journal.check();
+        let is_cut_off = journal.is_cut_off();
+        if checked.is_ok() && !is_cut_off {
+            let is_taken = journal.is_taken_over();
+            self.state().missed = 0;
+            return Ok(is_taken.then_some("its journal was taken over by another storage"));
+        }
+        let place = self.place();
+        let is_missed = place == Some(Lies::There);
+        let missed = {
+            let mut state = self.state();
+            state.missed = if is_missed { state.missed + 1 } else { 0 };
+            state.missed
+        };
+        match (place, checked) {
+            (Some(Lies::Elsewhere), _) => Ok(Some("its volume was mounted anew")),
+            (Some(Lies::There), _) if missed >= MISSED_MAX => Ok(Some(match is_cut_off {
+                true => "its journal cannot be reached any more as it was opened",
+                false => "its journal was removed",
+            })),
+            (_, Err(error)) => Err(Error::from(error).into()),
+            (_, Ok(())) => {
+                let what =
+                    "its journal cannot be reached as it was opened: its disk was perhaps mounted anew";
+                Err(Error::new(ErrorKind::Unavailable, what).into())
+            }
+        }
     }
 
-    /// Whether the marker that was found lies where it lay.
-    fn is_same_disk(&self) -> bool {
-        let known = self.state().marker.as_ref().map(|(_, stamp)| *stamp);
-        known.is_some_and(|known| volume::stamp(&self.path).is_ok_and(|stamp| stamp == known))
+    /// Where the marker lies that was found. None where it is not there, or is another volume's.
+    fn place(&self) -> Option<Lies> {
+        let (known, before) = self.state().marker.clone()?;
+        let now = volume::stamp(&self.path).ok()?;
+        if now == before {
+            return Some(Lies::There);
+        }
+        // The journal is open, which keeps the number of its device from being given to another mount.
+        let is_other_mount = now.0 != before.0;
+        let is_same_volume = || matches!(volume::read(&self.path), Ok(Some(found)) if found.id == known.id);
+        (is_other_mount && is_same_volume()).then_some(Lies::Elsewhere)
     }
 
     /// Finds whether this is the right disk (see `volume`), and marks it where it is and has no marker.
@@ -536,7 +579,15 @@ impl Store {
             (Finding::Unfinished, _) => {
                 fault(format!("{says}; looking among the rows whether its files are here"))
             }
-            (Finding::Wrong(rows), _) => fault(format!(
+            // How it looks for a new group, too: rows of existing storages do not say whose they are.
+            (Finding::Wrong { rows, own: 0 }, _) => fault(format!(
+                "{says}, and of {rows} rows that name files under it none has its file here. Existing storages \
+                 wrote these rows, and they do not say of which group they are: if group {} is new, they are other \
+                 groups', and this disk is right; then run tnv-storage --init --store-path {path}. Otherwise its \
+                 disk is not mounted, or another one is: mount it. Nothing is stored there until then",
+                self.opening.group
+            )),
+            (Finding::Wrong { rows, .. }, _) => fault(format!(
                 "{says}, and of {rows} rows that name files under it none has its file here: its disk is not \
                  mounted, or another one is; nothing is stored there. Mount the right disk, or, if this one is to \
                  begin empty, run tnv-storage --init --store-path {path}"
@@ -622,12 +673,6 @@ impl Store {
         self.state().losses()
     }
 
-    /// Whether the slots of this storage are certainly still its own, so that no other member can have
-    /// removed what they name.
-    pub fn holds_journal(&self) -> bool {
-        self.journal().is_some_and(|journal| journal.is_held() && journal.verify())
-    }
-
     /// Notes that it does not work: others are tried first for a while, or until it has proven itself.
     pub fn failed(&self, failure: &DiskError) {
         let DiskError { what, error, distrust, .. } = failure;
@@ -678,7 +723,8 @@ impl Store {
         }
         state.promised += bytes;
         // With the same look that found it to be trusted: a loss from here on is found at the end of the upload.
-        Some(Promise { store: Arc::clone(self), left: bytes, losses: state.losses() })
+        let (losses, reopened) = (state.losses(), state.reopened);
+        Some(Promise { store: Arc::clone(self), left: bytes, losses, reopened })
     }
 
     /// What a new file may have. Whoever finds first that the disk hangs says so, since its thread cannot.
@@ -746,10 +792,38 @@ impl Volume for Store {
     }
 }
 
+/// A store path for as long as its journal stays open.
+struct Mounted {
+    store: Arc<Store>,
+    reopened: u64,
+}
+
+impl Volume for Mounted {
+    fn failed(&self, failure: &DiskError) {
+        if self.store.state().reopened == self.reopened {
+            self.store.failed(failure);
+        }
+    }
+
+    fn losses(&self) -> u64 {
+        self.store.losses()
+    }
+}
+
 impl Promise {
     /// How often the store path had failed when this was given.
     pub fn losses(&self) -> u64 {
         self.losses
+    }
+
+    /// Whether the journal was opened anew since then. What failed was perhaps on another mount.
+    pub fn is_outlived(&self) -> bool {
+        self.store.state().reopened != self.reopened
+    }
+
+    /// The store path as it is mounted now: a failure that comes when it has been mounted anew is not counted.
+    pub fn volume(&self) -> Arc<dyn Volume> {
+        Arc::new(Mounted { store: Arc::clone(&self.store), reopened: self.reopened })
     }
 
     /// So many of the bytes are on the disk now.
@@ -794,9 +868,9 @@ impl Stores {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::FileRow;
+    use crate::db::{FileRow, Next};
     use crate::file::journal::Record;
-    use crate::file::volume::Page;
+    use crate::file::volume::{Claim, Page};
     use crate::scratch::Scratch;
     use std::net::SocketAddr;
     use tnv_common::proto::{FileId, HostName, UserId};
@@ -811,9 +885,11 @@ mod tests {
         let member = MemberName::new(None, &HostName::new("host").unwrap(), address);
         let damaged = Arc::new(Damaged::new(keys.iter().map(IdKey::as_str), &member));
         let rows = Arc::clone(rows);
-        let pages = Arc::new(move |table, after: Option<&str>| {
-            let files = if table == 0 && after.is_none() { rows.lock().unwrap().clone() } else { Vec::new() };
-            Ok(Page { last: (!files.is_empty()).then(String::new), files })
+        let pages = Arc::new(move |table, next: Next<'_>| {
+            let is_first = table == 0 && next == Next::First;
+            let files = if is_first { rows.lock().unwrap().clone() } else { Vec::new() };
+            let claims: Vec<_> = files.into_iter().map(|file| Claim { file, is_own: false }).collect();
+            Ok(Page { last: (!claims.is_empty()).then(String::new), claims })
         });
         Opening { reserve: Space::Bytes(1000), member, group: "group001".to_owned(), pages, damaged }
     }
@@ -1024,9 +1100,22 @@ mod tests {
     #[test]
     fn a_store_path_that_another_storage_has_is_no_matter_to_go_on_without() {
         let scratch = Scratch::new();
-        let _first = stores(&scratch, &["b"]);
-        let error = try_open(&scratch, &["a", "b"], &Arc::default()).err().unwrap();
+        let first = stores(&scratch, &["b"]);
+        let error = thread::scope(|scope| {
+            let second = scope.spawn(|| try_open(&scratch, &["a", "b"], &Arc::default()).err().unwrap());
+            while !second.is_finished() {
+                first.ask();
+                thread::sleep(GRACE);
+            }
+            second.join().unwrap()
+        });
         assert_eq!(error.kind(), ErrorKind::Busy);
+        // One that shows nothing is perhaps another storage that takes over what is there.
+        let second = try_open(&scratch, &["a", "b"], &Arc::default()).unwrap();
+        assert_eq!(order(&second, 0), ["a"]);
+        drop(first);
+        second.ask();
+        assert_eq!(order(&second, 0).len(), 2);
     }
 
     fn row(scratch: &Scratch, store: &str) -> FileRow {
@@ -1126,7 +1215,59 @@ mod tests {
         }
         look(store);
         assert_eq!(order(&stores, 0), ["a"]);
-        assert!(store.losses() != before && store.holds_journal());
+        assert!(store.losses() != before && store.journal().unwrap().is_held());
+    }
+
+    /// The story: a FUSE client died and its volume was mounted anew. The store path led to the same volume through
+    /// another device, and was refused until a restart. A file system in memory plays the other device.
+    #[test]
+    fn a_volume_that_is_mounted_anew_is_taken_back_at_once() {
+        let scratch = Scratch::new();
+        let memory = Path::new("/dev/shm").join(format!("tnv-anew-{}", std::process::id()));
+        let device = |path: &Path| std::os::unix::fs::MetadataExt::dev(&fs::metadata(path).unwrap());
+        if !Path::new("/dev/shm").is_dir() || device(Path::new("/dev/shm")) == device(scratch.path()) {
+            return; // There is no other file system here.
+        }
+        let (first, a) = (scratch.path().join("first"), scratch.path().join("a"));
+        fs::create_dir(&first).unwrap();
+        fs::create_dir_all(&memory).unwrap();
+        let mount = |at: &Path| {
+            let _ = fs::remove_file(&a);
+            std::os::unix::fs::symlink(at, &a).unwrap();
+        };
+        mount(&first);
+        let stores = stores(&scratch, &["a"]);
+        let store = &stores.stores[0];
+        set(store, 9000);
+        let promise = store.promise(1).unwrap();
+        let (before, journal) = (store.losses(), store.journal().unwrap());
+        let record = Record {
+            userid: UserId::new("u").unwrap(),
+            fileid: FileId::new("f").unwrap(),
+            path: format!("{}/000/000/000/1_000", store.path),
+        };
+        let slot = journal.take(&record).unwrap();
+        assert!(slot.is_held());
+        // Another volume is none of ours.
+        mount(&memory);
+        fs::write(memory.join(volume::NAME), Marker::new(&store.path, "group001").to_string()).unwrap();
+        look(store);
+        assert_eq!(order(&stores, 0), Vec::<String>::new());
+        assert!(slot.is_held() && store.losses() == before, "the first one may come back");
+        for entry in fs::read_dir(&first).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), memory.join(entry.file_name())).unwrap();
+        }
+        let left = look(store);
+        assert_eq!(left.iter().map(|open| &open.record).collect::<Vec<_>>(), [&record], "to be undone");
+        assert_eq!(order(&stores, 0), ["a"]);
+        assert!(!slot.is_held() && !slot.verify(), "of what was under way nothing is acknowledged");
+        assert!(promise.is_outlived() && store.losses() != before);
+        assert!(!Arc::ptr_eq(&journal, &store.journal().unwrap()) && store.journal().unwrap().is_held());
+        // What fails on the mount that is gone says nothing of this one.
+        promise.volume().failed(&DiskError::of_sync("sync", io::Error::other("not connected")));
+        assert_eq!(order(&stores, 0), ["a"]);
+        fs::remove_dir_all(memory).unwrap();
     }
 
     #[test]

@@ -90,7 +90,14 @@ fn fits(metadata: &fs::Metadata, row: &FileRow) -> Result<(), Fault> {
 /// Holds all of it against the row, the content where its checksum is known. `pace` is told of each
 /// piece before it is read, and ends it by saying false: then nothing was found. `anew`: from the disk,
 /// as far as the system can be brought to that, and not from memory.
-pub fn read(row: &FileRow, anew: bool, mut pace: impl FnMut(u64) -> bool) -> Result<(), Fault> {
+pub fn read(row: &FileRow, anew: bool, pace: impl FnMut(u64) -> bool) -> Result<(), Fault> {
+    match row.crc32 {
+        Some(_) => read_whole(row, anew, pace),
+        None => open_fitting(row).map(drop),
+    }
+}
+
+fn open_fitting(row: &FileRow) -> Result<File, Fault> {
     if paths::check(&row.path).is_err() {
         return Err(Fault::Path);
     }
@@ -102,7 +109,12 @@ pub fn read(row: &FileRow, anew: bool, mut pace: impl FnMut(u64) -> bool) -> Res
         opened => opened?,
     };
     fits(&file.metadata()?, row)?;
-    let Some(want) = row.crc32 else { return Ok(()) };
+    Ok(file)
+}
+
+/// The same, with the content also where its checksum is not known: whether it can be read at all.
+pub fn read_whole(row: &FileRow, anew: bool, mut pace: impl FnMut(u64) -> bool) -> Result<(), Fault> {
+    let file = open_fitting(row)?;
     if anew {
         // Where it fails memory has to do.
         let _ = fadvise(&file, 0, None, Advice::DontNeed);
@@ -129,9 +141,9 @@ pub fn read(row: &FileRow, anew: bool, mut pace: impl FnMut(u64) -> bool) -> Res
         // What nobody has asked for need not stay in memory.
         let _ = fadvise(&file, 0, None, Advice::DontNeed);
     }
-    match hasher.finalize() {
-        got if got == want => Ok(()),
-        got => Err(Fault::Checksum(got)),
+    match (hasher.finalize(), row.crc32) {
+        (got, Some(want)) if got != want => Err(Fault::Checksum(got)),
+        _ => Ok(()),
     }
 }
 

@@ -118,7 +118,8 @@ impl Receiver for PendingUpload {
         match draft.files.db.insert(&file, &row) {
             // Another member that took the journal over had it marked before it looked for the row. Where there is no
             // mark after the commit, it has found the row or will find it.
-            Ok(()) if draft.store.journal().is_some_and(|journal| journal.verify()) => {
+            // The journal that has the slot decides, and not one that was opened in its place.
+            Ok(()) if draft.slot().is_some_and(Slot::verify) => {
                 draft.outcome = Outcome::Committed;
                 draft.files.cache.put(epoch, &file, &row);
                 Ok(Vec::new())
@@ -195,7 +196,7 @@ impl Files {
             let place = Place::new(store.path(), number, now());
             match self.create(store, &promise, &place, file) {
                 Ok((slot, record, created)) => {
-                    let flush = Flush::new(created, self.fsync, &self.flushers, Arc::clone(store) as _);
+                    let flush = Flush::new(created, self.fsync, &self.flushers, promise.volume());
                     let mut draft = Draft {
                         files: Arc::clone(self),
                         store: Arc::clone(store),
@@ -347,16 +348,35 @@ impl Draft {
         directory.wait().map_err(|fault| self.failed(&fault))?;
         // After all syncs, and with the number from before the file had a name: a sync of the directory that failed
         // for somebody else has been counted before ours began, and then ours proves nothing (see `dirsync`).
-        if self.store.losses() != self.promise.losses() || !self.store.holds_journal() {
+        if self.promise.is_outlived() {
+            return Err(self.outlived());
+        }
+        if self.store.losses() != self.promise.losses() || !self.slot().is_some_and(Slot::is_held) {
             return fail!(Unavailable, "the disk failed during the upload, fileid: {}", self.fileid());
         }
         Ok(self.place.path.clone())
     }
 
-    /// The disk failed under this file: others are sent elsewhere.
+    /// The disk failed under this file: others are sent elsewhere. Not so where it was mounted anew since: the mount
+    /// that failed is gone.
     fn failed(&self, fault: &DiskError) -> Error {
+        if self.promise.is_outlived() {
+            return self.outlived();
+        }
         self.files.failed(&self.store, fault);
         disk::error(format_args!("{} file fail, fileid: {}", fault.what, self.fileid()), &fault.error)
+    }
+
+    fn outlived(&self) -> Error {
+        let fileid = self.fileid();
+        let what = format!(
+            "the store path was mounted anew or its journal was lost during the upload, fileid: {fileid}"
+        );
+        Error::new(ErrorKind::Unavailable, what)
+    }
+
+    fn slot(&self) -> Option<&Slot> {
+        self.open.as_ref()?.slot.as_ref()
     }
 
     fn fileid(&self) -> &str {
