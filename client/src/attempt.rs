@@ -25,29 +25,23 @@ const LOOKUP_FAILOVER_TIMEOUT: Duration = Duration::from_secs(3);
 /// The failover timeout of an upload or a delete, which waits for the disk and the database.
 const CHANGE_FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long an attempt waits for an unresponsive server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Timeout {
-    /// Another server is left, so this one is given up early.
-    Failover,
-    /// No other server is left. The protocol's own timeouts apply.
-    Full,
+/// A server to try.
+#[derive(Clone, Copy)]
+pub(crate) struct Candidate {
+    pub(crate) address: SocketAddr,
+    /// Another candidate follows, so this one is given up early if it is unresponsive.
+    pub(crate) can_fail_over: bool,
 }
 
-impl Timeout {
-    /// The timeout of candidate `index` of `count`.
-    pub(crate) fn of(index: usize, count: usize) -> Timeout {
-        if index + 1 < count { Timeout::Failover } else { Timeout::Full }
-    }
-
+impl Candidate {
     /// The longest wait for a lookup or for content; `None` leaves it to the protocol.
-    pub(crate) fn for_lookup(self) -> Option<Duration> {
-        (self == Timeout::Failover).then_some(LOOKUP_FAILOVER_TIMEOUT)
+    pub(crate) fn lookup_timeout(self) -> Option<Duration> {
+        self.can_fail_over.then_some(LOOKUP_FAILOVER_TIMEOUT)
     }
 
     /// The longest wait for a change that takes the server `work` in addition.
-    pub(crate) fn for_change(self, work: Duration) -> Option<Duration> {
-        (self == Timeout::Failover).then_some(CHANGE_FAILOVER_TIMEOUT + work)
+    pub(crate) fn change_timeout(self, work: Duration) -> Option<Duration> {
+        self.can_fail_over.then_some(CHANGE_FAILOVER_TIMEOUT + work)
     }
 }
 

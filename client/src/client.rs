@@ -37,9 +37,7 @@ impl Client {
     /// The table of groups and their storages, as the tracker prints it.
     pub fn groups(&self) -> Result<String> {
         let Storages { mngr, trackers, .. } = &*self.storages;
-        trackers.ask(mngr, "list the groups", |address, timeout| {
-            mngr.exchange(address, timeout.for_lookup(), conn::groups)
-        })
+        trackers.ask(mngr, "list the groups", |candidate| mngr.look_up(candidate, conn::groups))
     }
 
     /// A user's group and up to three of its active storages, in random order. A user without an upload is
@@ -157,8 +155,8 @@ impl Client {
         let owner = owner(file);
         let route = self.storages.route(&owner)?.addresses;
         let what = format!("look up {}", file.fileid);
-        self.storages.try_each(&what, &owner, route.clone(), |address, timeout| {
-            self.storages.info_at(address, timeout, file, &route)
+        self.storages.try_each(&what, &owner, route.clone(), |candidate| {
+            self.storages.info_at(candidate, file, &route)
         })
     }
 

@@ -1,7 +1,7 @@
 //! The command line of the TNV client.
 //!
 //! Standard output has only what scripts parse, one line a success. Everything else goes to standard error. Exit
-//! codes: 0 success, 1 failure, 2 wrong usage.
+//! codes: 0 done, 1 failed, 2 wrong usage.
 
 mod cli;
 

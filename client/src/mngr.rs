@@ -11,7 +11,7 @@ use tnv_common::proto::AppId;
 use tnv_common::proto::tnv::auth::{Nonce, Proof};
 use tnv_common::rpc::client::Conn;
 
-use crate::attempt::{Attempt, Failure, Stage, Timeout};
+use crate::attempt::{Attempt, Candidate, Failure, Stage};
 use crate::conn;
 use crate::options::Options;
 use crate::pool::Pools;
@@ -109,7 +109,16 @@ impl Manager {
         outcome.map_err(|(replied, error)| Failure::classify(replied, error))
     }
 
-    /// The same for a request that changes an application's files. It first proves the application's key on the
+    /// [`exchange`](Manager::exchange) for a lookup or a download.
+    pub(crate) fn look_up<T>(
+        &self,
+        candidate: Candidate,
+        request: impl FnMut(&mut Conn) -> Result<T>,
+    ) -> Attempt<T> {
+        self.exchange(candidate.address, candidate.lookup_timeout(), request)
+    }
+
+    /// [`exchange`](Manager::exchange) for a request that changes an application's files. It first proves the application's key on the
     /// connection if this client has one.
     pub(crate) fn exchange_proven<T>(
         &self,
@@ -185,12 +194,14 @@ impl Manager {
     }
 
     /// The servers in the given order, with those that failed lately last.
-    pub(crate) fn order(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    pub(crate) fn order(&self, mut addresses: Vec<SocketAddr>) -> Vec<Candidate> {
         let state = self.state();
         addresses.sort_by_key(|address| {
             state.failed.get(address).is_some() || state.unresponsive.get(address).is_some()
         });
-        addresses
+        let last = addresses.len().saturating_sub(1);
+        let candidate = |(index, address)| Candidate { address, can_fail_over: index < last };
+        addresses.into_iter().enumerate().map(candidate).collect()
     }
 
     /// Notes a success.
@@ -236,11 +247,11 @@ impl Manager {
 
     /// Whether a storage has `UPLOAD_CHECKED`. The first call asks it with an empty body, which may cost the
     /// connection.
-    pub(crate) fn checks_uploads(&self, address: SocketAddr, timeout: Timeout) -> Attempt<bool> {
-        if let Some(checks) = self.state().checks.get(&address) {
+    pub(crate) fn checks_uploads(&self, candidate: Candidate) -> Attempt<bool> {
+        if let Some(checks) = self.state().checks.get(&candidate.address) {
             return Ok(*checks);
         }
-        let checks = match self.exchange(address, timeout.for_lookup(), conn::checks_uploads) {
+        let checks = match self.look_up(candidate, conn::checks_uploads) {
             Ok(()) => true,
             Err(failure) => match failure.error.kind() {
                 ErrorKind::Unsupported => false,
@@ -249,7 +260,7 @@ impl Manager {
                 _ => return Err(failure),
             },
         };
-        self.state().checks.insert(address, checks);
+        self.state().checks.insert(candidate.address, checks);
         Ok(checks)
     }
 }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
+use tempfile::TempPath;
 use tnv_common::error::{Context, Result};
 use tnv_common::fail;
 
@@ -26,9 +27,6 @@ const NAME_BYTES_MAX: usize = 200;
 
 /// Links to the open files of this process.
 const DESCRIPTORS: &str = "/proc/self/fd";
-
-/// How many temporary names are tried if they are taken.
-const NAMES_TRIED_MAX: usize = 16;
 
 /// Removes the temporary files of all downloads in progress. Call it before the process ends on a signal.
 pub fn remove_temporaries() {
@@ -91,8 +89,8 @@ impl TemporaryFile {
             Some(name) => name,
             None => self.link()?,
         };
-        fs::rename(&name.path, &path).context(|| format!("rename to {}", path.display()))?;
-        name.forget();
+        let renamed = name.path.persist(&path).map_err(|error| error.error);
+        renamed.context(|| format!("rename to {}", path.display()))?;
         let directory = File::open(&self.directory).and_then(|directory| directory.sync_all());
         directory.context(|| format!("fsync {}", self.directory.display()))
     }
@@ -109,12 +107,13 @@ impl TemporaryFile {
 
 /// A temporary name in the file system. Dropping it removes it.
 struct Name {
-    path: PathBuf,
+    path: TempPath,
+    // After the path, so that it is dropped after the file is removed.
+    _registered: Registered,
 }
 
 impl Name {
-    /// Creates a free name next to `path`. It is registered before it exists, so a signal handler finds it.
-    /// GlusterFS stores `.NAME.XXXXXX` on the same brick as NAME.
+    /// Creates a free name next to `path`. GlusterFS stores `.NAME.XXXXXX` on the same brick as NAME.
     fn create<T>(
         path: &Path,
         directory: &Path,
@@ -122,36 +121,29 @@ impl Name {
     ) -> Result<(T, Name)> {
         let own = path.file_name().unwrap_or_default().to_string_lossy();
         let own = &own[..own.floor_char_boundary(NAME_BYTES_MAX)];
-        for _ in 0..NAMES_TRIED_MAX {
-            let random: u32 = rand::random_range(0..=0xFF_FFFF);
-            let name = directory.join(format!(".{own}.{random:06x}"));
-            temporaries().insert(name.clone());
-            match create(&name) {
-                Ok(created) => return Ok((created, Name { path: name })),
-                Err(error) => {
-                    temporaries().remove(&name);
-                    if error.kind() != io::ErrorKind::AlreadyExists {
-                        return Err(error).context(|| format!("cannot write {}", path.display()));
-                    }
-                }
-            }
-        }
-        fail!(Exists, "no free temporary name in {} for '{own}'", directory.display())
-    }
-
-    /// Keeps what has been renamed to the final name.
-    fn forget(self) {
-        temporaries().remove(&self.path);
-        std::mem::forget(self);
+        let created = tempfile::Builder::new().prefix(&format!(".{own}.")).make_in(directory, |name| {
+            let registered = Registered::new(name);
+            Ok((create(name)?, registered))
+        });
+        let created = created.context(|| format!("cannot write {}", path.display()))?;
+        let ((value, registered), path) = created.into_parts();
+        Ok((value, Name { path, _registered: registered }))
     }
 }
 
-impl Drop for Name {
+/// A temporary name that a signal handler removes. It is registered before the file exists.
+struct Registered(PathBuf);
+
+impl Registered {
+    fn new(path: &Path) -> Registered {
+        temporaries().insert(path.to_owned());
+        Registered(path.to_owned())
+    }
+}
+
+impl Drop for Registered {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            log::warn!("remove {}: {error}", self.path.display());
-        }
-        temporaries().remove(&self.path);
+        temporaries().remove(&self.0);
     }
 }
 
@@ -236,10 +228,8 @@ mod tests {
     #[test]
     fn a_temporary_name_has_the_form_that_glusterfs_expects() {
         let path = Path::new("/tmp/film.mp4");
-        let made = Name::create(path, Path::new("/tmp"), |_| Ok(()));
-        let ((), name) = made.unwrap();
+        let ((), name) = Name::create(path, Path::new("/tmp"), |_| Ok(())).unwrap();
         let text = name.path.to_str().unwrap().to_owned();
         assert!(text.starts_with("/tmp/.film.mp4.") && text.len() == "/tmp/.film.mp4.123456".len(), "{text}");
-        name.forget();
     }
 }

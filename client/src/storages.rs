@@ -12,7 +12,7 @@ use tnv_common::proto::tnv::storage::Stat;
 use tnv_common::proto::tnv::tracker::Route;
 use tnv_common::rpc::client::Conn;
 
-use crate::attempt::{Attempt, AttemptLog, Progress, Stage, Timeout};
+use crate::attempt::{Attempt, AttemptLog, Candidate, Progress, Stage};
 use crate::conn;
 use crate::mngr::Manager;
 use crate::options::Options;
@@ -67,36 +67,28 @@ impl Storages {
     ) -> Result<T> {
         let owner = owner(file);
         let route = self.route(&owner)?.addresses;
-        self.try_each(what, &owner, route, |address, timeout| {
-            self.mngr.exchange(address, timeout.for_lookup(), &mut request)
-        })
+        self.try_each(what, &owner, route, |candidate| self.mngr.look_up(candidate, &mut request))
     }
 
     /// Asks one storage for the stat of a file; `None` if it lacks the command. A legacy storage refuses and
     /// closes with the request unread, so its refusal may be lost.
-    pub(crate) fn stat_at(
-        &self,
-        address: SocketAddr,
-        timeout: Timeout,
-        file: &Triple,
-    ) -> Attempt<Option<Stat>> {
-        if self.mngr.is_legacy(address) {
+    pub(crate) fn stat_at(&self, candidate: Candidate, file: &Triple) -> Attempt<Option<Stat>> {
+        if self.mngr.is_legacy(candidate.address) {
             return Ok(None);
         }
-        let stat = self.mngr.exchange(address, timeout.for_lookup(), |conn| conn::stat(conn, file));
-        let failure = match stat {
+        let failure = match self.mngr.look_up(candidate, |conn| conn::stat(conn, file)) {
             Ok(stat) => return Ok(Some(stat)),
             Err(failure) => failure,
         };
         match failure.error.kind() {
             ErrorKind::Unsupported => {
-                self.mngr.note_legacy(address);
+                self.mngr.note_legacy(candidate.address);
                 Ok(None)
             }
             // Closed without a reply: a storage that knows the size lacks the command.
             ErrorKind::Unavailable if failure.stage == Stage::NoReply => {
-                self.size_at(address, timeout, file)?;
-                self.mngr.note_legacy(address);
+                self.size_at(candidate, file)?;
+                self.mngr.note_legacy(candidate.address);
                 Ok(None)
             }
             // An unknown message is not remembered, but the legacy command may work.
@@ -108,21 +100,20 @@ impl Storages {
     /// Asks one storage of this route for all it can say of a file without its content.
     pub(crate) fn info_at(
         &self,
-        address: SocketAddr,
-        timeout: Timeout,
+        candidate: Candidate,
         file: &Triple,
         route: &[SocketAddr],
     ) -> Attempt<FileInfo> {
-        let (size, stat) = match self.stat_at(address, timeout, file)? {
+        let (size, stat) = match self.stat_at(candidate, file)? {
             Some(stat) => (stat.size, Some(stat)),
-            None => (self.size_at(address, timeout, file)?, None),
+            None => (self.size_at(candidate, file)?, None),
         };
-        Ok(FileInfo::new(size, stat, address, route))
+        Ok(FileInfo::new(size, stat, candidate.address, route))
     }
 
     /// Asks one storage for the size of a file.
-    pub(crate) fn size_at(&self, address: SocketAddr, timeout: Timeout, file: &Triple) -> Attempt<u64> {
-        self.mngr.exchange(address, timeout.for_lookup(), |conn| conn::file_size(conn, file))
+    pub(crate) fn size_at(&self, candidate: Candidate, file: &Triple) -> Attempt<u64> {
+        self.mngr.look_up(candidate, |conn| conn::file_size(conn, file))
     }
 
     /// Removes a file; see [`Client::delete`](crate::Client::delete).
@@ -132,9 +123,9 @@ impl Storages {
         // An earlier attempt may have removed it although its reply was lost.
         let mut reply_lost = false;
         let what = format!("delete {}", file.fileid);
-        let outcome = self.try_each(&what, &owner, route, |address, timeout| {
-            let wait_max = timeout.for_change(Duration::ZERO);
-            let deleted = self.mngr.exchange_proven(address, wait_max, &file.appid, |conn| {
+        let outcome = self.try_each(&what, &owner, route, |candidate| {
+            let wait_max = candidate.change_timeout(Duration::ZERO);
+            let deleted = self.mngr.exchange_proven(candidate.address, wait_max, &file.appid, |conn| {
                 let outcome = conn::delete(conn, file);
                 if let Err(error) = &outcome {
                     reply_lost |= !conn.replied() || error.kind() == ErrorKind::OutcomeUnknown;
@@ -161,18 +152,18 @@ impl Storages {
         what: &str,
         owner: &Owner,
         mut addresses: Vec<SocketAddr>,
-        mut attempt: impl FnMut(SocketAddr, Timeout) -> Attempt<T>,
+        mut attempt: impl FnMut(Candidate) -> Attempt<T>,
     ) -> Result<T> {
         let mut log = AttemptLog::default();
         let mut deadline = Instant::now() + self.options.deadline;
         let mut refreshed = false;
         loop {
-            let candidates = self.mngr.order(addresses);
-            for (index, &address) in candidates.iter().enumerate() {
+            for candidate in self.mngr.order(addresses) {
+                let address = candidate.address;
                 if log.count() >= self.options.attempts || Instant::now() >= deadline {
                     return Err(log.error(what));
                 }
-                let failure = match attempt(address, Timeout::of(index, candidates.len())) {
+                let failure = match attempt(candidate) {
                     Ok(value) => {
                         self.mngr.note_success(address);
                         return Ok(value);

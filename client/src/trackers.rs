@@ -13,7 +13,7 @@ use tnv_common::proto::tnv::tracker::{Addresses, Route};
 use tnv_common::proto::{AppId, UserId};
 
 use crate::TRACKER_PORT;
-use crate::attempt::{Attempt, AttemptLog, Stage, Timeout};
+use crate::attempt::{Attempt, AttemptLog, Candidate, Stage};
 use crate::conn;
 use crate::mngr::Manager;
 use crate::options::Options;
@@ -68,13 +68,13 @@ impl Trackers {
     /// A user's route, cached or from a tracker, with the storages in random order. The tracker records nothing.
     /// An unknown user is not found, which is not cached.
     pub(crate) fn route(&self, mngr: &Manager, owner: &Owner) -> Result<Route> {
-        self.route_by(mngr, owner, |address, timeout, user| find_at(mngr, address, timeout, user))
+        self.route_by(mngr, owner, |candidate, user| find_at(mngr, candidate, user))
     }
 
     /// The same for an upload: the tracker gives a new user a group and records it.
     pub(crate) fn route_for_upload(&self, mngr: &Manager, owner: &Owner) -> Result<Route> {
-        self.route_by(mngr, owner, |address, timeout, user| {
-            mngr.exchange(address, timeout.for_lookup(), |conn| conn::addresses(conn, user))
+        self.route_by(mngr, owner, |candidate, user| {
+            mngr.look_up(candidate, |conn| conn::addresses(conn, user))
         })
     }
 
@@ -82,7 +82,7 @@ impl Trackers {
         &self,
         mngr: &Manager,
         owner: &Owner,
-        ask: impl Fn(SocketAddr, Timeout, &Addresses) -> Attempt<Route>,
+        ask: impl Fn(Candidate, &Addresses) -> Attempt<Route>,
     ) -> Result<Route> {
         let cached = self.routes().get(owner).cloned();
         let mut route = match cached {
@@ -90,7 +90,7 @@ impl Trackers {
             None => {
                 let user = Addresses { appid: owner.0.clone(), userid: owner.1.clone() };
                 let what = format!("find the storages of {}", user.userid);
-                let route = self.ask(mngr, &what, |address, timeout| ask(address, timeout, &user))?;
+                let route = self.ask(mngr, &what, |candidate| ask(candidate, &user))?;
                 self.routes().insert(owner.clone(), route.clone());
                 route
             }
@@ -105,12 +105,12 @@ impl Trackers {
         &self,
         mngr: &Manager,
         what: &str,
-        mut ask: impl FnMut(SocketAddr, Timeout) -> Attempt<T>,
+        mut ask: impl FnMut(Candidate) -> Attempt<T>,
     ) -> Result<T> {
         let mut log = AttemptLog::default();
-        let addresses = mngr.order(self.addresses(&mut log));
-        for (index, &address) in addresses.iter().enumerate() {
-            match ask(address, Timeout::of(index, addresses.len())) {
+        for candidate in mngr.order(self.addresses(&mut log)) {
+            let address = candidate.address;
+            match ask(candidate) {
                 Ok(value) => {
                     mngr.note_success(address);
                     return Ok(value);
@@ -146,19 +146,18 @@ impl Trackers {
 
 /// Asks one tracker for a user's storages without recording a new user. A legacy tracker lacks the command,
 /// refuses and closes. It has only the command that records, which every legacy client uses.
-fn find_at(mngr: &Manager, address: SocketAddr, timeout: Timeout, user: &Addresses) -> Attempt<Route> {
-    let legacy = || mngr.exchange(address, timeout.for_lookup(), |conn| conn::addresses(conn, user));
-    if mngr.is_legacy(address) {
+fn find_at(mngr: &Manager, candidate: Candidate, user: &Addresses) -> Attempt<Route> {
+    let legacy = || mngr.look_up(candidate, |conn| conn::addresses(conn, user));
+    if mngr.is_legacy(candidate.address) {
         return legacy();
     }
-    let found = mngr.exchange(address, timeout.for_lookup(), |conn| conn::find_addresses(conn, user));
-    let failure = match found {
+    let failure = match mngr.look_up(candidate, |conn| conn::find_addresses(conn, user)) {
         Ok(route) => return Ok(route),
         Err(failure) => failure,
     };
     match failure.error.kind() {
         ErrorKind::Unsupported => {
-            mngr.note_legacy(address);
+            mngr.note_legacy(candidate.address);
             legacy()
         }
         // The refusal was lost with the unread request, or has an unknown message. This is not remembered: a

@@ -8,7 +8,7 @@ use tnv_common::proto::tnv::file_key::Triple;
 use tnv_common::proto::tnv::storage::Download;
 use tnv_common::rpc::client::Conn;
 
-use crate::attempt::{Attempt, Failure, Stage, Timeout};
+use crate::attempt::{Attempt, Candidate, Failure, Stage};
 use crate::mngr::Manager;
 
 /// A request for `size` bytes at `offset`; a size of 0 is all of the rest.
@@ -31,13 +31,12 @@ pub(super) fn expect_bytes(conn: &Conn, got: u64, want: u64) -> Result<()> {
 /// behind, and a legacy storage lacks the command.
 pub(super) fn read_at(
     mngr: &Manager,
-    address: SocketAddr,
-    timeout: Timeout,
+    candidate: Candidate,
     request: impl FnMut(&mut Conn) -> Result<()>,
 ) -> Attempt<()> {
-    mngr.exchange(address, timeout.for_lookup(), request).map_err(|failure| match failure.error.kind() {
+    mngr.look_up(candidate, request).map_err(|failure| match failure.error.kind() {
         ErrorKind::Unsupported => {
-            mngr.note_legacy(address);
+            mngr.note_legacy(candidate.address);
             Failure { is_final: false, ..failure }
         }
         ErrorKind::NotFound => Failure { is_final: false, ..failure },

@@ -9,7 +9,7 @@ use tnv_common::proto::tnv::storage::{Download, Read, Stat};
 use tnv_common::rpc::client::Conn;
 
 use super::request::{expect_bytes, may_lack_fetch, read_at, request};
-use crate::attempt::{Attempt, AttemptLog, Timeout};
+use crate::attempt::{Attempt, AttemptLog, Candidate};
 use crate::conn;
 use crate::storages::{FileInfo, Storages};
 use crate::trackers::owner;
@@ -26,17 +26,17 @@ pub(crate) fn open(
     let owner = owner(file);
     let route = storages.route(&owner)?.addresses;
     let what = format!("open {}", file.fileid);
-    let (info, count) = storages.try_each(&what, &owner, route.clone(), |address, timeout| {
+    let (info, count) = storages.try_each(&what, &owner, route.clone(), |candidate| {
         let fetched = match &wanted {
-            Some(wanted) if storages.mngr.may_fetch(address) => {
-                fetch_at(storages, address, timeout, wanted, buffer)?
+            Some(wanted) if storages.mngr.may_fetch(candidate.address) => {
+                fetch_at(storages, candidate, wanted, buffer)?
             }
             _ => None,
         };
         if let Some((stat, count)) = fetched {
-            return Ok((FileInfo::new(stat.size, Some(stat), address, &route), Some(count)));
+            return Ok((FileInfo::new(stat.size, Some(stat), candidate.address, &route), Some(count)));
         }
-        Ok((storages.info_at(address, timeout, file, &route)?, None))
+        Ok((storages.info_at(candidate, file, &route)?, None))
     })?;
     if let Some(count) = count {
         return Ok((info, count));
@@ -50,12 +50,11 @@ pub(crate) fn open(
 /// One `FETCH`; `None` if the storage may lack it.
 fn fetch_at(
     storages: &Storages,
-    address: SocketAddr,
-    timeout: Timeout,
+    candidate: Candidate,
     wanted: &Download,
     buffer: &mut [u8],
 ) -> Attempt<Option<(Stat, usize)>> {
-    let fetched = storages.mngr.exchange(address, timeout.for_lookup(), |conn| {
+    let fetched = storages.mngr.look_up(candidate, |conn| {
         let (stat, count) = conn::fetch(conn, wanted)?;
         let (_, want) = wanted.clip(stat.size)?;
         let content = &mut buffer[..usize::try_from(want).unwrap_or(usize::MAX)];
@@ -63,7 +62,7 @@ fn fetch_at(
         Ok((stat, content.len()))
     });
     match fetched {
-        Err(failure) if may_lack_fetch(&storages.mngr, address, &failure) => Ok(None),
+        Err(failure) if may_lack_fetch(&storages.mngr, candidate.address, &failure) => Ok(None),
         outcome => outcome.map(Some),
     }
 }
@@ -86,8 +85,8 @@ pub(crate) fn read_slice(
         return read_legacy(storages, info, &request, buffer).map_err(|error| error.context(what));
     };
     let request = Read { download: request, unique: stat.unique };
-    storages.try_each(&what, &owner(file), members(storages, file, info), |address, timeout| {
-        read_at(&storages.mngr, address, timeout, |conn| {
+    storages.try_each(&what, &owner(file), members(storages, file, info), |candidate| {
+        read_at(&storages.mngr, candidate, |conn| {
             let count = conn::read(conn, &request)?;
             fill(conn, count, buffer)
         })

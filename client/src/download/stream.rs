@@ -13,7 +13,7 @@ use tnv_common::proto::tnv::storage::{Download, Read, Stat, Unique};
 use tnv_common::rpc::client::Conn;
 
 use super::request::{expect_bytes, may_lack_fetch, read_at, request};
-use crate::attempt::{Attempt, Failure, Progress, Stage, Timeout};
+use crate::attempt::{Attempt, Candidate, Failure, Progress, Stage};
 use crate::conn;
 use crate::storages::Storages;
 use crate::trackers::owner;
@@ -70,15 +70,15 @@ fn download_without(
     let route = storages.route(&owner).map_err(undamaged)?.addresses;
     let mut transfer = Transfer::new(&wanted, out);
     let mut sources = Vec::new();
-    let fetched = storages.try_each(&what, &owner, route, |address, timeout| {
-        if damaged.contains(&address) {
+    let fetched = storages.try_each(&what, &owner, route, |candidate| {
+        if damaged.contains(&candidate.address) {
             let error = Error::new(ErrorKind::Internal, "its content of the file is damaged");
             return Err(Failure { error, stage: Stage::Reply, is_final: false, progress: Progress::None });
         }
         let before = transfer.done;
-        let outcome = transfer.attempt(storages, address, timeout);
+        let outcome = transfer.attempt(storages, candidate);
         if transfer.done > before {
-            sources.push(address);
+            sources.push(candidate.address);
         }
         outcome
     });
@@ -123,11 +123,11 @@ impl<'a> Transfer<'a> {
     }
 
     /// Fetches what is missing from one storage.
-    fn attempt(&mut self, storages: &Storages, address: SocketAddr, timeout: Timeout) -> Attempt<()> {
+    fn attempt(&mut self, storages: &Storages, candidate: Candidate) -> Attempt<()> {
         let before = self.done;
         let outcome = match self.part {
-            Some(part) => self.read(storages, address, timeout, part),
-            None => self.begin(storages, address, timeout),
+            Some(part) => self.read(storages, candidate, part),
+            None => self.begin(storages, candidate),
         };
         outcome.map_err(|failure| match self.write_error.take() {
             Some(error) => Failure::local(error),
@@ -146,10 +146,10 @@ impl<'a> Transfer<'a> {
     }
 
     /// Fetches from the first storage: in one request if it has `FETCH`.
-    fn begin(&mut self, storages: &Storages, address: SocketAddr, timeout: Timeout) -> Attempt<()> {
-        if storages.mngr.may_fetch(address) {
+    fn begin(&mut self, storages: &Storages, candidate: Candidate) -> Attempt<()> {
+        if storages.mngr.may_fetch(candidate.address) {
             let wanted = self.wanted;
-            let fetched = storages.mngr.exchange(address, timeout.for_lookup(), |conn| {
+            let fetched = storages.mngr.look_up(candidate, |conn| {
                 let (stat, count) = conn::fetch(conn, wanted)?;
                 // The storage clips a size beyond the end; here it is an error.
                 let part = self.part_of(&stat)?;
@@ -158,32 +158,28 @@ impl<'a> Transfer<'a> {
                 self.receive(conn)
             });
             match fetched {
-                Err(failure) if self.part.is_none() && may_lack_fetch(&storages.mngr, address, &failure) => {}
+                Err(failure)
+                    if self.part.is_none() && may_lack_fetch(&storages.mngr, candidate.address, &failure) => {
+                }
                 outcome => return outcome,
             }
         }
-        match storages.stat_at(address, timeout, &self.wanted.file)? {
+        match storages.stat_at(candidate, &self.wanted.file)? {
             Some(stat) => {
                 let part = self.part_of(&stat).map_err(Failure::local)?;
                 self.part = Some(part);
-                self.read(storages, address, timeout, part)
+                self.read(storages, candidate, part)
             }
-            None => self.download_legacy(storages, address),
+            None => self.download_legacy(storages, candidate.address),
         }
     }
 
     /// Continues at a storage with versions.
-    fn read(
-        &mut self,
-        storages: &Storages,
-        address: SocketAddr,
-        timeout: Timeout,
-        part: Part,
-    ) -> Attempt<()> {
+    fn read(&mut self, storages: &Storages, candidate: Candidate, part: Part) -> Attempt<()> {
         if part.bytes == self.done {
             return Ok(());
         }
-        read_at(&storages.mngr, address, timeout, |conn| {
+        read_at(&storages.mngr, candidate, |conn| {
             let missing = part.bytes - self.done;
             let download = request(&self.wanted.file, part.offset + self.done, missing)?;
             let count = conn::read(conn, &Read { download, unique: part.unique })?;

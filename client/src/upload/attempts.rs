@@ -13,7 +13,7 @@ use tnv_common::rpc::client::Conn;
 
 use super::content::Content;
 use super::outcome::{self, Outcome};
-use crate::attempt::{Attempt, Failure, Progress, Timeout};
+use crate::attempt::{Attempt, Candidate, Failure, Progress};
 use crate::conn;
 use crate::file_id::make_file_id;
 use crate::storages::Storages;
@@ -83,8 +83,7 @@ pub(crate) fn upload(
         doubtful: false,
         reply_lost: false,
     };
-    let attempts =
-        storages.try_each(what, &owner, members, |address, timeout| pending.attempt(address, timeout));
+    let attempts = storages.try_each(what, &owner, members, |candidate| pending.attempt(candidate));
     let Err(error) = attempts else { return pending.check_stored(&owner, what).map(|()| fileid) };
     match pending.final_outcome() {
         Outcome::Stored => pending.check_stored(&owner, what).map(|()| fileid),
@@ -100,18 +99,19 @@ pub(crate) fn upload(
 
 impl PendingUpload<'_> {
     /// One attempt at one storage.
-    fn attempt(&mut self, address: SocketAddr, timeout: Timeout) -> Attempt<()> {
+    fn attempt(&mut self, candidate: Candidate) -> Attempt<()> {
+        let address = candidate.address;
         if !self.members.contains(&address) {
             self.members.push(address);
         }
         if self.is_stored() {
             return Ok(());
         }
-        let checks = self.expected.is_some() && self.storages.mngr.checks_uploads(address, timeout)?;
+        let checks = self.expected.is_some() && self.storages.mngr.checks_uploads(candidate)?;
         if !checks {
             self.check_content().map_err(Failure::local)?;
         }
-        let sent = match self.send(address, timeout, true, checks) {
+        let sent = match self.send(candidate, true, checks) {
             // A dead idle connection is no failure of the storage.
             Err(SendError::Server { error, replied: false, whole, reused: true })
                 if error.kind() == ErrorKind::Unavailable && self.content.is_repeatable() =>
@@ -121,7 +121,7 @@ impl PendingUpload<'_> {
                 if whole && self.is_stored() {
                     return Ok(());
                 }
-                self.send(address, timeout, false, checks)
+                self.send(candidate, false, checks)
             }
             sent => sent,
         };
@@ -181,12 +181,11 @@ impl PendingUpload<'_> {
     /// checksum.
     fn send(
         &mut self,
-        address: SocketAddr,
-        timeout: Timeout,
+        candidate: Candidate,
         reuse: bool,
         checks: bool,
     ) -> std::result::Result<(), SendError> {
-        let mngr = &self.storages.mngr;
+        let (mngr, address) = (&self.storages.mngr, candidate.address);
         // A connection that may be dead gets only content that can be sent again.
         let pooled = match reuse && self.content.is_always_repeatable() {
             true => mngr.pooled(address),
@@ -199,7 +198,7 @@ impl PendingUpload<'_> {
         };
         // Content that cannot be sent again cannot fail over.
         let wait_max = match self.content.is_repeatable() {
-            true => timeout.for_change(conn::sync_time(self.request.size)),
+            true => candidate.change_timeout(conn::sync_time(self.request.size)),
             false => None,
         };
         conn.set_wait_max(wait_max);
@@ -304,8 +303,8 @@ impl PendingUpload<'_> {
         let Some(expected) = self.expected.filter(|_| !self.storage_checked) else { return Ok(()) };
         let file = &self.request.file;
         let fileid = &file.fileid;
-        let stored = self.storages.try_each("compare", owner, self.members.clone(), |address, timeout| {
-            outcome::stored_crc32(self.storages, address, timeout, file)
+        let stored = self.storages.try_each("compare", owner, self.members.clone(), |candidate| {
+            outcome::stored_crc32(self.storages, candidate, file)
         });
         let crc32 = match stored {
             Ok(crc32) if crc32 == expected => return Ok(()),

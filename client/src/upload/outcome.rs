@@ -12,7 +12,7 @@ use tnv_common::proto::tnv::file_key::Triple;
 use tnv_common::proto::tnv::storage::{Download, Upload};
 use tnv_common::rpc::client::Conn;
 
-use crate::attempt::{Attempt, Timeout};
+use crate::attempt::{Attempt, Candidate};
 use crate::conn;
 use crate::storages::Storages;
 
@@ -48,9 +48,9 @@ pub(super) fn look_up(
     request: &Upload,
     crc32: Option<u32>,
 ) -> Outcome {
-    let members = storages.mngr.order(members.to_vec());
-    for (index, &address) in members.iter().enumerate() {
-        match look_up_at(storages, address, Timeout::of(index, members.len()), request, crc32) {
+    for candidate in storages.mngr.order(members.to_vec()) {
+        let address = candidate.address;
+        match look_up_at(storages, candidate, request, crc32) {
             Ok(outcome) => return outcome,
             Err(failure) if failure.error.kind() == ErrorKind::NotFound => return Outcome::Absent,
             Err(failure) => {
@@ -64,14 +64,13 @@ pub(super) fn look_up(
 
 fn look_up_at(
     storages: &Storages,
-    address: SocketAddr,
-    timeout: Timeout,
+    candidate: Candidate,
     request: &Upload,
     ours: Option<u32>,
 ) -> Attempt<Outcome> {
-    let (size, crc32) = match storages.stat_at(address, timeout, &request.file)? {
+    let (size, crc32) = match storages.stat_at(candidate, &request.file)? {
         Some(stat) => (stat.size, stat.crc32),
-        None => (storages.size_at(address, timeout, &request.file)?, None),
+        None => (storages.size_at(candidate, &request.file)?, None),
     };
     // A checksum that one side does not know cannot differ.
     let same = size == request.size && crc32.zip(ours).is_none_or(|(theirs, ours)| theirs == ours);
@@ -98,17 +97,12 @@ pub(super) fn look_up_finally(
 }
 
 /// The checksum of a stored file: from its row, or of the content that the storage returns.
-pub(super) fn stored_crc32(
-    storages: &Storages,
-    address: SocketAddr,
-    timeout: Timeout,
-    file: &Triple,
-) -> Attempt<u32> {
-    if let Some(crc32) = storages.stat_at(address, timeout, file)?.and_then(|stat| stat.crc32) {
+pub(super) fn stored_crc32(storages: &Storages, candidate: Candidate, file: &Triple) -> Attempt<u32> {
+    if let Some(crc32) = storages.stat_at(candidate, file)?.and_then(|stat| stat.crc32) {
         return Ok(crc32);
     }
     let request = Download { file: file.clone(), offset: 0, size: 0 };
-    storages.mngr.exchange(address, timeout.for_lookup(), |conn| {
+    storages.mngr.look_up(candidate, |conn| {
         conn::download(conn, &request)?;
         let mut hasher = Hasher::new();
         let mut piece = vec![0; COPY_BYTES];

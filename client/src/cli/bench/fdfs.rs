@@ -1,14 +1,14 @@
 //! The driver of FastDFS, which works as FastDFS's own client does: each thread keeps a connection to the tracker and
 //! one to each storage, and asks the tracker before each operation.
 
-use std::io::{ErrorKind as IoErrorKind, IoSlice, Read, Write};
+use std::io::{ErrorKind as IoErrorKind, IoSlice, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tnv_client::Result;
 use tnv_common::error::Context;
 use tnv_common::fail;
-use tnv_common::limits::{CONNECT_TIMEOUT, COPY_BYTES, PROGRESS_TIMEOUT};
+use tnv_common::limits::COPY_BYTES;
 use tnv_common::net::resolve;
 use tnv_common::proto::fdfs::{
     FileName, HEADER_BYTES, Header, REPLY_BYTES_MAX, Store, command, decode_address, encode_download,
@@ -17,6 +17,7 @@ use tnv_common::proto::fdfs::{
 
 use super::driver::{Driver, File, Session};
 use super::payload::{Payload, Verifier};
+use super::socket::{connect, read};
 
 /// The default port of a FastDFS tracker.
 const TRACKER_PORT: u16 = 22122;
@@ -141,7 +142,7 @@ impl Link {
         let known = self.connections.iter().position(|(known, _)| *known == address);
         let mut stream = match known {
             Some(at) => self.connections.swap_remove(at).1,
-            None => connect(address).context(|| format!("connect to {address}"))?,
+            None => connect(address)?,
         };
         let outcome = what(&mut stream, &self.request, &mut self.buffer);
         if outcome.is_ok() && self.connections.len() < STORAGES_MAX {
@@ -209,14 +210,6 @@ impl Link {
     }
 }
 
-fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PROGRESS_TIMEOUT))?;
-    stream.set_write_timeout(Some(PROGRESS_TIMEOUT))?;
-    Ok(stream)
-}
-
 /// Writes a head and a piece, in one system call if the socket accepts both.
 fn write_both(stream: &mut TcpStream, head: &[u8], piece: &[u8]) -> std::io::Result<()> {
     let written = match stream.write_vectored(&[IoSlice::new(head), IoSlice::new(piece)]) {
@@ -227,18 +220,6 @@ fn write_both(stream: &mut TcpStream, head: &[u8], piece: &[u8]) -> std::io::Res
         stream.write_all(&head[written..])?;
     }
     stream.write_all(&piece[written.saturating_sub(head.len())..])
-}
-
-/// Reads at least one byte.
-fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<usize> {
-    loop {
-        match stream.read(buffer) {
-            Ok(0) => return fail!(Unavailable, "the connection was closed"),
-            Ok(count) => return Ok(count),
-            Err(error) if error.kind() == IoErrorKind::Interrupted => {}
-            Err(error) => return Err(error).context(|| "read the reply"),
-        }
-    }
 }
 
 /// Reads the header of a successful reply and what comes with it. Returns the filled bytes of the buffer and the

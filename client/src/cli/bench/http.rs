@@ -1,17 +1,18 @@
 //! The driver of HTTP: each thread sends GET requests on one persistent connection to `tnv-httpd` or any other server.
 //! Responses need a `Content-Length`. There is no TLS.
 
-use std::io::{ErrorKind as IoErrorKind, Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
 use tnv_client::{AppId, Error, ErrorKind, FileId, Result, Triple, UserId};
 use tnv_common::auth::signed_link;
 use tnv_common::error::Context;
 use tnv_common::fail;
-use tnv_common::limits::{CONNECT_TIMEOUT, COPY_BYTES, PROGRESS_TIMEOUT};
+use tnv_common::limits::COPY_BYTES;
 
 use super::driver::{Driver, File, Session};
 use super::payload::{Payload, Verifier};
+use super::socket::{connect, read};
 use super::url::Url;
 
 /// The largest response head, and most headers in it.
@@ -137,21 +138,8 @@ struct Get {
 
 impl Get {
     fn connect(address: SocketAddr) -> Result<Get> {
-        let mut get = Get { address, stream: None, buffer: vec![0; COPY_BYTES], filled: 0 };
-        get.open()?;
-        Ok(get)
-    }
-
-    fn open(&mut self) -> Result<()> {
-        let connect = || {
-            let stream = TcpStream::connect_timeout(&self.address, CONNECT_TIMEOUT)?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PROGRESS_TIMEOUT))?;
-            stream.set_write_timeout(Some(PROGRESS_TIMEOUT))?;
-            Ok::<_, std::io::Error>(stream)
-        };
-        self.stream = Some(connect().context(|| format!("connect to {}", self.address))?);
-        Ok(())
+        let stream = Some(connect(address)?);
+        Ok(Get { address, stream, buffer: vec![0; COPY_BYTES], filled: 0 })
     }
 
     /// Sends a request and reads the whole response.
@@ -166,12 +154,12 @@ impl Get {
     fn try_fetch(&mut self, request: &[u8], verifier: &mut Verifier<'_>) -> Result<()> {
         let was_open = self.stream.is_some();
         if !was_open {
-            self.open()?;
+            self.stream = Some(connect(self.address)?);
         }
         let mut head = self.send(request).and_then(|()| self.head());
         // The server may close an idle connection at any time.
         if was_open && self.filled == 0 && head.as_ref().is_err_and(|e| e.kind() == ErrorKind::Unavailable) {
-            self.open()?;
+            self.stream = Some(connect(self.address)?);
             head = self.send(request).and_then(|()| self.head());
         }
         let head = head?;
@@ -233,14 +221,7 @@ impl Get {
         let Some(stream) = &mut self.stream else {
             return fail!(Unavailable, "the connection to {} is closed", self.address);
         };
-        loop {
-            match stream.read(&mut self.buffer[from..to]) {
-                Ok(0) => return fail!(Unavailable, "{} closed the connection", self.address),
-                Ok(count) => return Ok(count),
-                Err(error) if error.kind() == IoErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context(|| format!("read from {}", self.address)),
-            }
-        }
+        read(stream, &mut self.buffer[from..to]).map_err(|error| error.context(self.address))
     }
 }
 

@@ -15,6 +15,7 @@ mod progress;
 mod report;
 mod row;
 mod run;
+mod socket;
 mod tnv;
 mod url;
 
@@ -59,16 +60,16 @@ Uploaded files are removed at the end and after an interrupt.
   --key-file F   application keys, as for uploads
   --json         print a JSON object instead of the table, and no progress
 
-Figures: ops/s are the successful operations, divided by the time from the start of the first thread to the end
-of the last one. MB/s are the bytes of their content, 1 MB = 1,000,000 bytes. Latencies are exact, of the
-successful operations. Included is the client's own work for an upload or download (one request to a tracker
-every 5 s, the checksum, one copy of the content), since every application has it. Making and comparing contents
-is not included: files are cut from random bytes that are made first; only the length and the ends of each piece
-are compared while time is measured; after the rows, and before a delete, each file is fetched again and compared
-byte by byte.
+Figures: ops/s are the successful operations, divided by the time from the start of the first thread to the
+end of the last one. MB/s are the bytes of their content, 1 MB = 1,000,000 bytes. Latencies are exact, of the
+successful operations. They include the client's own work for an upload or download (one request to a tracker
+every 5 s, the checksum, one copy of the content), since every application has it. They do not include making
+and comparing contents: files are cut from random bytes that are made first; only the length and the ends of
+each piece are compared while time is measured; after the rows, and before a delete, each file is fetched
+again and compared byte by byte.
 
-The first error of each kind is reported. A row ends after 1000 errors. Exit codes: 0 success, 1 for any error
-or any file that could not be removed, 2 wrong usage.";
+The first error of each kind is reported. A row ends after 1000 errors. Exit codes: 0 done, 1 for any error or
+any file that could not be removed, 2 wrong usage.";
 
 /// Idle connections of the client for each thread, which talks to a few servers.
 const SERVERS_PER_THREAD: usize = 8;

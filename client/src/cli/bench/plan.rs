@@ -38,6 +38,10 @@ const SECONDS_MAX: u64 = 86_400;
 /// The default time limit of a row.
 const SECONDS_DEFAULT: u64 = 300;
 
+/// Options that `--get` excludes, since it has no files.
+const FILE_OPTIONS: [&str; 10] =
+    ["size", "op", "no-verify", "keep", "files", "appid", "userid", "key-file", "http", "fdfs"];
+
 /// The operation of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
@@ -96,7 +100,7 @@ impl Sizes {
 
 /// A run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Plan {
+pub(in crate::cli) struct Plan {
     pub(super) trackers: Vec<String>,
     pub(super) protocol: Protocol,
     pub(super) ops: Vec<Op>,
@@ -111,20 +115,20 @@ pub(in super::super) struct Plan {
     /// The list of the files of an earlier run and for a later one.
     pub(super) files: Option<PathBuf>,
     pub(super) json: bool,
-    pub(in super::super) appid: AppId,
+    pub(in crate::cli) appid: AppId,
     pub(super) userid: UserId,
-    pub(in super::super) key_file: Option<PathBuf>,
+    pub(in crate::cli) key_file: Option<PathBuf>,
 }
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
-pub(in super::super) enum Action {
+pub(in crate::cli) enum Action {
     Help,
     Run(Box<Plan>),
 }
 
 /// Parses what follows `bench`. `trackers` is what precedes it: all but `--get` need them.
-pub(in super::super) fn parse(
+pub(in crate::cli) fn parse(
     parser: &mut lexopt::Parser,
     trackers: Option<Vec<String>>,
     key_file: Option<PathBuf>,
@@ -142,8 +146,7 @@ pub(in super::super) fn parse(
     let mut appid = None;
     let mut userid = None;
     let mut key_file = key_file;
-    // The last option that --get excludes.
-    let mut of_files = None;
+    let mut file_option = None;
     while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
         let name = match arg {
             Long(name) => name.to_owned(),
@@ -151,20 +154,8 @@ pub(in super::super) fn parse(
             other => return Err(other.unexpected().to_string()),
         };
         let mut value = || parser.value().map_err(|error| error.to_string());
-        if matches!(
-            name.as_str(),
-            "size"
-                | "op"
-                | "no-verify"
-                | "keep"
-                | "files"
-                | "appid"
-                | "userid"
-                | "key-file"
-                | "http"
-                | "fdfs"
-        ) {
-            of_files = Some(name.clone());
+        if FILE_OPTIONS.contains(&name.as_str()) {
+            file_option = Some(name.clone());
         }
         match name.as_str() {
             "help" => return Ok(Action::Help),
@@ -204,7 +195,7 @@ pub(in super::super) fn parse(
                 .to_owned());
         }
     };
-    let ops = match (&protocol, of_files) {
+    let ops = match (&protocol, file_option) {
         (Protocol::Get(_), Some(option)) => return Err(format!("--{option} and --get do not go together")),
         (Protocol::Get(_), None) => vec![Op::Get],
         _ => ops.unwrap_or_else(|| vec![Op::Upload, Op::Download, Op::Delete]),

@@ -11,7 +11,6 @@ use tnv_client::{Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::text::one_line;
 
-use super::super::output::{Outcome, print};
 use super::driver::{Driver, File};
 use super::list::List;
 use super::payload::{Block, Thoroughness};
@@ -19,9 +18,10 @@ use super::plan::{Op, Plan, Protocol};
 use super::progress::Progress;
 use super::report::{self, Figures, Totals};
 use super::row::{ERRORS_MAX, Row, RowResult, Workload};
+use crate::cli::output::{Outcome, print};
 
 /// Most bytes of the files that are uploaded for a row of downloads, except for the first file.
-const MADE_BYTES_MAX: u64 = 1 << 30;
+const PROVIDED_BYTES_MAX: u64 = 1 << 30;
 
 /// The largest file of the warm-up.
 const WARM_UP_BYTES: u64 = 1 << 20;
@@ -164,7 +164,7 @@ impl Bench<'_> {
             Op::Get => (Workload::Download(Thoroughness::Length), count),
             Op::Download | Op::Mixed => {
                 let size = self.plan.sizes.mean().max(1);
-                let enough = count.min((MADE_BYTES_MAX / size).max(1));
+                let enough = count.min((PROVIDED_BYTES_MAX / size).max(1));
                 self.provide_files(if self.files.is_empty() { enough } else { 0 })?;
                 match op {
                     Op::Mixed => (Workload::Mixed(Thoroughness::Edges), count),
