@@ -1,5 +1,5 @@
-//! One attempt at one server, and the log of the attempts that failed. The log decides whether another attempt
-//! makes sense and becomes the error. It makes no attempts itself.
+//! One attempt at one server, and the log of the attempts that failed. The log decides whether another
+//! attempt makes sense and becomes the error. It makes no attempts itself.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tnv_common::error::{Error, ErrorKind};
 
-/// What legacy servers say. Their error number is the same for every failure, so the text decides: the text, its
-/// kind, and whether another server of the group may answer differently. A legacy storage uses the same text for
-/// an unknown file and for a database error.
+/// What legacy servers say. Their error number is the same for every failure, so the text decides: the text,
+/// its kind, and whether another server of the group may answer differently. A legacy storage uses the same
+/// text for an unknown file and for a database error.
 const LEGACY_MESSAGES: [(&str, ErrorKind, bool); 5] = [
     ("unknown command", ErrorKind::Unsupported, false),
     ("unknown appid", ErrorKind::NotFound, false),
@@ -18,8 +18,8 @@ const LEGACY_MESSAGES: [(&str, ErrorKind, bool); 5] = [
     ("read database fail", ErrorKind::NotFound, true),
 ];
 
-/// The failover timeout of a lookup and of the next bytes of a download. A server answers from memory or after
-/// one query. A paused or partitioned server accepts connections and sends nothing, while a user waits.
+/// The failover timeout of a lookup and of the next bytes of a download. A server answers from memory or
+/// after one query. A paused or partitioned server accepts connections and sends nothing, while a user waits.
 const LOOKUP_FAILOVER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The failover timeout of an upload or a delete, which waits for the disk and the database.

@@ -47,7 +47,8 @@ impl Client {
     }
 
     /// Uploads `size` bytes from a reader. The reader must end there; limit a longer one with [`Read::take`].
-    /// Content of more than 256 KiB cannot be sent twice, so a storage that fails during the transfer is an error.
+    /// Content of more than 256 KiB cannot be sent twice, so a storage that fails during the transfer is an
+    /// error.
     pub fn upload(
         &self,
         appid: &AppId,
@@ -59,10 +60,11 @@ impl Client {
         upload::upload(&self.storages, (appid.clone(), userid.clone()), &mut content, None, "upload")
     }
 
-    /// The same with the known CRC-32 of the content (IEEE 802.3, as in zip and PNG). If the content has another
-    /// checksum, nothing is stored and the error is [`ErrorKind::Invalid`](crate::ErrorKind::Invalid); if it was
-    /// damaged in transit, [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch). A legacy storage cannot compare
-    /// checksums, so all content is fetched back from it and compared.
+    /// The same with the known CRC-32 of the content (IEEE 802.3, as in zip and PNG). If the content has
+    /// another checksum, nothing is stored and the error is
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid); if it was damaged in transit,
+    /// [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch). A legacy storage cannot compare checksums, so all
+    /// content is fetched back from it and compared.
     pub fn upload_checked(
         &self,
         appid: &AppId,
@@ -75,8 +77,8 @@ impl Client {
         upload::upload(&self.storages, (appid.clone(), userid.clone()), &mut content, Some(crc32), "upload")
     }
 
-    /// Uploads a reader of unknown size. All of it is read first: into memory up to 256 KiB, else into a file in
-    /// TMPDIR (`/var/tmp`). So any storage can be tried again. `crc32` is the known checksum; see
+    /// Uploads a reader of unknown size. All of it is read first: into memory up to 256 KiB, else into a file
+    /// in TMPDIR (`/var/tmp`). So any storage can be tried again. `crc32` is the known checksum; see
     /// [`Client::upload_checked`].
     pub fn upload_to_end(
         &self,
@@ -89,8 +91,8 @@ impl Client {
         self.upload_source(appid, userid, Source::read(content, name)?, crc32, "upload")
     }
 
-    /// The same for the rest of an open file or pipe, such as standard input. `name` is its name in errors. A large
-    /// regular file is not copied first.
+    /// The same for the rest of an open file or pipe, such as standard input. `name` is its name in errors. A
+    /// large regular file is not copied first.
     pub fn upload_open_file(
         &self,
         appid: &AppId,
@@ -103,8 +105,8 @@ impl Client {
         self.upload_source(appid, userid, Source::of_file(file, name)?, crc32, &what)
     }
 
-    /// Uploads a regular file or a pipe. A file whose size changes during the upload is refused. A small file is
-    /// stored as it was read, whatever size it reports.
+    /// Uploads a regular file or a pipe. A file whose size changes during the upload is refused. A small file
+    /// is stored as it was read, whatever size it reports.
     pub fn upload_file(&self, appid: &AppId, userid: &UserId, path: &Path) -> Result<FileId> {
         self.upload_path(appid, userid, path, None)
     }
@@ -160,29 +162,30 @@ impl Client {
         })
     }
 
-    /// The same, and the content from `offset` on as far as it exists and fits into `buffer`; returns how much
-    /// that is. It takes one request if the storage has `FETCH`.
+    /// The same, and the content from `offset` on as far as it exists and fits into `buffer`; returns how
+    /// much that is. It takes one request if the storage has `FETCH`.
     pub fn open(&self, file: &Triple, offset: u64, buffer: &mut [u8]) -> Result<(FileInfo, usize)> {
         download::open(&self.storages, file, offset, buffer)
     }
 
     /// Fills `buffer` with the content at `offset` of the very upload that `info` describes, from any storage
     /// that has it. If the upload is gone or replaced, the error is
-    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound). An `info` without a stat is from a legacy storage:
-    /// only that storage is asked, and a replaced file is not noticed. No request is open when this returns.
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound). An `info` without a stat is from a legacy
+    /// storage: only that storage is asked, and a replaced file is not noticed. No request is open when this
+    /// returns.
     pub fn read_slice(&self, file: &Triple, info: &FileInfo, offset: u64, buffer: &mut [u8]) -> Result<()> {
         download::read_slice(&self.storages, file, info, offset, buffer)
     }
 
-    /// Writes the content from `offset` on to `out`: `size` bytes, or with 0 all that follow. Returns how many. If
-    /// a storage fails during the transfer, another one with the same upload continues. A whole file is compared
-    /// with its checksum if one is known; that error comes after `out` has received everything.
+    /// Writes the content from `offset` on to `out`: `size` bytes, or with 0 all that follow. Returns how
+    /// many. If a storage fails during the transfer, another one with the same upload continues. A whole file
+    /// is compared with its checksum if one is known; that error comes after `out` has received everything.
     pub fn download(&self, file: &Triple, offset: u64, size: u64, out: &mut dyn Write) -> Result<u64> {
         download::download(&self.storages, file, offset, size, out)
     }
 
-    /// The same into a file, which is complete and on disk when this returns, or absent. An older file is replaced
-    /// only then. Damaged content is fetched again from other storages.
+    /// The same into a file, which is complete and on disk when this returns, or absent. An older file is
+    /// replaced only then. Damaged content is fetched again from other storages.
     pub fn download_file(&self, file: &Triple, offset: u64, size: u64, path: &Path) -> Result<u64> {
         let temporary = TemporaryFile::create(path)?;
         let count = download::download_to_file(&self.storages, file, offset, size, temporary.file())?;
@@ -190,8 +193,8 @@ impl Client {
         Ok(count)
     }
 
-    /// Removes a file. If a reply was lost and the file is then unknown, it counts as removed. If no storage can
-    /// confirm that, the error is [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
+    /// Removes a file. If a reply was lost and the file is then unknown, it counts as removed. If no storage
+    /// can confirm that, the error is [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
     pub fn delete(&self, file: &Triple) -> Result<()> {
         self.storages.delete(file)
     }

@@ -15,8 +15,8 @@ use tnv_common::proto::tnv::{REPLY_STORAGE, REPLY_TRACKER, command};
 use tnv_common::rpc::client::Conn;
 use tnv_common::text::one_line;
 
-/// A storage acknowledges an upload after its fsync. In addition to the reply timeout it has a second for so many
-/// bytes: a slower disk is failing.
+/// A storage acknowledges an upload after its fsync. In addition to the reply timeout it has a second for so
+/// many bytes: a slower disk is failing.
 const SYNC_BYTES_PER_SECOND: u64 = 16 << 20;
 
 /// The reply timeout of a lookup. A storage answers from memory or after one query; if its database is

@@ -1,4 +1,5 @@
-//! New file IDs, in the format of legacy clients. Servers accept any text; this format is unique without a server.
+//! New file IDs, in the format of legacy clients. Servers accept any text; this format is unique without a
+//! server.
 
 use std::cell::Cell;
 use std::fmt::Write;

@@ -1,8 +1,8 @@
 //! The TNV client: uploads media to a TNV deployment, reads them back, and deletes them.
 //!
-//! A [`Client`] asks a tracker for a user's storages and then sends its requests to one of them. It is cheap to
-//! clone, threads share it, and it keeps idle connections to each server. Attempts, waits and memory are bounded: a
-//! large file is never in memory as a whole.
+//! A [`Client`] asks a tracker for a user's storages and then sends its requests to one of them. It is cheap
+//! to clone, threads share it, and it keeps idle connections to each server. Attempts, waits and memory are
+//! bounded: a large file is never in memory as a whole.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -22,29 +22,31 @@
 //!
 //! # Failures
 //!
-//! - When a server is unreachable, overloaded or failing, the next one of the list is tried, and the failed one is
-//!   tried last for some seconds. When all have failed, a tracker is asked for new storages, once. The error names
-//!   each server and its message.
+//! - When a server is unreachable, overloaded or failing, the next one of the list is tried, and the failed
+//!   one is tried last for some seconds. When all have failed, a tracker is asked for new storages, once. The
+//!   error names each server and its message.
 //! - A failure that no other server can avoid (an unknown file, an invalid name) is returned at once with its
-//!   [`ErrorKind`]. Legacy servers send one error number for everything. If the text of their message is known, it
-//!   gives the kind; otherwise the next server is tried.
-//! - **Uploads happen exactly once.** All attempts of one upload carry the same new file ID, which is unique in the
-//!   database of the group, so at most one succeeds. After a lost reply the file's size and checksum are looked up
-//!   before and after the next attempt, so an attempt that succeeded is found. If no storage can confirm the
-//!   outcome, the error is [`ErrorKind::OutcomeUnknown`] and names the file ID.
-//! - **Downloads are the bytes of one upload.** When a storage is lost during a transfer, another one that has the
-//!   same version of the file continues. A legacy storage has no versions, and then the download fails.
+//!   [`ErrorKind`]. Legacy servers send one error number for everything. If the text of their message is
+//!   known, it gives the kind; otherwise the next server is tried.
+//! - **Uploads happen exactly once.** All attempts of one upload carry the same new file ID, which is unique
+//!   in the database of the group, so at most one succeeds. After a lost reply the file's size and checksum
+//!   are looked up before and after the next attempt, so an attempt that succeeded is found. If no storage
+//!   can confirm the outcome, the error is [`ErrorKind::OutcomeUnknown`] and names the file ID.
+//! - **Downloads are the bytes of one upload.** When a storage is lost during a transfer, another one that
+//!   has the same version of the file continues. A legacy storage has no versions, and then the download
+//!   fails.
 //!
 //! # Modules
 //!
 //! From the top down; a module imports only from those below it:
 //!
 //! 1. [`Client`], the public methods.
-//! 2. `upload`, `download`: what each needs beyond one request. `publish`: files that appear complete or not at all.
+//! 2. `upload`, `download`: what each needs beyond one request. `publish`: files that appear complete or not
+//!    at all.
 //! 3. `storages`: one storage after another until one succeeds. `trackers`: addresses and routes.
 //! 4. `mngr`: connections, and which servers failed lately. `pool`: idle connections.
-//! 5. `conn`: one function a command. `attempt`: a failed attempt, and the log of them. `ttl_cache`, `file_id`,
-//!    `options`.
+//! 5. `conn`: one function a command. `attempt`: a failed attempt, and the log of them. `ttl_cache`,
+//!    `file_id`, `options`.
 
 mod attempt;
 mod client;

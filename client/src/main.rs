@@ -1,7 +1,7 @@
 //! The command line of the TNV client.
 //!
-//! Standard output has only what scripts parse, one line a success. Everything else goes to standard error. Exit
-//! codes: 0 done, 1 failed, 2 wrong usage.
+//! Standard output has only what scripts parse, one line a success. Everything else goes to standard error.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod cli;
 
@@ -16,7 +16,8 @@ const WRONG_USAGE: u8 = 2;
 fn main() -> ExitCode {
     match cli::run(lexopt::Parser::from_env()) {
         Ok(()) => ExitCode::SUCCESS,
-        // The reader has closed standard output. That needs no message, but scripts must see that output is missing.
+        // The reader has closed standard output. That needs no message, but scripts must see that output is
+        // missing.
         Err(Outcome::BrokenPipe) => ExitCode::FAILURE,
         Err(Outcome::Failed(error)) => {
             report(&error.to_string());

@@ -1,5 +1,6 @@
-//! The connection manager: gets a connection to a server, makes a request on it, and remembers for a while which
-//! servers failed and which lack the commands that TNV added. It does not know which servers a user has.
+//! The connection manager: gets a connection to a server, makes a request on it, and remembers for a while
+//! which servers failed and which lack the commands that TNV added. It does not know which servers a user
+//! has.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -88,8 +89,9 @@ impl Manager {
         drop(dropped); // Closing needs no lock.
     }
 
-    /// Makes a request that is safe to repeat; `wait_max` is the longest wait for the server if it is shorter than
-    /// the protocol's. A dead idle connection costs no attempt: the request is repeated on a new connection.
+    /// Makes a request that is safe to repeat; `wait_max` is the longest wait for the server if it is shorter
+    /// than the protocol's. A dead idle connection costs no attempt: the request is repeated on a new
+    /// connection.
     pub(crate) fn exchange<T>(
         &self,
         address: SocketAddr,
@@ -118,8 +120,8 @@ impl Manager {
         self.exchange(candidate.address, candidate.lookup_timeout(), request)
     }
 
-    /// [`exchange`](Manager::exchange) for a request that changes an application's files. It first proves the application's key on the
-    /// connection if this client has one.
+    /// [`exchange`](Manager::exchange) for a request that changes an application's files. It first proves the
+    /// application's key on the connection if this client has one.
     pub(crate) fn exchange_proven<T>(
         &self,
         address: SocketAddr,
@@ -161,8 +163,8 @@ impl Manager {
         Ok(())
     }
 
-    /// Whether a proof failed because the storage lacks the command. It then needs no proof, and the request is
-    /// made without one. A legacy storage refuses and closes, so its refusal may be lost.
+    /// Whether a proof failed because the storage lacks the command. It then needs no proof, and the request
+    /// is made without one. A legacy storage refuses and closes, so its refusal may be lost.
     pub(crate) fn lacks_proofs(&self, address: SocketAddr, failure: &Failure) -> bool {
         match failure.error.kind() {
             ErrorKind::Unsupported => {

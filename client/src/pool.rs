@@ -1,5 +1,5 @@
-//! Idle connections by server, which save a connect. The server may close one at any time, so a request on one must
-//! be ready to repeat.
+//! Idle connections by server, which save a connect. The server may close one at any time, so a request on
+//! one must be ready to repeat.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -14,8 +14,8 @@ struct Idle {
     since: Instant,
 }
 
-/// The pools of all servers. A server without idle connections has no entry, so `idle_max` bounds the entries,
-/// too.
+/// The pools of all servers. A server without idle connections has no entry, so `idle_max` bounds the
+/// entries, too.
 pub(crate) struct Pools {
     /// The oldest connection is in front.
     idle: HashMap<SocketAddr, VecDeque<Idle>>,

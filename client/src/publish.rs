@@ -1,5 +1,6 @@
-//! Files that appear complete or not at all. Content goes into an unnamed file (`O_TMPFILE`), of which even a kill
-//! leaves nothing. A file system without it gets a temporary name in the same directory. Then, in this order:
+//! Files that appear complete or not at all. Content goes into an unnamed file (`O_TMPFILE`), of which even a
+//! kill leaves nothing. A file system without it gets a temporary name in the same directory. Then, in this
+//! order:
 //!
 //! 1. fsync of the file: the name must not appear before the content is durable;
 //! 2. link of an unnamed file to a temporary name: only a rename replaces an older file;

@@ -1,5 +1,5 @@
-//! Requests to the storages of a user's group: one storage after another until one succeeds, within the bounds of
-//! the options. Uploads, downloads and deletes build on it.
+//! Requests to the storages of a user's group: one storage after another until one succeeds, within the
+//! bounds of the options. Uploads, downloads and deletes build on it.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -145,8 +145,8 @@ impl Storages {
         }
     }
 
-    /// Tries one storage after another until one succeeds, a failure is final, or the bounds are reached. If all
-    /// failed and a later attempt may succeed, a tracker is asked for new storages, once.
+    /// Tries one storage after another until one succeeds, a failure is final, or the bounds are reached. If
+    /// all failed and a later attempt may succeed, a tracker is asked for new storages, once.
     pub(crate) fn try_each<T>(
         &self,
         what: &str,

@@ -65,8 +65,8 @@ impl Trackers {
         self.routes().remove(owner);
     }
 
-    /// A user's route, cached or from a tracker, with the storages in random order. The tracker records nothing.
-    /// An unknown user is not found, which is not cached.
+    /// A user's route, cached or from a tracker, with the storages in random order. The tracker records
+    /// nothing. An unknown user is not found, which is not cached.
     pub(crate) fn route(&self, mngr: &Manager, owner: &Owner) -> Result<Route> {
         self.route_by(mngr, owner, |candidate, user| find_at(mngr, candidate, user))
     }
@@ -99,8 +99,9 @@ impl Trackers {
         Ok(route)
     }
 
-    /// Asks the trackers in random order, each once, until one succeeds. Storages join each tracker separately,
-    /// so one tracker may know what another does not. Only an invalid request ends the search early.
+    /// Asks the trackers in random order, each once, until one succeeds. Storages join each tracker
+    /// separately, so one tracker may know what another does not. Only an invalid request ends the search
+    /// early.
     pub(crate) fn ask<T>(
         &self,
         mngr: &Manager,

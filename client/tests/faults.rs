@@ -87,8 +87,8 @@ fn losing_the_reply(kept: Stored) -> Peer {
     })
 }
 
-/// A tracker whose first route is `first` and whose later ones are `second`. The client shuffles a route, so a test that
-/// needs an order has one storage a route.
+/// A tracker whose first route is `first` and whose later ones are `second`. The client shuffles a route, so
+/// a test that needs an order has one storage a route.
 fn first_then(first: &Peer, second: &Peer) -> Peer {
     let (first, second) = (first.address, second.address);
     Peer::new(move |request| {

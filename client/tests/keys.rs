@@ -62,7 +62,8 @@ fn a_key_is_proven_once_a_connection_and_again_on_the_next() {
     (0..3).for_each(|_| change(&client).unwrap());
     assert_eq!(storage.commands(), [CHALLENGE, PROVE, UPLOAD, DELETE, UPLOAD, DELETE, UPLOAD, DELETE]);
 
-    // It closes after four requests. The next request finds the idle connection closed and proves on a new one.
+    // It closes after four requests. The next request finds the idle connection closed and proves on a new
+    // one.
     let storage = protected(4);
     let client = self::client(&storage, KEY);
     change(&client).unwrap();

@@ -267,8 +267,8 @@ fn a_tracker_that_closes_is_asked_with_the_legacy_command() {
     }
 }
 
-/// Regression: the HTTP server asked for the storages of any user in a URL, and the tracker recorded a route for each,
-/// so requests could fill its table.
+/// Regression: the HTTP server asked for the storages of any user in a URL, and the tracker recorded a route
+/// for each, so requests could fill its table.
 #[test]
 fn only_an_upload_makes_the_tracker_record_a_user() {
     let storage = legacy_storage();
@@ -392,8 +392,8 @@ fn keeping_parts(makes_row: bool) -> Peer {
     })
 }
 
-/// Regression: the wrong checksum was found after most of the content had been sent. The client reported that nothing was
-/// stored, but the legacy storage had kept a part.
+/// Regression: the wrong checksum was found after most of the content had been sent. The client reported that
+/// nothing was stored, but the legacy storage had kept a part.
 #[test]
 fn repeatable_content_with_a_wrong_checksum_is_not_sent_to_a_legacy_storage() {
     let storage = keeping_parts(true);

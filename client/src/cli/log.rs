@@ -1,5 +1,5 @@
-//! The log of the command line: lines on standard error, at level `warn` or that of `RUST_LOG`. A command runs for
-//! seconds, so a line has no time and no target.
+//! The log of the command line: lines on standard error, at level `warn` or that of `RUST_LOG`. A command
+//! runs for seconds, so a line has no time and no target.
 
 use std::io::{self, Write};
 

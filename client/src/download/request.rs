@@ -27,8 +27,8 @@ pub(super) fn expect_bytes(conn: &Conn, got: u64, want: u64) -> Result<()> {
     }
 }
 
-/// Makes a `READ`. That a storage does not find the upload is not final: a replicated file system may be a second
-/// behind, and a legacy storage lacks the command.
+/// Makes a `READ`. That a storage does not find the upload is not final: a replicated file system may be a
+/// second behind, and a legacy storage lacks the command.
 pub(super) fn read_at(
     mngr: &Manager,
     candidate: Candidate,
@@ -44,8 +44,8 @@ pub(super) fn read_at(
     })
 }
 
-/// Whether a `FETCH` may have failed because the storage lacks it. A storage without it refuses and closes, so its
-/// refusal may be lost, and its message may be unknown. Only a clear refusal is remembered.
+/// Whether a `FETCH` may have failed because the storage lacks it. A storage without it refuses and closes,
+/// so its refusal may be lost, and its message may be unknown. Only a clear refusal is remembered.
 pub(super) fn may_lack_fetch(mngr: &Manager, address: SocketAddr, failure: &Failure) -> bool {
     match failure.error.kind() {
         ErrorKind::Unsupported => {

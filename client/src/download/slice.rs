@@ -1,4 +1,5 @@
-//! Content into a buffer: [`open`] looks a file up and reads its first bytes, [`read_slice`] reads any part of it.
+//! Content into a buffer: [`open`] looks a file up and reads its first bytes, [`read_slice`] reads any part
+//! of it.
 
 use std::net::SocketAddr;
 

@@ -32,8 +32,8 @@ pub(crate) fn download(
     download_without(storages, file, offset, size, out, &[]).map_err(|(error, _)| error)
 }
 
-/// The same to a file. If the content is damaged, the file is truncated and the content comes from storages that
-/// sent none of it.
+/// The same to a file. If the content is damaged, the file is truncated and the content comes from storages
+/// that sent none of it.
 pub(crate) fn download_to_file(
     storages: &Storages,
     file: &Triple,
@@ -54,7 +54,8 @@ pub(crate) fn download_to_file(
     }
 }
 
-/// Downloads from storages that are not in `damaged`. The error comes with the storages that sent damaged content.
+/// Downloads from storages that are not in `damaged`. The error comes with the storages that sent damaged
+/// content.
 fn download_without(
     storages: &Storages,
     file: &Triple,
@@ -127,7 +128,7 @@ impl<'a> Transfer<'a> {
         let before = self.done;
         let outcome = match self.part {
             Some(part) => self.read(storages, candidate, part),
-            None => self.begin(storages, candidate),
+            None => self.start(storages, candidate),
         };
         outcome.map_err(|failure| match self.write_error.take() {
             Some(error) => Failure::local(error),
@@ -146,7 +147,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Fetches from the first storage: in one request if it has `FETCH`.
-    fn begin(&mut self, storages: &Storages, candidate: Candidate) -> Attempt<()> {
+    fn start(&mut self, storages: &Storages, candidate: Candidate) -> Attempt<()> {
         if storages.mngr.may_fetch(candidate.address) {
             let wanted = self.wanted;
             let fetched = storages.mngr.look_up(candidate, |conn| {

@@ -1,4 +1,5 @@
-//! The attempts of one upload: what is sent, what an attempt's failure may have stored, and how the upload ends.
+//! The attempts of one upload: what is sent, what an attempt's failure may have stored, and how the upload
+//! ends.
 
 use std::net::SocketAddr;
 
@@ -21,8 +22,8 @@ use crate::trackers::Owner;
 
 /// A failed attempt, with what it may have stored.
 enum SendError {
-    /// The content is wrong; `begun` if a part of it was sent.
-    Content { error: Error, begun: bool },
+    /// The content is wrong; `partly_sent` if a part of it was sent.
+    Content { error: Error, partly_sent: bool },
     /// No connection.
     Connect(Error),
     /// The network or the storage failed.
@@ -31,7 +32,7 @@ enum SendError {
         /// The storage replied.
         replied: bool,
         /// All content was sent.
-        whole: bool,
+        fully_sent: bool,
         /// The connection had been idle.
         reused: bool,
     },
@@ -58,7 +59,8 @@ struct PendingUpload<'a> {
     reply_lost: bool,
 }
 
-/// Uploads content. `what` starts the error. If the content has another checksum than `expected`, nothing is stored.
+/// Uploads content. `what` starts the error. If the content has another checksum than `expected`, nothing is
+/// stored.
 pub(crate) fn upload(
     storages: &Storages,
     owner: Owner,
@@ -113,12 +115,12 @@ impl PendingUpload<'_> {
         }
         let sent = match self.send(candidate, true, checks) {
             // A dead idle connection is no failure of the storage.
-            Err(SendError::Server { error, replied: false, whole, reused: true })
+            Err(SendError::Server { error, replied: false, fully_sent, reused: true })
                 if error.kind() == ErrorKind::Unavailable && self.content.is_repeatable() =>
             {
-                self.doubtful |= whole;
-                self.reply_lost |= whole;
-                if whole && self.is_stored() {
+                self.doubtful |= fully_sent;
+                self.reply_lost |= fully_sent;
+                if fully_sent && self.is_stored() {
                     return Ok(());
                 }
                 self.send(candidate, false, checks)
@@ -130,8 +132,8 @@ impl PendingUpload<'_> {
                 self.storage_checked = checks;
                 return Ok(());
             }
-            Err(SendError::Content { error, begun }) => {
-                let left = match (self.doubtful, begun) {
+            Err(SendError::Content { error, partly_sent }) => {
+                let left = match (self.doubtful, partly_sent) {
                     // An earlier attempt may have stored it: the final lookup decides.
                     (true, _) => return Err(Failure::local(error)),
                     (false, true) => outcome::remove_part(self.storages, address, &self.request.file),
@@ -140,13 +142,13 @@ impl PendingUpload<'_> {
                 return Err(Failure::local(Error::new(error.kind(), format!("{error}; {left}"))));
             }
             Err(SendError::Connect(error)) => return Err(Failure::connect(error)),
-            Err(SendError::Server { error, replied, whole, .. }) => {
+            Err(SendError::Server { error, replied, fully_sent, .. }) => {
                 if replied && self.is_stored() {
                     return Ok(());
                 }
                 let unknown = error.kind() == ErrorKind::OutcomeUnknown;
-                self.reply_lost |= whole && (!replied || unknown);
-                self.doubtful |= whole && (!replied || unknown || error.kind() == ErrorKind::Internal);
+                self.reply_lost |= fully_sent && (!replied || unknown);
+                self.doubtful |= fully_sent && (!replied || unknown || error.kind() == ErrorKind::Internal);
                 Failure::classify(replied, error)
             }
         };
@@ -207,7 +209,7 @@ impl PendingUpload<'_> {
             let failure = Failure::classify(replied, error.clone());
             let is_dead = reused && !replied;
             if is_dead || !mngr.lacks_proofs(address, &failure) {
-                return Err(SendError::Server { error, replied, whole: false, reused });
+                return Err(SendError::Server { error, replied, fully_sent: false, reused });
             }
             conn = mngr.connect(address).map_err(SendError::Connect)?;
             conn.set_wait_max(wait_max);
@@ -221,15 +223,19 @@ impl PendingUpload<'_> {
         let size = self.request.size;
         let mut hasher = Hasher::new();
         let mut position = 0;
-        let failed =
-            |conn: &Conn, error, whole| SendError::Server { error, replied: conn.replied(), whole, reused };
+        let failed = |conn: &Conn, error, fully_sent| SendError::Server {
+            error,
+            replied: conn.replied(),
+            fully_sent,
+            reused,
+        };
         loop {
-            let begun = position > 0;
+            let partly_sent = position > 0;
             let next = self.read_piece(position, &mut hasher);
-            let next = next.map_err(|error| SendError::Content { error, begun })?;
+            let next = next.map_err(|error| SendError::Content { error, partly_sent })?;
             let piece = self.content.piece();
             let sent = match position {
-                0 => self.begin(conn, checks, piece),
+                0 => self.start(conn, checks, piece),
                 _ if conn.early_reply() => {
                     return conn::early_upload_reply(conn).map_err(|error| failed(conn, error, false));
                 }
@@ -246,7 +252,7 @@ impl PendingUpload<'_> {
     }
 
     /// Sends the request with its first piece of content.
-    fn begin(&self, conn: &mut Conn, checks: bool, first: &[u8]) -> Result<()> {
+    fn start(&self, conn: &mut Conn, checks: bool, first: &[u8]) -> Result<()> {
         match self.expected.filter(|_| checks) {
             Some(crc32) => {
                 let request = CheckedUpload { upload: self.request.clone(), crc32 };
@@ -256,8 +262,8 @@ impl PendingUpload<'_> {
         }
     }
 
-    /// Reads the next piece and returns where it ends. With the last piece the content is checked, so a wrong one
-    /// is never sent whole and nothing is stored.
+    /// Reads the next piece and returns where it ends. With the last piece the content is checked, so a wrong
+    /// one is never sent completely and nothing is stored.
     fn read_piece(&mut self, position: u64, hasher: &mut Hasher) -> Result<u64> {
         let size = self.request.size;
         let count = usize::try_from(size - position).unwrap_or(COPY_BYTES).min(COPY_BYTES);
@@ -277,8 +283,8 @@ impl PendingUpload<'_> {
         }
     }
 
-    /// Reads all content before it is sent to a storage that cannot compare checksums. A legacy storage keeps a
-    /// part of an upload that is broken off, so a wrong one must not begin. Content that can be read only once is
+    /// Reads all content before it is sent to a storage that cannot compare checksums. A legacy storage keeps
+    /// a part of an aborted upload, so a wrong one must not start. Content that can be read only once is
     /// checked with its last piece.
     fn check_content(&mut self) -> Result<()> {
         if self.content_checked || self.expected.is_none() || !self.content.is_always_repeatable() {
@@ -298,7 +304,8 @@ impl PendingUpload<'_> {
         Ok(())
     }
 
-    /// Compares a stored upload with the expected checksum if no storage has done so. A different one is removed.
+    /// Compares a stored upload with the expected checksum if no storage has done so. A different one is
+    /// removed.
     fn check_stored(&self, owner: &Owner, what: &str) -> Result<()> {
         let Some(expected) = self.expected.filter(|_| !self.storage_checked) else { return Ok(()) };
         let file = &self.request.file;

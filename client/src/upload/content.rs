@@ -1,5 +1,5 @@
-//! The content of an upload, read piece by piece: a regular file, which can be sent again, or a reader, of which
-//! only the first piece can.
+//! The content of an upload, read piece by piece: a regular file, which can be sent again, or a reader, of
+//! which only the first piece can.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -23,8 +23,8 @@ pub(crate) trait Content {
     /// The last piece read.
     fn piece(&self) -> &[u8];
 
-    /// Fails if there is more than `size` bytes. It is called before the last piece is sent, so that a storage
-    /// never has a part of a file as if it were all.
+    /// Fails if there is more than `size` bytes. It is called before the last piece is sent, so that a
+    /// storage never has a part of a file as if it were all.
     fn check_end(&mut self) -> Result<()>;
 
     /// Whether it can be sent again after what has been read so far.
@@ -99,8 +99,8 @@ impl Content for FileContent {
     }
 }
 
-/// A reader. Its first piece is read before the first attempt and kept, so that a storage that is unreachable or
-/// refuses at once costs nothing.
+/// A reader. Its first piece is read before the first attempt and kept, so that a storage that is unreachable
+/// or refuses at once costs nothing.
 pub(crate) struct ReaderContent<'a> {
     reader: &'a mut dyn Read,
     first: Vec<u8>,
@@ -169,7 +169,7 @@ impl Content for ReaderContent<'_> {
         while !self.ended {
             match self.reader.read(&mut [0]) {
                 Ok(0) => self.ended = true,
-                Ok(_) => return fail!(Invalid, "the content goes on after {} bytes", self.size),
+                Ok(_) => return fail!(Invalid, "the content has over {} bytes", self.size),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error).context(|| "read the content"),
             }

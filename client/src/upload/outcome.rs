@@ -1,5 +1,5 @@
-//! What the storages have of an upload: whether an attempt stored it, with which checksum, and whether a legacy
-//! storage keeps a part of it. It asks, and removes parts; it sends no content.
+//! What the storages have of an upload: whether an attempt stored it, with which checksum, and whether a
+//! legacy storage keeps a part of it. It asks, and removes parts; it sends no content.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -16,13 +16,13 @@ use crate::attempt::{Attempt, Candidate};
 use crate::conn;
 use crate::storages::Storages;
 
-/// After the last attempt a file whose reply was lost is looked up after each of these pauses: the storage may
-/// still be syncing it.
+/// After the last attempt a file whose reply was lost is looked up after each of these pauses: the storage
+/// may still be syncing it.
 const LOOKUP_PAUSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(300), Duration::from_millis(1000), Duration::from_millis(3000)];
 
-/// A part of an upload is deleted after each of these pauses while the storage does not know the file: a legacy
-/// storage may still be writing its row.
+/// A part of an upload is deleted after each of these pauses while the storage does not know the file: a
+/// legacy storage may still be writing its row.
 const REMOVE_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(800)];
 
 /// The longest wait for each of these deletes. The upload has failed already.
@@ -40,8 +40,8 @@ pub(super) enum Outcome {
     Unknown,
 }
 
-/// Looks the file up at one storage after another until one knows. `crc32` is the checksum of the content if all of
-/// it has been read.
+/// Looks the file up at one storage after another until one knows. `crc32` is the checksum of the content if
+/// all of it has been read.
 pub(super) fn look_up(
     storages: &Storages,
     members: &[SocketAddr],
@@ -66,14 +66,14 @@ fn look_up_at(
     storages: &Storages,
     candidate: Candidate,
     request: &Upload,
-    ours: Option<u32>,
+    crc32_sent: Option<u32>,
 ) -> Attempt<Outcome> {
     let (size, crc32) = match storages.stat_at(candidate, &request.file)? {
         Some(stat) => (stat.size, stat.crc32),
         None => (storages.size_at(candidate, &request.file)?, None),
     };
     // A checksum that one side does not know cannot differ.
-    let same = size == request.size && crc32.zip(ours).is_none_or(|(theirs, ours)| theirs == ours);
+    let same = size == request.size && crc32.zip(crc32_sent).is_none_or(|(stored, sent)| stored == sent);
     Ok(if same { Outcome::Stored } else { Outcome::Different })
 }
 
@@ -115,7 +115,7 @@ pub(super) fn stored_crc32(storages: &Storages, candidate: Candidate, file: &Tri
     })
 }
 
-/// Removes what a storage has of an upload that was broken off, and says in words what that was. A TNV storage
+/// Removes what a storage has of an aborted upload, and describes the result. A TNV storage
 /// stores all or nothing. A legacy storage may keep a part, with a row or without.
 pub(super) fn remove_part(storages: &Storages, address: SocketAddr, file: &Triple) -> String {
     let wait_max = Some(REMOVE_TIMEOUT);

@@ -1,6 +1,6 @@
-//! Content of unknown size: pipes, standard input, and files that report a wrong size (`/proc`, some FUSE file
-//! systems). An upload begins with its size, so such content is read to its end first: into memory if it fits into
-//! one piece, else into an unnamed temporary file.
+//! Content of unknown size: pipes, standard input, and files that report a wrong size (`/proc`, some FUSE
+//! file systems). An upload starts with its size, so such content is read to its end first: into memory if it
+//! fits into one piece, else into an unnamed temporary file.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -58,7 +58,8 @@ impl Source {
         if !kind.is_file() {
             return fail!(Invalid, "cannot upload '{shown}', it is a device, want a regular file or a pipe");
         }
-        // One piece is read at once in any case, so a small file is stored as it was read, whatever its size says.
+        // One piece is read at once in any case, so a small file is stored as it was read, whatever its size
+        // says.
         let at_start = file.stream_position().is_ok_and(|position| position == 0);
         match metadata.len() > COPY_BYTES as u64 && at_start {
             true => Ok(Source::File(FileContent::new(file, path, metadata.len()))),
@@ -85,7 +86,7 @@ impl Source {
         while !piece.is_empty() {
             size += piece.len() as u64;
             if size > SPOOL_BYTES_MAX {
-                return fail!(Invalid, "{} goes on after {SPOOL_BYTES_MAX} bytes", path.display());
+                return fail!(Invalid, "{} has over {SPOOL_BYTES_MAX} bytes", path.display());
             }
             file.write_all(&piece).map_err(unwritable)?;
             piece.clear();

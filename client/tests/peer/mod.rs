@@ -1,5 +1,5 @@
-//! Scripted servers on real sockets, for what no healthy server does on demand: lost replies, connections that close
-//! early, and the captured behavior of legacy servers.
+//! Scripted servers on real sockets, for what no healthy server does on demand: lost replies, connections
+//! that close early, and the captured behavior of legacy servers.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 use std::io::{Read, Write};
@@ -69,8 +69,8 @@ impl Request<'_> {
         Then::Keep
     }
 
-    /// The reply of a legacy server to an unknown command: a failure, and the connection is closed with the body
-    /// unread.
+    /// The reply of a legacy server to an unknown command: a failure, and the connection is closed with the
+    /// body unread.
     pub fn unknown_command(&mut self) -> Then {
         let text = format!("unknown command: {}", self.header.command);
         self.refuse(ErrorKind::Internal, &text);

@@ -1,4 +1,5 @@
-//! What a row needs of a protocol: a [`Driver`] knows the servers, and each thread has a [`Session`] of its own.
+//! What a row needs of a protocol: a [`Driver`] knows the servers, and each thread has a [`Session`] of its
+//! own.
 
 use tnv_client::Result;
 

@@ -1,5 +1,5 @@
-//! The driver of FastDFS, which works as FastDFS's own client does: each thread keeps a connection to the tracker and
-//! one to each storage, and asks the tracker before each operation.
+//! The driver of FastDFS, which works as FastDFS's own client does: each thread keeps a connection to the
+//! tracker and one to each storage, and asks the tracker before each operation.
 
 use std::io::{ErrorKind as IoErrorKind, IoSlice, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -222,8 +222,8 @@ fn write_both(stream: &mut TcpStream, head: &[u8], piece: &[u8]) -> std::io::Res
     stream.write_all(&piece[written.saturating_sub(head.len())..])
 }
 
-/// Reads the header of a successful reply and what comes with it. Returns the filled bytes of the buffer and the
-/// length of the body.
+/// Reads the header of a successful reply and what comes with it. Returns the filled bytes of the buffer and
+/// the length of the body.
 fn reply(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(usize, u64)> {
     let mut filled = 0;
     loop {

@@ -1,5 +1,5 @@
-//! The driver of HTTP: each thread sends GET requests on one persistent connection to `tnv-httpd` or any other server.
-//! Responses need a `Content-Length`. There is no TLS.
+//! The driver of HTTP: each thread sends GET requests on one persistent connection to `tnv-httpd` or any
+//! other server. Responses need a `Content-Length`. There is no TLS.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};

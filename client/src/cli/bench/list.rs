@@ -1,4 +1,5 @@
-//! The list of `--files`: the files that one run keeps for another, with their IDs and the numbers of their content.
+//! The list of `--files`: the files that one run keeps for another, with their IDs and the numbers of their
+//! content.
 
 use std::fs;
 use std::io::{BufWriter, ErrorKind, Read, Write};

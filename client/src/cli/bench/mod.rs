@@ -1,9 +1,9 @@
-//! `tnv TRACKERS bench`: measures how fast a deployment is, with many threads. Here: its help, and the driver that a
-//! plan needs. `run` does the rows; `row` measures one; `report` prints the figures.
+//! `tnv TRACKERS bench`: measures how fast a deployment is, with many threads. Here: its help, and the driver
+//! that a plan needs. `run` does the rows; `row` measures one; `report` prints the figures.
 //!
-//! The figures contain the work of the client library, since each application has it, and next to nothing of the
-//! benchmark itself: content exists before (`payload`), the clock is read once an operation (`row`), and contents are
-//! compared byte by byte while no time is measured.
+//! The figures contain the work of the client library, since each application has it, and next to nothing of
+//! the benchmark itself: content exists before (`payload`), the clock is read once an operation (`row`), and
+//! contents are compared byte by byte while no time is measured.
 
 mod driver;
 mod fdfs;

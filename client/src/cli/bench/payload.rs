@@ -1,6 +1,6 @@
-//! The content of the files, and its verification. All content is cut from one random block: file number `n` starts at
-//! its own offset in the block and wraps around. So making content takes no time, files with near numbers differ, and
-//! the content of a file is known without keeping it.
+//! The content of the files, and its verification. All content is cut from one random block: file number `n`
+//! starts at its own offset in the block and wraps around. So making content takes no time, files with near
+//! numbers differ, and the content of a file is known without keeping it.
 
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +17,8 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// different offsets.
 const STRIDE: u64 = 40_503;
 
-/// How much of the start and of the end of each piece is compared while time is measured: enough to distinguish two
-/// files, and too little to affect the figures.
+/// How much of the start and of the end of each piece is compared while time is measured: enough to
+/// distinguish two files, and too little to affect the figures.
 const EDGE_BYTES: usize = 32;
 
 /// The block, twice in a row, so that `BLOCK_BYTES` bytes follow each offset.

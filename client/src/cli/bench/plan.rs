@@ -1,5 +1,5 @@
-//! The arguments after `bench`: they become a [`Plan`], or an error with what was wrong, what it was and what is
-//! allowed.
+//! The arguments after `bench`: they become a [`Plan`], or an error with what was wrong, what it was and what
+//! is allowed.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

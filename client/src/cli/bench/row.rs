@@ -1,8 +1,8 @@
-//! One row: threads that do one operation after another, and the result. The threads start together and take the next
-//! operation from one counter, so none is idle before the last operation.
+//! One row: threads that do one operation after another, and the result. The threads start together and take
+//! the next operation from one counter, so none is idle before the last operation.
 //!
-//! The clock is read once an operation: one ends where the next starts. Nothing happens in between, so the latencies
-//! of a thread add up to its running time.
+//! The clock is read once an operation: one ends where the next starts. Nothing happens in between, so the
+//! latencies of a thread add up to its running time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
