@@ -1,4 +1,4 @@
-//! Uploads a file, tells what the storage knows of it, fetches it back and removes it:
+//! Uploads a file, prints its stat, downloads it and removes it:
 //!
 //! ```sh
 //! cargo run -p tnv-client --example upload_download -- 127.0.0.1:21000 film.mp4 copy.mp4
@@ -25,7 +25,7 @@ fn run() -> Result<()> {
         return Err(Error::new(ErrorKind::Invalid, "usage: upload_download TRACKER FILM COPY"));
     };
 
-    // One client serves a whole program; its clones share connections.
+    // A program needs one client. Clones share its connections.
     let client = Client::new(std::slice::from_ref(tracker), Options::default())?;
     let (appid, userid) = (AppId::new("tnvideo")?, UserId::new("tnv001")?);
 
@@ -36,13 +36,13 @@ fn run() -> Result<()> {
     let info = client.stat(&file)?;
     match info.stat {
         Some(stat) => println!("{} bytes, CRC-32 {:08x?}, uploaded at {}", info.size, stat.crc32, stat.time),
-        None => println!("{} bytes, on an existing storage", info.size),
+        None => println!("{} bytes, on a legacy storage", info.size),
     }
 
-    // A part of it, as a player would ask for it.
+    // A range, as a player requests it.
     let mut start = vec![0; usize::try_from(info.size.min(16)).unwrap_or(16)];
     client.read_slice(&file, &info, 0, &mut start)?;
-    println!("begins with {start:02x?}");
+    println!("starts with {start:02x?}");
 
     let bytes = client.download_file(&file, 0, 0, Path::new(copy))?;
     println!("fetched {bytes} bytes into {copy}");

@@ -1,4 +1,4 @@
-//! The commands, one function each, on a framed connection: what goes out, and what may come back.
+//! The commands, one function each: the request on a connection, and its reply. No retries.
 
 use std::time::Duration;
 
@@ -15,30 +15,30 @@ use tnv_common::proto::tnv::{REPLY_STORAGE, REPLY_TRACKER, command};
 use tnv_common::rpc::client::Conn;
 use tnv_common::text::one_line;
 
-/// A storage acknowledges an upload only when it is on disk. Beyond the usual wait for a reply it is
-/// given a second for so many bytes: a disk that flushes slower than this is failing.
-const FLUSH_BYTES_A_SECOND: u64 = 16 << 20;
+/// A storage acknowledges an upload after its fsync. In addition to the reply timeout it has a second for so
+/// many bytes: a slower disk is failing.
+const SYNC_BYTES_PER_SECOND: u64 = 16 << 20;
 
-/// How long a storage may take to find a file: it answers from memory or after one query, and where
-/// its database hangs another member of the group is asked.
-const FIND_TIMEOUT: Duration = Duration::from_secs(20);
+/// The reply timeout of a lookup. A storage answers from memory or after one query; if its database is
+/// unresponsive, another member of the group can answer.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The table of groups.
 pub(crate) fn groups(conn: &mut Conn) -> Result<String> {
     conn.set_reply_timeout(MESSAGE_TIMEOUT);
     let body = conn.call(command::GROUPS, &[], REPLY_TRACKER, GROUP_LIST_BYTES_MAX)?;
     let end = body.iter().position(|&byte| byte == 0).unwrap_or(body.len());
-    // Existing trackers print whatever a storage called itself, and this is read in terminals.
+    // A legacy tracker prints any name that a storage gave, and terminals interpret escape sequences.
     let text = String::from_utf8_lossy(&body[..end]);
     Ok(text.split('\n').map(one_line).collect::<Vec<_>>().join("\n"))
 }
 
-/// A user's storages; a new user is given a group, which the tracker records.
+/// A user's storages. The tracker gives a new user a group and records it.
 pub(crate) fn addresses(conn: &mut Conn, user: &Addresses) -> Result<Route> {
     route(conn, command::ADDRESSES, user)
 }
 
-/// A user's storages; a new user is not found. Existing trackers do not know this command.
+/// A user's storages. A new user is not found. Legacy trackers lack this command.
 pub(crate) fn find_addresses(conn: &mut Conn, user: &Addresses) -> Result<Route> {
     route(conn, command::FIND_ADDRESSES, user)
 }
@@ -48,7 +48,7 @@ fn route(conn: &mut Conn, command: u8, user: &Addresses) -> Result<Route> {
     Route::decode(&conn.call(command, &user.encode(), REPLY_TRACKER, ROUTE_BYTES_MAX)?)
 }
 
-/// What a storage wants the key of an application proven with; none where it wants no proof.
+/// The nonce for a proof of an application's key; `None` if the storage needs no proof.
 pub(crate) fn challenge(conn: &mut Conn, appid: &AppId) -> Result<Option<Nonce>> {
     conn.set_reply_timeout(MESSAGE_TIMEOUT);
     let body = conn.call(command::CHALLENGE, &encode_challenge(appid), REPLY_STORAGE, NONCE_BYTES)?;
@@ -69,14 +69,14 @@ pub(crate) fn prove(conn: &mut Conn, proof: &Proof) -> Result<()> {
 
 /// The size of a file.
 pub(crate) fn file_size(conn: &mut Conn, file: &Triple) -> Result<u64> {
-    conn.set_reply_timeout(FIND_TIMEOUT);
+    conn.set_reply_timeout(LOOKUP_TIMEOUT);
     let body: [u8; 8] = conn.call_fixed(command::FILE_SIZE, &file.encode(), REPLY_STORAGE)?;
     Reader::new(&body).count("file size")
 }
 
-/// Everything about a file; existing storages do not know this command.
+/// The stat of a file. Legacy storages lack this command.
 pub(crate) fn stat(conn: &mut Conn, file: &Triple) -> Result<Stat> {
-    conn.set_reply_timeout(FIND_TIMEOUT);
+    conn.set_reply_timeout(LOOKUP_TIMEOUT);
     Stat::decode(&conn.call_fixed(command::STAT, &file.encode(), REPLY_STORAGE)?)
 }
 
@@ -86,24 +86,24 @@ pub(crate) fn delete(conn: &mut Conn, file: &Triple) -> Result<()> {
     conn.call(command::DELETE, &file.encode(), REPLY_STORAGE, 0).map(drop)
 }
 
-/// Asks for content; returns how much of it follows on the connection.
+/// Requests content and returns how many bytes of it follow on the connection.
 pub(crate) fn download(conn: &mut Conn, request: &Download) -> Result<u64> {
-    conn.set_reply_timeout(FIND_TIMEOUT);
+    conn.set_reply_timeout(LOOKUP_TIMEOUT);
     conn.send(command::DOWNLOAD, &request.encode())?;
     conn.reply(REPLY_STORAGE, i64::MAX.cast_unsigned())
 }
 
-/// The same of one certain upload; existing storages do not know this command.
+/// The same for one version of the file. Legacy storages lack this command.
 pub(crate) fn read(conn: &mut Conn, request: &Read) -> Result<u64> {
-    conn.set_reply_timeout(FIND_TIMEOUT);
+    conn.set_reply_timeout(LOOKUP_TIMEOUT);
     conn.send(command::READ, &request.encode())?;
     conn.reply(REPLY_STORAGE, i64::MAX.cast_unsigned())
 }
 
-/// Asks for everything about a file and for its content at once; returns how much content follows on the
-/// connection. Existing storages do not know this command.
+/// Requests the stat and the content at once, and returns how many bytes of content follow on the connection.
+/// Legacy storages lack this command.
 pub(crate) fn fetch(conn: &mut Conn, request: &Download) -> Result<(Stat, u64)> {
-    conn.set_reply_timeout(FIND_TIMEOUT);
+    conn.set_reply_timeout(LOOKUP_TIMEOUT);
     conn.send(command::FETCH, &request.encode())?;
     let bytes = conn.reply(REPLY_STORAGE, i64::MAX.cast_unsigned())?;
     let Some(content_bytes) = bytes.checked_sub(STAT_BYTES as u64) else {
@@ -114,35 +114,35 @@ pub(crate) fn fetch(conn: &mut Conn, request: &Download) -> Result<(Stat, u64)> 
     Ok((Stat::decode(&stat)?, content_bytes))
 }
 
-/// Begins an upload, with the first of its content; the rest of `request.size` bytes is to follow.
+/// Starts an upload with its first piece of content. The rest of `request.size` bytes must follow.
 pub(crate) fn upload(conn: &mut Conn, request: &Upload, first: &[u8]) -> Result<()> {
     conn.send_start(command::UPLOAD, &request.encode(), request.size, first)
 }
 
-/// The same of content that must have a certain checksum; existing storages do not know this command.
+/// The same with the checksum that the content must have. Legacy storages lack this command.
 pub(crate) fn upload_checked(conn: &mut Conn, request: &CheckedUpload, first: &[u8]) -> Result<()> {
     conn.send_start(command::UPLOAD_CHECKED, &request.encode(), request.upload.size, first)
 }
 
-/// Asks a storage whether it can hold an upload against its checksum. Existing ones refuse and close.
+/// Asks whether a storage has `UPLOAD_CHECKED`. A legacy storage refuses and closes.
 pub(crate) fn checks_uploads(conn: &mut Conn) -> Result<()> {
     conn.set_reply_timeout(MESSAGE_TIMEOUT);
     conn.call(command::UPLOAD_CHECKED, &[], REPLY_STORAGE, 0).map(drop)
 }
 
-/// How long a disk may take to flush so much.
-pub(crate) fn flush_time(size: u64) -> Duration {
-    Duration::from_secs(size / FLUSH_BYTES_A_SECOND)
+/// How long the fsync of so many bytes may take.
+pub(crate) fn sync_time(size: u64) -> Duration {
+    Duration::from_secs(size / SYNC_BYTES_PER_SECOND)
 }
 
-/// The answer to an upload whose content has been sent.
+/// Waits for the reply to an upload whose content has been sent.
 pub(crate) fn upload_reply(conn: &mut Conn, size: u64) -> Result<()> {
-    conn.set_reply_timeout(REPLY_TIMEOUT + flush_time(size));
+    conn.set_reply_timeout(REPLY_TIMEOUT + sync_time(size));
     conn.reply(REPLY_STORAGE, 0).map(drop)
 }
 
-/// The answer that came while content was still being sent: a refusal, or nonsense.
+/// Reads a reply that came while content was being sent: a refusal, or a protocol error.
 pub(crate) fn early_upload_reply(conn: &mut Conn) -> Result<()> {
     conn.reply(REPLY_STORAGE, 0)?;
-    fail!(Protocol, "{} acknowledged an upload before it had all of it", conn.peer())
+    fail!(Protocol, "{} acknowledged an upload before all of it was sent", conn.peer())
 }

@@ -1,5 +1,5 @@
-//! The fuzzing target of replies: each command is given whatever a server may say. cargo-fuzz calls it
-//! (`fuzz/README.md`), and so does the test here, for a bounded while. It is in no program.
+//! The fuzz target of replies: each command reads arbitrary bytes as its reply. cargo-fuzz calls it
+//! (`fuzz/README.md`), and so does the test here, for a bounded time. No program contains it.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -17,15 +17,15 @@ use tnv_common::text::is_harmful;
 
 use crate::conn;
 
-/// More than a socket takes at once would wait for a reader.
+/// What a socket buffers. More would block.
 const REPLY_BYTES_MAX: usize = 64 << 10;
 
-/// The first byte says which command is asked; the others are all that the server ever says.
+/// The first byte selects the command; the rest is all that the server sends.
 pub fn client_replies(data: &[u8]) {
-    let Some((command, said)) = data.split_first() else { return };
-    let said = &said[..said.len().min(REPLY_BYTES_MAX)];
+    let Some((command, sent)) = data.split_first() else { return };
+    let sent = &sent[..sent.len().min(REPLY_BYTES_MAX)];
     let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
-    theirs.write_all(said).expect("the reply fits the socket");
+    theirs.write_all(sent).expect("the reply fits the socket");
     theirs.shutdown(Shutdown::Write).expect("shut down");
     let stream = Stream::from_unix(ours).expect("a stream");
     let mut conn = Conn::new(stream, ([127, 0, 0, 1], 23000).into());
@@ -45,25 +45,25 @@ pub fn client_replies(data: &[u8]) {
         3 => conn::file_size(&mut conn, &file).map(|size| assert!(i64::try_from(size).is_ok())),
         4 => conn::stat(&mut conn, &file).map(drop),
         5 => conn::delete(&mut conn, &file),
-        6 => conn::download(&mut conn, &download()).and_then(|bytes| content(&mut conn, bytes, said)),
+        6 => conn::download(&mut conn, &download()).and_then(|bytes| content(&mut conn, bytes, sent)),
         _ => {
             let read = Read { download: download(), unique: Unique([7; 16]) };
-            conn::read(&mut conn, &read).and_then(|bytes| content(&mut conn, bytes, said))
+            conn::read(&mut conn, &read).and_then(|bytes| content(&mut conn, bytes, sent))
         }
     };
     match outcome {
-        Ok(()) => assert!(conn.replied() && said.len() >= 10, "a success that nobody told"),
+        Ok(()) => assert!(conn.replied() && sent.len() >= 10, "a success without a reply"),
         Err(error) => {
-            assert!(conn.is_broken() || conn.replied(), "a failure leaves nothing half-read behind");
-            // A byte that is no text is told by three.
+            assert!(conn.is_broken() || conn.replied(), "a failure leaves no unread bytes on the connection");
+            // An escaped byte takes three.
             assert!(error.message().len() <= 3 * FAILURE_BYTES_MAX, "{} bytes", error.message().len());
             assert!(!error.message().is_empty() && !error.message().contains(is_harmful), "{error:?}");
         }
     }
 }
 
-/// Reads content to its end, which must be what the server sent and as long as it said.
-fn content(conn: &mut Conn, bytes: u64, said: &[u8]) -> Result<()> {
+/// Reads content to its end. It must be what the server sent, and as long as announced.
+fn content(conn: &mut Conn, bytes: u64, sent: &[u8]) -> Result<()> {
     let mut content = Vec::new();
     let mut piece = [0; 4096];
     loop {
@@ -73,14 +73,14 @@ fn content(conn: &mut Conn, bytes: u64, said: &[u8]) -> Result<()> {
         }
     }
     assert_eq!(content.len() as u64, bytes);
-    assert!(said[10..].starts_with(&content));
+    assert!(sent[10..].starts_with(&content));
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn no_reply_makes_the_client_panic_or_believe_nonsense() {
+    fn an_arbitrary_reply_causes_no_panic() {
         tnv_tests::fuzz::bounded("client_replies", super::client_replies);
     }
 }

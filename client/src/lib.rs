@@ -1,8 +1,8 @@
 //! The TNV client: uploads media to a TNV deployment, reads them back, and deletes them.
 //!
-//! A [`Client`] is given trackers; it asks one for a user's storages and then talks to one of these.
-//! It is cheap to clone, shared freely between threads, and keeps idle connections to each server.
-//! Everything has a bound: attempts, waits, memory. A file is never held in memory whole.
+//! A [`Client`] asks a tracker for a user's storages and then sends its requests to one of them. It is cheap
+//! to clone, threads share it, and it keeps idle connections to each server. Attempts, waits and memory are
+//! bounded: a large file is never in memory as a whole.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -20,48 +20,54 @@
 //! }
 //! ```
 //!
-//! # When something fails
+//! # Failures
 //!
-//! - A server that cannot be reached, is too busy or has trouble is passed over for the next one of
-//!   the list, and is tried last for some seconds. When all have failed, the tracker is asked anew,
-//!   once. The error names each server and what it said.
-//! - What no other server can mend (an unknown file, an invalid name) is returned at once. Its
-//!   [`ErrorKind`] says what it is. Existing servers give every failure the same number: where the
-//!   words they use leave no doubt the kind is taken from these, else the next server is asked.
-//! - **Uploads happen exactly once.** All attempts of one upload carry the same new file ID, which is
-//!   unique in the database of the group: at most one of them can get through. Where a reply was
-//!   lost, the file's size and checksum are asked for before and after the next attempt, so an
-//!   attempt that did get through is found and counts as the success it was. Where nobody can tell,
-//!   the error is [`ErrorKind::OutcomeUnknown`] and names the file ID.
-//! - **Downloads are one upload's bytes.** When a storage is lost in the middle, the rest comes from
-//!   another one that has the very same upload, by the value that storages of ours know it by. An
-//!   existing storage has no such value, and then the download fails.
+//! - When a server is unreachable, overloaded or failing, the next one of the list is tried, and the failed
+//!   one is tried last for some seconds. When all have failed, a tracker is asked for new storages, once. The
+//!   error names each server and its message.
+//! - A failure that no other server can avoid (an unknown file, an invalid name) is returned at once with its
+//!   [`ErrorKind`]. Legacy servers send one error number for everything. If the text of their message is
+//!   known, it gives the kind; otherwise the next server is tried.
+//! - **Uploads happen exactly once.** All attempts of one upload carry the same new file ID, which is unique
+//!   in the database of the group, so at most one succeeds. After a lost reply the file's size and checksum
+//!   are looked up before and after the next attempt, so an attempt that succeeded is found. If no storage
+//!   can confirm the outcome, the error is [`ErrorKind::OutcomeUnknown`] and names the file ID.
+//! - **Downloads are the bytes of one upload.** When a storage is lost during a transfer, another one that
+//!   has the same version of the file continues. A legacy storage has no versions, and then the download
+//!   fails.
 //!
-//! # The rooms
+//! # Modules
 //!
-//! [`Client`] is what others see. Below it: `upload` (with `source`, content of unknown
-//! size) and `download`, what each takes beyond one message; `mngr`, which servers to ask and in what order; `pool`, idle connections; `conn`, one
-//! function for each command; `trail`, what was tried; `publish`, files that are whole or absent.
+//! From the top down; a module imports only from those below it:
+//!
+//! 1. [`Client`], the public methods.
+//! 2. `upload`, `download`: what each needs beyond one request. `publish`: files that appear complete or not
+//!    at all.
+//! 3. `storages`: one storage after another until one succeeds. `trackers`: addresses and routes.
+//! 4. `mngr`: connections, and which servers failed lately. `pool`: idle connections.
+//! 5. `conn`: one function a command. `attempt`: a failed attempt, and the log of them. `file_id`,
+//!    `options`.
 
+mod attempt;
 mod client;
 mod conn;
 mod download;
-mod fileid;
+mod file_id;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod mngr;
 mod options;
 mod pool;
 mod publish;
-mod recent;
-mod source;
-mod trail;
+mod storages;
+mod trackers;
 mod upload;
 
-pub use client::{Client, FileInfo};
-pub use fileid::make_file_id;
+pub use client::Client;
+pub use file_id::make_file_id;
 pub use options::Options;
 pub use publish::remove_temporaries;
+pub use storages::FileInfo;
 pub use tnv_common::auth::app_key::AppKeys;
 pub use tnv_common::auth::secret::Secret;
 pub use tnv_common::error::{Error, ErrorKind, Result};
@@ -70,5 +76,5 @@ pub use tnv_common::proto::tnv::storage::{Stat, Unique};
 pub use tnv_common::proto::tnv::tracker::Route;
 pub use tnv_common::proto::{AppId, FileId, GroupName, UserId};
 
-/// The port of trackers that are named without one.
+/// The default port of a tracker.
 pub const TRACKER_PORT: u16 = 21000;

@@ -1,7 +1,7 @@
 //! The command line of the TNV client.
 //!
-//! Standard output has exactly what scripts parse, a line for each success; everything else goes to
-//! standard error. Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! Standard output has only what scripts parse, one line a success. Everything else goes to standard error.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod cli;
 
@@ -16,20 +16,21 @@ const WRONG_USAGE: u8 = 2;
 fn main() -> ExitCode {
     match cli::run(lexopt::Parser::from_env()) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads has enough. Scripts see that not everything was written.
-        Err(Outcome::Unread) => ExitCode::FAILURE,
+        // The reader has closed standard output. That needs no message, but scripts must see that output is
+        // missing.
+        Err(Outcome::BrokenPipe) => ExitCode::FAILURE,
         Err(Outcome::Failed(error)) => {
-            complain(&error.to_string());
+            report(&error.to_string());
             ExitCode::FAILURE
         }
         Err(Outcome::Usage(error)) => {
-            complain(&format!("{error}\n{}\nTry 'tnv --help'.", cli::USAGE));
+            report(&format!("{error}\n{}\nTry 'tnv --help'.", cli::USAGE));
             ExitCode::from(WRONG_USAGE)
         }
     }
 }
 
-/// There is nowhere to tell that this failed.
-fn complain(text: &str) {
+/// If standard error fails, there is no other place to report.
+fn report(text: &str) {
     let _ = writeln!(io::stderr(), "tnv: {text}");
 }

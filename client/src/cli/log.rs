@@ -1,5 +1,5 @@
-//! The log of the command line: lines on standard error, warnings and errors unless `RUST_LOG` names
-//! another level. A command that runs for seconds needs no times and no targets.
+//! The log of the command line: lines on standard error, at level `warn` or that of `RUST_LOG`. A command
+//! runs for seconds, so a line has no time and no target.
 
 use std::io::{self, Write};
 
@@ -16,7 +16,7 @@ impl Log for Stderr {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let level = record.level().as_str().to_ascii_lowercase();
-            // What a server said must not move the cursor or forge a line.
+            // A server's message must not contain escape sequences or line breaks.
             let text = one_line(&record.args().to_string());
             let _ = writeln!(io::stderr(), "tnv: {level}: {text}");
         }
@@ -29,6 +29,6 @@ impl Log for Stderr {
 pub(super) fn start() {
     let level = std::env::var("RUST_LOG").ok().and_then(|level| level.trim().parse().ok());
     log::set_max_level(level.unwrap_or(LevelFilter::Warn));
-    // It fails only when there is a log already.
+    // It fails only if there is a logger already.
     let _ = log::set_logger(&Stderr);
 }

@@ -1,53 +1,34 @@
-//! What each command of the command line does, and what it prints.
+//! The commands of the command line: what each does and prints.
 
 mod args;
 mod bench;
 mod log;
+mod output;
+mod signals;
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::iterator::Signals;
-use tnv_client::{
-    AppId, AppKeys, Client, Error, ErrorKind, Options, Result, Secret, Triple, remove_temporaries,
-};
+use tnv_client::{AppId, AppKeys, Client, Error, ErrorKind, Options, Result, Secret, Triple};
 use tnv_common::auth::signed_link::LinkSecrets;
 use tnv_common::error::Context;
 
-pub(crate) use args::USAGE;
 use args::{Action, Args, Command, Out, Sign};
+use output::{Stdout, print, usage_or_failure};
 
-/// How a run ends that is no success.
-pub(crate) enum Outcome {
-    /// What was typed makes no sense.
-    Usage(String),
-    /// It could not be done.
-    Failed(Error),
-    /// Standard output was closed by whoever read it.
-    Unread,
-}
-
-impl From<Error> for Outcome {
-    fn from(error: Error) -> Outcome {
-        Outcome::Failed(error)
-    }
-}
+pub(crate) use args::USAGE;
+pub(crate) use output::Outcome;
 
 /// Runs one command.
 pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
-    survive()?;
+    signals::ignore_file_size_limit()?;
     let Args { trackers, command, key_file } = match args::parse(parser).map_err(Outcome::Usage)? {
         Action::Help => return print(args::HELP),
-        Action::Bench(bench::Asked::Help) => return print(bench::HELP),
-        Action::Bench(bench::Asked::Run(plan)) => {
+        Action::Bench(bench::Action::Help) => return print(bench::HELP),
+        Action::Bench(bench::Action::Run(plan)) => {
             log::start();
             let app_keys = app_keys(Some(&plan.appid), plan.key_file.as_deref())?;
             return bench::run(&plan, app_keys);
@@ -57,11 +38,11 @@ pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
         Action::Run(args) => args,
     };
     log::start();
-    let changed = match &command {
+    let changing = match &command {
         Command::Upload { appid, .. } | Command::Delete { file: Triple { appid, .. } } => Some(appid),
         _ => None,
     };
-    let app_keys = app_keys(changed, key_file.as_deref())?;
+    let app_keys = app_keys(changing, key_file.as_deref())?;
     let options = Options { app_keys, ..Options::default() };
     let client = Client::new(&trackers, options).map_err(usage_or_failure)?;
     match command {
@@ -76,7 +57,7 @@ pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
                 Some(crc32) => client.upload_file_checked(&appid, &userid, &file, crc32)?,
                 None => client.upload_file(&appid, &userid, &file)?,
             };
-            // The file is stored: whoever cannot read it here must be able to find it.
+            // The file is stored, so its ID must not be lost with standard output.
             print(&format!("Upload success: {fileid}")).inspect_err(|_| {
                 let _ = writeln!(io::stderr(), "tnv: uploaded as {fileid}");
             })
@@ -90,26 +71,18 @@ pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
     }
 }
 
-/// What is wrong with a client's settings was typed.
-fn usage_or_failure(error: Error) -> Outcome {
-    match error.kind() {
-        ErrorKind::Invalid => Outcome::Usage(error.to_string()),
-        _ => Outcome::Failed(error),
-    }
-}
-
-/// The keys of applications that uploads and deletes may need; the environment has that of the application
-/// whose files are to be changed. They never stand on the command line, which everybody on the host can read.
-fn app_keys(changed: Option<&AppId>, key_file: Option<&Path>) -> Result<AppKeys> {
+/// The application keys for uploads and deletes: those of the key file, or the environment's key for the
+/// application of the changed files. A key is never an argument, since every user of the host can read those.
+fn app_keys(changing: Option<&AppId>, key_file: Option<&Path>) -> Result<AppKeys> {
     if let Some(file) = key_file {
         let read = AppKeys::read(file);
         return read
             .map_err(|got| Error::new(ErrorKind::Invalid, format!("{got}, want {}", AppKeys::form())));
     }
     let mut keys = AppKeys::default();
-    let Some(appid) = changed else { return Ok(keys) };
+    let Some(appid) = changing else { return Ok(keys) };
     if let Some(text) = std::env::var_os("TNV_APP_KEY").filter(|text| !text.is_empty()) {
-        // What is not UTF-8 is no key: the reason then is that there are other characters in it.
+        // Invalid UTF-8 becomes a character that no key may have, so it is refused with that reason.
         let key = Secret::new(&text.to_string_lossy());
         let key = key.map_err(|error| error.context("TNV_APP_KEY"));
         keys.insert(appid.clone(), key?);
@@ -137,74 +110,17 @@ fn download(
     match out {
         Out::Nowhere => print(&success(client.download(file, offset, size, &mut io::sink())?)),
         Out::File(path) => {
-            tidy_on_signals()?;
+            signals::remove_temporaries_on_signals()?;
             print(&success(client.download_file(file, offset, size, path)?))
         }
         Out::Stdout => {
             let mut stdout = Stdout::open()?;
             let count = client.download(file, offset, size, &mut stdout);
-            let count =
-                count.map_err(|error| if stdout.unread.get() { Outcome::Unread } else { error.into() })?;
-            // Only the bytes themselves go to standard output.
+            let count = count
+                .map_err(|error| if stdout.is_broken_pipe() { Outcome::BrokenPipe } else { error.into() })?;
+            // Standard output has only the content.
             let _ = writeln!(io::stderr(), "{}", success(count));
             Ok(())
         }
     }
-}
-
-/// A line to standard output; that it cannot be written is a failure.
-fn print(line: &str) -> std::result::Result<(), Outcome> {
-    let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Outcome::Unread),
-        Err(error) => Err(Error::from(error).context("write to standard output").into()),
-    }
-}
-
-/// Standard output without the buffer that std puts before it; it remembers when its reader is gone.
-struct Stdout {
-    file: File,
-    unread: Cell<bool>,
-}
-
-impl Stdout {
-    fn open() -> Result<Stdout> {
-        let fd = io::stdout().as_fd().try_clone_to_owned().context(|| "open standard output")?;
-        Ok(Stdout { file: File::from(fd), unread: Cell::new(false) })
-    }
-}
-
-impl Write for Stdout {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes).inspect_err(|error| {
-            if error.kind() == io::ErrorKind::BrokenPipe {
-                self.unread.set(true);
-            }
-        })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A write beyond the limit of file sizes (`ulimit -f`) is an error with its reason: SIGXFSZ, which comes with it,
-/// would end the process without a word.
-fn survive() -> Result<()> {
-    let registered = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
-    registered.map(drop).context(|| "handle signals")
-}
-
-/// A download that is interrupted leaves nothing, on file systems without nameless files too.
-fn tidy_on_signals() -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context(|| "handle signals")?;
-    let tidy = move || {
-        for signal in signals.forever() {
-            remove_temporaries();
-            // Ends the process as the signal would have; where that fails the download goes on.
-            let _ = signal_hook::low_level::emulate_default_handler(signal);
-        }
-    };
-    thread::Builder::new().name("signals".into()).spawn(tidy).map(drop).context(|| "start the signal thread")
 }

@@ -1,10 +1,10 @@
-//! Small scripted servers on real sockets, for what no healthy server does on demand: replies that
-//! are lost, connections that end in the middle, and the manners of existing servers, as captured.
+//! Scripted servers on real sockets, for what no healthy server does on demand: lost replies, connections
+//! that close early, and the captured behavior of legacy servers.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -18,20 +18,20 @@ use tnv_common::rpc::dialect::{Dialect, Tnv};
 use tnv_common::rpc::header::{HEADER_BYTES, Header};
 use tnv_tests::cluster::free_address;
 
-/// What becomes of the connection after a request.
+/// What happens to the connection after a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     Keep,
     Close,
 }
 
-/// One request that a peer got.
+/// One request to a peer.
 pub struct Request<'a> {
     pub stream: &'a mut TcpStream,
     pub header: Header,
-    /// How many connections this peer had before this one.
+    /// The number of earlier connections to this peer.
     pub conn: usize,
-    /// How many requests this peer had before this one.
+    /// The number of earlier requests to this peer.
     pub nth: usize,
 }
 
@@ -58,7 +58,7 @@ impl Request<'_> {
 
     /// Sends bytes as they are.
     pub fn raw(&mut self, bytes: &[u8]) {
-        // The client may have gone.
+        // The client may have closed the connection.
         let _ = self.stream.write_all(bytes);
     }
 
@@ -69,7 +69,7 @@ impl Request<'_> {
         Then::Keep
     }
 
-    /// As an existing server answers a command that it does not know: a failure, and closed with the
+    /// The reply of a legacy server to an unknown command: a failure, and the connection is closed with the
     /// body unread.
     pub fn unknown_command(&mut self) -> Then {
         let text = format!("unknown command: {}", self.header.command);
@@ -123,23 +123,23 @@ impl Peer {
         Peer { address, seen, closed }
     }
 
-    /// The commands it got, in order.
+    /// The commands of its requests, in order.
     pub fn commands(&self) -> Vec<u8> {
         self.seen.lock().unwrap().0.clone()
     }
 
-    /// How many of its connections are closed.
+    /// The number of closed connections.
     pub fn closed(&self) -> usize {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// How many connections it had.
+    /// The number of connections.
     pub fn conns(&self) -> usize {
         self.seen.lock().unwrap().1
     }
 }
 
-/// A tracker that sends everybody to these storages.
+/// A tracker that gives every user these storages.
 pub fn tracker(storages: &[&Peer]) -> Peer {
     tracker_of(storages.iter().map(|storage| storage.address).collect())
 }
@@ -154,8 +154,8 @@ pub fn tracker_of(addresses: Vec<SocketAddr>) -> Peer {
     })
 }
 
-/// An address where nobody listens.
-pub fn nobody() -> SocketAddr {
+/// An address without a listener.
+pub fn unused_address() -> SocketAddr {
     free_address()
 }
 
@@ -176,13 +176,13 @@ pub fn file(fileid: &str) -> Triple {
     Triple { appid: appid(), userid: userid(), fileid: FileId::new(fileid).unwrap() }
 }
 
-/// What storages of ours tell of content.
+/// The stat of content on a TNV storage.
 pub fn stat(content: &[u8], unique: u8) -> Stat {
     let crc32 = Some(crc32fast::hash(content));
     Stat { size: content.len() as u64, time: 1_700_000_000, crc32, unique: Unique([unique; 16]) }
 }
 
-/// Content in which no two places look alike.
+/// Content without repetition.
 pub fn content(bytes: usize) -> Vec<u8> {
     (0..bytes as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
 }
@@ -195,28 +195,11 @@ pub fn captured(name: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
-/// An empty directory of this test's own, removed at the end.
-pub struct Scratch(pub PathBuf);
-
-impl Scratch {
-    pub fn new(name: &str) -> Scratch {
-        let path = std::env::temp_dir().join(format!("tnv-client-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-
-    /// The names in it.
-    pub fn names(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(&self.0).unwrap();
-        let mut names: Vec<String> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// The names in a directory.
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }

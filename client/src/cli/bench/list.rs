@@ -1,5 +1,5 @@
-//! Files that one run keeps and another one goes on with: a list on the disk, of what each is called and what
-//! its content was made from.
+//! The list of `--files`: the files that one run keeps for another, with their IDs and the numbers of their
+//! content.
 
 use std::fs;
 use std::io::{BufWriter, ErrorKind, Read, Write};
@@ -9,12 +9,12 @@ use tnv_client::{Error, Result};
 use tnv_common::error::Context;
 use tnv_common::fail;
 
-use super::row::File;
+use super::driver::File;
 
-/// The largest list that is read: some ten million files.
+/// The largest list: some ten million files.
 const LIST_BYTES_MAX: u64 = 1 << 30;
 
-/// Files, and the seed of the block that their content is cut from.
+/// The files, and the seed of their content.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct List {
     pub(super) seed: u64,
@@ -22,7 +22,7 @@ pub(super) struct List {
 }
 
 impl List {
-    /// What an earlier run has kept; nothing where there is no such list.
+    /// Reads the list of an earlier run; `None` if there is no list.
     pub(super) fn read(path: &Path) -> Result<Option<List>> {
         let in_list = || format!("the list of files {}", path.display());
         let file = match fs::File::open(path) {
@@ -37,7 +37,7 @@ impl List {
         let mut lines = text.lines();
         let first = lines.next().unwrap_or_default();
         let Some(seed) = first.strip_prefix("seed ").and_then(|seed| seed.parse().ok()) else {
-            return fail!(Invalid, "{} begins with {first:?}, want 'seed NUMBER'", in_list());
+            return fail!(Invalid, "{} starts with {first:?}, want 'seed NUMBER'", in_list());
         };
         let mut files = Vec::new();
         for line in lines {
@@ -49,7 +49,7 @@ impl List {
         Ok(Some(List { seed, files }))
     }
 
-    /// Leaves these files to another run.
+    /// Writes the list for a later run.
     pub(super) fn write(path: &Path, seed: u64, files: &[File]) -> Result<()> {
         let write = || -> std::io::Result<()> {
             let mut out = BufWriter::new(fs::File::create(path)?);
@@ -62,7 +62,7 @@ impl List {
         write().context(|| format!("the list of files {}", path.display()))
     }
 
-    /// There are none to go on with.
+    /// Removes the list if there is one.
     pub(super) fn remove(path: &Path) -> Result<()> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -72,7 +72,7 @@ impl List {
         }
     }
 
-    /// The number of the next file that is made: no two of one list have the same content.
+    /// The number of the next file. No two files of a list have the same content.
     pub(super) fn next_number(&self) -> u64 {
         self.files.iter().map(|file| file.number.saturating_add(1)).max().unwrap_or(0)
     }
@@ -89,8 +89,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_is_found_again() {
-        let path = std::env::temp_dir().join(format!("tnv-bench-list-{}", std::process::id()));
+    fn a_written_list_is_read_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("list");
         assert_eq!(List::read(&path).expect("no list"), None);
         let files = vec![
             File { id: "a".into(), number: 7, size: 4096 },
@@ -100,14 +101,9 @@ mod tests {
         let list = List::read(&path).expect("read a list").expect("a list");
         assert_eq!(list, List { seed: 99, files });
         assert_eq!(list.next_number(), 8);
-        for (text, says) in [
-            ("seed x\n", "begins with \"seed x\""),
-            ("", "begins with \"\""),
-            ("seed 1\n1 2\n", "has \"1 2\""),
-        ] {
+        for text in ["seed x\n", "", "seed 1\n1 2\n"] {
             fs::write(&path, text).expect("write a file");
-            let error = List::read(&path).expect_err(text).to_string();
-            assert!(error.contains(says), "{error}");
+            assert_eq!(List::read(&path).expect_err(text).kind(), tnv_client::ErrorKind::Invalid);
         }
         List::remove(&path).expect("remove a list");
         List::remove(&path).expect("it is gone");

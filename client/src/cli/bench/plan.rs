@@ -1,5 +1,5 @@
-//! What is to be measured: the arguments after `bench` become a [`Plan`], or a sentence that says what was
-//! wrong, what it was and what is allowed.
+//! The arguments after `bench`: they become a [`Plan`], or an error with what was wrong, what it was and what
+//! is allowed.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,38 +12,42 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use tnv_client::{AppId, UserId};
 
-use super::http::Url;
+use super::url::Url;
 
-/// Each thread is a connection or two; servers take a few thousand by default.
+/// Most threads. Each has one or two connections, and servers accept a few thousand by default.
 const THREADS_MAX: u64 = 1024;
 
-/// Operations of one row. Their latencies are kept, 8 bytes each, and what is known of each file.
+/// Most operations of a row. Each keeps its latency, 8 bytes, and its file.
 const COUNT_MAX: u64 = 1_000_000;
 
-/// Rows of one run: each may make files, which are remembered until the end.
+/// Most rows of a run. Each may make files, which are kept until the end.
 const OPS_MAX: usize = 8;
 
-/// Different sizes in a mix.
+/// Most sizes in a mix.
 const SIZES_MAX: usize = 16;
 
-/// The largest share of one size in a mix; files are dealt from a pack of as many cards as all shares have.
+/// The largest weight of a size in a mix. The sequence of sizes is as long as the sum of the weights.
 const WEIGHT_MAX: u64 = 1000;
 
 /// The largest file.
 const SIZE_MAX: u64 = 1 << 40;
 
-/// The longest that a row may be allowed to take: a day.
+/// The longest time limit of a row: a day.
 const SECONDS_MAX: u64 = 86_400;
 
-/// How long a row may take where nothing is said.
+/// The default time limit of a row.
 const SECONDS_DEFAULT: u64 = 300;
 
-/// What one row measures.
+/// Options that `--get` excludes, since it has no files.
+const FILE_OPTIONS: [&str; 10] =
+    ["size", "op", "no-verify", "keep", "files", "appid", "userid", "key-file", "http", "fdfs"];
+
+/// The operation of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     Upload,
     Download,
-    /// Three downloads, an upload, and so on.
+    /// Three downloads to an upload.
     Mixed,
     Delete,
     /// GETs of one URL.
@@ -62,73 +66,73 @@ impl Op {
     }
 }
 
-/// What is spoken.
+/// The protocol to measure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     Tnv,
-    /// TNV, but downloads come from an HTTP server.
+    /// TNV with downloads from an HTTP server.
     Http(Url),
     Fdfs,
-    /// HTTP alone, and one URL.
+    /// HTTP GETs of one URL.
     Get(Url),
 }
 
-/// Which sizes files have, and how often.
+/// The sizes of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sizes {
-    /// The pack that they are dealt from, round and round: as many of each size as its weight.
-    pack: Vec<u64>,
+    /// Repeated without end. Each size occurs as often as its weight.
+    sequence: Vec<u64>,
 }
 
 impl Sizes {
-    /// The size of a file.
+    /// The size of file `number`.
     pub(super) fn of(&self, number: u64) -> u64 {
-        let at = usize::try_from(number % self.pack.len() as u64).unwrap_or_default();
-        self.pack[at]
+        let at = usize::try_from(number % self.sequence.len() as u64).unwrap_or_default();
+        self.sequence[at]
     }
 
-    /// What a file has on average.
+    /// The mean size.
     pub(super) fn mean(&self) -> u64 {
-        let sum: u128 = self.pack.iter().map(|&size| u128::from(size)).sum();
-        u64::try_from(sum / self.pack.len() as u128).unwrap_or(u64::MAX)
+        let sum: u128 = self.sequence.iter().map(|&size| u128::from(size)).sum();
+        u64::try_from(sum / self.sequence.len() as u128).unwrap_or(u64::MAX)
     }
 }
 
-/// Everything that a run needs to know.
+/// A run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Plan {
+pub(in crate::cli) struct Plan {
     pub(super) trackers: Vec<String>,
     pub(super) protocol: Protocol,
     pub(super) ops: Vec<Op>,
     pub(super) threads: usize,
     pub(super) count: u64,
     pub(super) sizes: Sizes,
-    /// How long a row may take.
+    /// The time limit of a row.
     pub(super) time_max: Duration,
     pub(super) warm_up: u64,
     pub(super) verify: bool,
     pub(super) keep: bool,
-    /// The list of the files that are gone on with, and that are kept.
+    /// The list of the files of an earlier run and for a later one.
     pub(super) files: Option<PathBuf>,
     pub(super) json: bool,
-    pub(in super::super) appid: AppId,
+    pub(in crate::cli) appid: AppId,
     pub(super) userid: UserId,
-    pub(in super::super) key_file: Option<PathBuf>,
+    pub(in crate::cli) key_file: Option<PathBuf>,
 }
 
-/// What is asked for.
+/// What to do.
 #[derive(Debug, PartialEq, Eq)]
-pub(in super::super) enum Asked {
+pub(in crate::cli) enum Action {
     Help,
     Run(Box<Plan>),
 }
 
-/// Makes sense of what follows `bench`. There are trackers before it, unless one URL is to be measured.
-pub(in super::super) fn parse(
+/// Parses what follows `bench`. `trackers` is what precedes it: all but `--get` need them.
+pub(in crate::cli) fn parse(
     parser: &mut lexopt::Parser,
     trackers: Option<Vec<String>>,
     key_file: Option<PathBuf>,
-) -> Result<Asked, String> {
+) -> Result<Action, String> {
     let mut threads = 8;
     let mut count = 5000;
     let mut sizes = "64k".parse()?;
@@ -142,32 +146,19 @@ pub(in super::super) fn parse(
     let mut appid = None;
     let mut userid = None;
     let mut key_file = key_file;
-    // What has no meaning with --get.
-    let mut of_files = None;
+    let mut file_option = None;
     while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
         let name = match arg {
             Long(name) => name.to_owned(),
-            Short('h') => return Ok(Asked::Help),
+            Short('h') => return Ok(Action::Help),
             other => return Err(other.unexpected().to_string()),
         };
         let mut value = || parser.value().map_err(|error| error.to_string());
-        if matches!(
-            name.as_str(),
-            "size"
-                | "op"
-                | "no-verify"
-                | "keep"
-                | "files"
-                | "appid"
-                | "userid"
-                | "key-file"
-                | "http"
-                | "fdfs"
-        ) {
-            of_files = Some(name.clone());
+        if FILE_OPTIONS.contains(&name.as_str()) {
+            file_option = Some(name.clone());
         }
         match name.as_str() {
-            "help" => return Ok(Asked::Help),
+            "help" => return Ok(Action::Help),
             "threads" => threads = number("--threads", &value()?, 1, THREADS_MAX)?,
             "count" => count = number("--count", &value()?, 1, COUNT_MAX)?,
             "size" => sizes = text("--size", value()?)?.parse()?,
@@ -204,13 +195,13 @@ pub(in super::super) fn parse(
                 .to_owned());
         }
     };
-    let ops = match (&protocol, of_files) {
+    let ops = match (&protocol, file_option) {
         (Protocol::Get(_), Some(option)) => return Err(format!("--{option} and --get do not go together")),
         (Protocol::Get(_), None) => vec![Op::Get],
         _ => ops.unwrap_or_else(|| vec![Op::Upload, Op::Download, Op::Delete]),
     };
     let default = |name: &str| format!("{name}: the default is invalid");
-    Ok(Asked::Run(Box::new(Plan {
+    Ok(Action::Run(Box::new(Plan {
         trackers: trackers.unwrap_or_default(),
         protocol,
         ops,
@@ -296,7 +287,7 @@ impl FromStr for Sizes {
                 parts.len()
             ));
         }
-        let mut pack = Vec::new();
+        let mut sequence = Vec::new();
         for part in parts {
             let (bytes, weight) = match part.split_once(':') {
                 None => (size(part)?, 1),
@@ -307,11 +298,11 @@ impl FromStr for Sizes {
                     (size(bytes)?, number.ok_or_else(want)?)
                 }
             };
-            pack.extend((0..weight).map(|_| bytes));
+            sequence.extend((0..weight).map(|_| bytes));
         }
-        // The same order in each run, so that runs can be compared.
-        pack.shuffle(&mut StdRng::seed_from_u64(1));
-        Ok(Sizes { pack })
+        // A fixed seed makes runs comparable.
+        sequence.shuffle(&mut StdRng::seed_from_u64(1));
+        Ok(Sizes { sequence })
     }
 }
 
@@ -323,13 +314,13 @@ mod tests {
         let mut parser = lexopt::Parser::from_args(args.split(' ').filter(|arg| !arg.is_empty()));
         let trackers = (!args.contains("--get")).then(|| vec!["a".to_owned()]);
         match parse(&mut parser, trackers, None)? {
-            Asked::Run(plan) => Ok(*plan),
-            Asked::Help => Err("help".to_owned()),
+            Action::Run(plan) => Ok(*plan),
+            Action::Help => Err("help".to_owned()),
         }
     }
 
     #[test]
-    fn what_is_not_said_has_a_default() {
+    fn each_option_has_a_default() {
         let plan = plan("").unwrap();
         assert_eq!((plan.threads, plan.count, plan.sizes.mean(), plan.warm_up), (8, 5000, 65_536, 16));
         assert_eq!(plan.ops, [Op::Upload, Op::Download, Op::Delete]);
@@ -340,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_it_can_be_said() {
+    fn each_option_is_parsed() {
         let plan = plan(
             "--threads=1024 --count 1000000 --size 4k:7,1m:3 --op mixed,delete --seconds 5 --warm-up 0 \
              --no-verify --keep --files f --json --appid app --userid u --key-file k --http http://h:1/x/",
@@ -351,10 +342,10 @@ mod tests {
         assert_eq!((plan.verify, plan.keep, plan.json), (false, true, true));
         assert_eq!((plan.key_file, plan.files), (Some("k".into()), Some("f".into())));
         assert!(matches!(plan.protocol, Protocol::Http(_)));
-        let dealt: Vec<_> = (0..20).map(|number| plan.sizes.of(number)).collect();
-        assert_eq!(dealt[..10], dealt[10..]);
-        assert_eq!(dealt.iter().filter(|&&size| size == 4096).count(), 14);
-        assert_eq!(dealt.iter().filter(|&&size| size == 1 << 20).count(), 6);
+        let sizes: Vec<_> = (0..20).map(|number| plan.sizes.of(number)).collect();
+        assert_eq!(sizes[..10], sizes[10..]);
+        assert_eq!(sizes.iter().filter(|&&size| size == 4096).count(), 14);
+        assert_eq!(sizes.iter().filter(|&&size| size == 1 << 20).count(), 6);
         assert_eq!(plan.sizes.mean(), (7 * 4096 + 3 * (1 << 20)) / 10);
     }
 
@@ -374,35 +365,40 @@ mod tests {
     }
 
     #[test]
-    fn an_error_says_what_was_wrong_what_it_was_and_what_is_allowed() {
-        for (args, says) in [
-            ("--threads 0", "invalid --threads, got '0', want a whole number, 1 to 1024"),
-            ("--threads 1025", "invalid --threads, got '1025'"),
-            ("--count 1000001", "invalid --count, got '1000001', want a whole number, 1 to 1000000"),
-            ("--count x", "invalid --count, got 'x'"),
-            ("--seconds 0", "invalid --seconds, got '0'"),
-            ("--warm-up -1", "invalid --warm-up, got '-1'"),
-            ("--size 0", "invalid --size, got '0', want bytes or 4k, 1m, 2g (powers of 1024), 1 to"),
-            ("--size 2t", "invalid --size, got '2t'"),
-            ("--size 4q", "invalid --size, got '4q'"),
-            ("--size 99999999999999999999t", "invalid --size"),
-            ("--size 4k:0", "invalid --size, got weight '0', want 1 to 1000"),
-            ("--size 4k:7,", "invalid --size, got ''"),
-            ("--size 1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1", "got a mix of 17, want at most 16 sizes"),
-            ("--op uplaod", "invalid --op, got 'uplaod', want upload, download, mixed or delete"),
-            ("--op upload,upload,upload,upload,upload,upload,upload,upload,upload", "got 9 operations"),
-            ("--appid tn-video", "--appid: invalid appid, got 'tn-video'"),
-            ("--http https://h/", "--http: 'https://h/' is HTTPS"),
-            ("--http http://h/ --fdfs", "do not go together"),
-            ("--get http://h/ --op upload", "--op and --get do not go together"),
-            ("--frob", "invalid option '--frob' of bench"),
-            ("x", "x"),
-            ("--threads", "--threads"),
+    fn a_wrong_argument_is_refused_with_what_is_allowed() {
+        // An invalid value: the error has the option, the value and the allowed range.
+        for (args, name, got) in [
+            ("--threads 0", "--threads", "0"),
+            ("--threads 1025", "--threads", "1025"),
+            ("--count 1000001", "--count", "1000001"),
+            ("--count x", "--count", "x"),
+            ("--seconds 0", "--seconds", "0"),
+            ("--warm-up -1", "--warm-up", "-1"),
+            ("--size 0", "--size", "0"),
+            ("--size 2t", "--size", "2t"),
+            ("--size 4q", "--size", "4q"),
+            ("--size 99999999999999999999t", "--size", "99999999999999999999t"),
+            ("--size 4k:0", "--size", "0"),
+            ("--size 4k:7,", "--size", ""),
+            ("--op uplaod", "--op", "uplaod"),
         ] {
             let error = plan(args).unwrap_err();
-            assert!(error.contains(says), "{args}: {error}");
+            assert!(error.starts_with(&format!("invalid {name}, got ")), "{args}: {error}");
+            assert!(error.contains(&format!("'{got}', want ")), "{args}: {error}");
         }
-        let none = parse(&mut lexopt::Parser::from_args([""; 0]), None, None).unwrap_err();
-        assert!(none.contains("tnv bench --get URL"), "{none}");
+        for args in [
+            "--size 1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1",
+            "--op upload,upload,upload,upload,upload,upload,upload,upload,upload",
+            "--appid tn-video",
+            "--http https://h/",
+            "--http http://h/ --fdfs",
+            "--get http://h/ --op upload",
+            "--frob",
+            "x",
+            "--threads",
+        ] {
+            assert!(plan(args).is_err(), "{args}");
+        }
+        assert!(parse(&mut lexopt::Parser::from_args([""; 0]), None, None).is_err(), "no trackers");
     }
 }

@@ -1,50 +1,12 @@
-//! What is shown: a bar while it runs, on a terminal's standard error; in the end one table, or one JSON
-//! object, on standard output.
+//! The figures of the rows, as a table or as a JSON object.
 
 use std::fmt::Write;
-use std::io::{self, IsTerminal};
-
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::plan::Op;
-use super::row::Done;
+use super::row::RowResult;
 
-/// A megabyte here, as makers of disks and networks have it.
+/// A megabyte, as for disks and networks.
 const MEGABYTE: f64 = 1e6;
-
-/// How far a row is; nobody sees it where nobody looks.
-pub(super) struct Progress {
-    bar: Option<ProgressBar>,
-}
-
-impl Progress {
-    /// The progress of something; hidden where standard error is no terminal, or other programs read along.
-    pub(super) fn new(what: &str, count: u64, is_hidden: bool) -> Progress {
-        if is_hidden || !io::stderr().is_terminal() {
-            return Progress { bar: None };
-        }
-        let bar = ProgressBar::with_draw_target(Some(count), ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template("{msg:10} {bar:40} {pos}/{len} {per_sec} {elapsed}") {
-            bar.set_style(style);
-        }
-        bar.set_message(what.to_owned());
-        Progress { bar: Some(bar) }
-    }
-
-    pub(super) fn at(&self, done: u64) {
-        if let Some(bar) = &self.bar {
-            bar.set_position(done);
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
 
 /// The figures of a row.
 #[derive(Clone, Debug)]
@@ -55,39 +17,39 @@ pub(super) struct Figures {
     count: u64,
     ops_per_s: f64,
     mb_per_s: f64,
-    /// p50, p95, p99, p99.9 and the largest.
+    /// p50, p95, p99, p99.9 and the maximum.
     ms: [f64; 5],
     errors: u64,
 }
 
-/// Which latencies are shown, in thousandths.
+/// The percentiles in thousandths.
 const PERMILLE: [u64; 5] = [500, 950, 990, 999, 1000];
 
 impl Figures {
-    pub(super) fn new(op: Op, size_bytes: u64, threads: usize, done: &Done) -> Figures {
-        let count = done.nanos.len() as u64;
-        let seconds = done.wall.as_secs_f64();
+    pub(super) fn new(op: Op, size_bytes: u64, threads: usize, result: &RowResult) -> Figures {
+        let count = result.nanos.len() as u64;
+        let seconds = result.wall.as_secs_f64();
         let rate = |amount: f64| if seconds > 0.0 { amount / seconds } else { 0.0 };
         Figures {
             op,
             size_bytes,
             threads,
-            count: count + done.errors,
+            count: count + result.errors,
             ops_per_s: rate(count as f64),
-            mb_per_s: rate(done.bytes as f64 / MEGABYTE),
-            ms: PERMILLE.map(|permille| percentile(&done.nanos, permille) as f64 / MEGABYTE),
-            errors: done.errors,
+            mb_per_s: rate(result.bytes as f64 / MEGABYTE),
+            ms: PERMILLE.map(|permille| percentile(&result.nanos, permille) as f64 / MEGABYTE),
+            errors: result.errors,
         }
     }
 }
 
-/// The latency within which so many thousandths of the operations were done, of all of them in order.
+/// The latency that `permille` thousandths of the operations do not exceed.
 fn percentile(sorted: &[u64], permille: u64) -> u64 {
     let rank = (sorted.len() as u64 * permille).div_ceil(1000).max(1);
     usize::try_from(rank - 1).ok().and_then(|index| sorted.get(index)).copied().unwrap_or(0)
 }
 
-/// One table.
+/// The table.
 pub(super) fn table(rows: &[Figures]) -> String {
     let head = ["op", "size", "threads", "count", "ops/s", "MB/s", "p50 ms", "p95 ms", "p99 ms", "p99.9 ms"]
         .into_iter()
@@ -121,19 +83,19 @@ pub(super) fn table(rows: &[Figures]) -> String {
     text.join("\n")
 }
 
-/// What the run found beside its figures.
+/// The counts of the run besides its figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
-    /// Files that were fetched back and compared byte by byte.
+pub(super) struct Totals {
+    /// Files that were fetched and compared byte by byte.
     pub(super) verified: u64,
-    /// Those of them that could not be fetched, or had other content.
+    /// Those that could not be fetched or had different content.
     pub(super) wrong: u64,
     /// Files that could not be removed.
     pub(super) left: u64,
 }
 
-/// One object. No text in it needs escaping.
-pub(super) fn json(protocol: &str, rows: &[Figures], found: Found) -> String {
+/// The JSON object. None of its texts needs escaping.
+pub(super) fn json(protocol: &str, rows: &[Figures], totals: Totals) -> String {
     let row = |row: &Figures| {
         let [p50, p95, p99, p999, max] = row.ms;
         format!(
@@ -152,9 +114,9 @@ pub(super) fn json(protocol: &str, rows: &[Figures], found: Found) -> String {
     let rows: Vec<_> = rows.iter().map(row).collect();
     format!(
         "{{\"protocol\":\"{protocol}\",\"verified\":{},\"wrong\":{},\"left\":{},\"rows\":[{}]}}",
-        found.verified,
-        found.wrong,
-        found.left,
+        totals.verified,
+        totals.wrong,
+        totals.left,
         rows.join(",")
     )
 }
@@ -166,18 +128,18 @@ mod tests {
     use super::*;
 
     fn figures() -> Figures {
-        let done = Done {
+        let result = RowResult {
             nanos: (1..=1000).map(|number| number * 1000).collect(),
             bytes: 4_096_000,
             wall: Duration::from_millis(500),
             errors: 2,
-            ..Done::default()
+            ..RowResult::default()
         };
-        Figures::new(Op::Upload, 4096, 8, &done)
+        Figures::new(Op::Upload, 4096, 8, &result)
     }
 
     #[test]
-    fn percentiles_are_latencies_that_were_measured() {
+    fn percentiles_are_measured_latencies() {
         let sorted: Vec<u64> = (1..=1000).collect();
         assert_eq!(PERMILLE.map(|permille| percentile(&sorted, permille)), [500, 950, 990, 999, 1000]);
         assert_eq!(PERMILLE.map(|permille| percentile(&[7, 9, 11], permille)), [9, 11, 11, 11, 11]);
@@ -186,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_line_for_each_row() {
+    fn the_table_has_a_line_a_row() {
         let text = table(&[figures()]);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 2);
@@ -198,7 +160,7 @@ mod tests {
 
     #[test]
     fn json_is_one_object() {
-        let text = json("tnv", &[figures(), figures()], Found { verified: 3, wrong: 0, left: 1 });
+        let text = json("tnv", &[figures(), figures()], Totals { verified: 3, wrong: 0, left: 1 });
         let row = "{\"op\":\"upload\",\"size_bytes\":4096,\"threads\":8,\"count\":1002,\"ops_per_s\":2000.0,\
                    \"mb_per_s\":8.192,\"p50_ms\":0.5000,\"p95_ms\":0.9500,\"p99_ms\":0.9900,\
                    \"p999_ms\":0.9990,\"max_ms\":1.0000,\"errors\":2}";
@@ -208,9 +170,9 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_errors_alone_has_figures_too() {
-        let figures = Figures::new(Op::Delete, 1, 1, &Done { errors: 5, ..Done::default() });
+    fn a_row_of_errors_has_figures() {
+        let figures = Figures::new(Op::Delete, 1, 1, &RowResult { errors: 5, ..RowResult::default() });
         assert!(table(std::slice::from_ref(&figures)).lines().nth(1).unwrap().ends_with('5'));
-        assert!(json("tnv", &[figures], Found::default()).contains("\"ops_per_s\":0.0"));
+        assert!(json("tnv", &[figures], Totals::default()).contains("\"ops_per_s\":0.0"));
     }
 }

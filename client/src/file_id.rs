@@ -1,5 +1,5 @@
-//! The making of file IDs, in the form that existing clients give them. Servers take any text; this
-//! form is unique without asking anybody.
+//! New file IDs, in the format of legacy clients. Servers accept any text; this format is unique without a
+//! server.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use md5::{Digest, Md5};
 use tnv_common::error::Result;
 use tnv_common::proto::{FileId, UserId};
 
-/// The counter's values are 1 to this, four digits.
+/// The counter goes from 1 to this: four digits.
 const COUNTER_MAX: u32 = 8000;
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -40,7 +40,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn a_file_id_has_the_form_that_existing_clients_give_it() {
+    fn a_file_id_has_the_format_of_legacy_clients() {
         let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let id = make_file_id(&UserId::new("tnv001").unwrap()).unwrap();
         let id = id.as_str();
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_make_many_ids_at_once_make_no_two_alike() {
+    fn concurrent_threads_make_different_ids() {
         let user = UserId::new("tnv001").unwrap();
         let threads: Vec<_> = (0..4)
             .map(|_| {

@@ -1,10 +1,10 @@
-//! Content whose size is not known before it was read: pipes, standard input, and files whose size is not what
-//! they give (`/proc`, some FUSE file systems). It is read to its end first and kept, since an upload begins with
-//! its size: in memory where it fits into one piece, else in a file without a name.
+//! Content of unknown size: pipes, standard input, and files that report a wrong size (`/proc`, some FUSE
+//! file systems). An upload starts with its size, so such content is read to its end first: into memory if it
+//! fits into one piece, else into an unnamed temporary file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,43 +14,38 @@ use tnv_common::error::{Context, Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::limits::COPY_BYTES;
 
-use crate::upload::FileContent;
+use super::content::FileContent;
 
-/// What is kept of a pipe at most: longer than any film, and no more than a disk has.
+/// Most bytes of a pipe: more than any film has, and no more than a disk.
 const SPOOL_BYTES_MAX: u64 = 256 << 30;
 
-/// How long a pipe may give nothing: whatever makes the content may have to work for long before the first of it.
+/// How long a pipe may give nothing. Its writer may compute for long before the first byte.
 const PIPE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Where such files are kept, unless TMPDIR names a directory: `/tmp` is often in memory.
+/// The directory of temporary files if TMPDIR is not set: `/tmp` is often in memory.
 const SPOOL_DIRECTORY: &str = "/var/tmp";
 
-/// How often another name is tried where one is taken.
-const NAMES_TRIED_MAX: usize = 16;
-
-/// Content that is ready to be uploaded.
+/// Content that is ready for an upload.
 pub(crate) enum Source {
-    /// All of it.
     Memory(Vec<u8>),
-    /// A file that has it.
     File(FileContent),
 }
 
 impl Source {
     /// Opens a file or a pipe.
     pub(crate) fn open(path: &Path) -> Result<Source> {
-        // Opening a pipe without a writer would wait for one without end, but for this flag.
+        // Without NONBLOCK, opening a pipe waits without limit for a writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
         let opened = open(path, flags, Mode::empty()).map_err(io::Error::from);
         let file = opened.context(|| format!("cannot open {}", path.display()))?;
         Source::of_file(file.into(), path)
     }
 
-    /// What follows in a file or pipe that is open. `path` is what it is called in errors.
+    /// The rest of an open file or pipe. `path` is its name in errors.
     pub(crate) fn of_file(mut file: File, path: &Path) -> Result<Source> {
         let shown = path.display();
-        let found = file.metadata().context(|| format!("cannot read {shown}"))?;
-        let kind = found.file_type();
+        let metadata = file.metadata().context(|| format!("cannot read {shown}"))?;
+        let kind = metadata.file_type();
         if kind.is_dir() {
             return fail!(
                 Invalid,
@@ -63,37 +58,35 @@ impl Source {
         if !kind.is_file() {
             return fail!(Invalid, "cannot upload '{shown}', it is a device, want a regular file or a pipe");
         }
-        // One piece is read at once in any case, so that a small file is what was read, whatever size it has.
+        // One piece is read at once in any case, so a small file is stored as it was read, whatever its size
+        // says.
         let at_start = file.stream_position().is_ok_and(|position| position == 0);
-        match found.len() > COPY_BYTES as u64 && at_start {
-            true => Ok(Source::File(FileContent::new(file, path, found.len()))),
+        match metadata.len() > COPY_BYTES as u64 && at_start {
+            true => Ok(Source::File(FileContent::new(file, path, metadata.len()))),
             false => Source::read(&mut file, path),
         }
     }
 
-    /// Reads all that comes.
+    /// Reads a reader to its end.
     pub(crate) fn read(reader: &mut dyn Read, path: &Path) -> Result<Source> {
-        let mut first = Vec::new();
-        let read = (&mut *reader).take(COPY_BYTES as u64 + 1).read_to_end(&mut first);
+        let mut piece = Vec::new();
+        let read = (&mut *reader).take(COPY_BYTES as u64 + 1).read_to_end(&mut piece);
         read.map_err(|error| unreadable(path, error))?;
-        if first.len() <= COPY_BYTES {
-            return Ok(Source::Memory(first));
+        if piece.len() <= COPY_BYTES {
+            return Ok(Source::Memory(piece));
         }
         let directory = spool_directory();
         let unwritable = |error: io::Error| {
-            let shown = directory.display();
-            Error::from(error).context(format_args!(
-                "keep {} in {shown} until all of it is here (TMPDIR names another directory)",
-                path.display()
-            ))
+            let (shown, directory) = (path.display(), directory.display());
+            Error::from(error)
+                .context(format_args!("spool {shown} in {directory} (TMPDIR names another directory)"))
         };
-        let mut file = nameless(&directory).map_err(unwritable)?;
+        let mut file = tempfile::tempfile_in(&directory).map_err(unwritable)?;
         let mut size = 0;
-        let mut piece = first;
         while !piece.is_empty() {
             size += piece.len() as u64;
             if size > SPOOL_BYTES_MAX {
-                return fail!(Invalid, "{} goes on after {SPOOL_BYTES_MAX} bytes", path.display());
+                return fail!(Invalid, "{} has over {SPOOL_BYTES_MAX} bytes", path.display());
             }
             file.write_all(&piece).map_err(unwritable)?;
             piece.clear();
@@ -121,7 +114,7 @@ impl Read for Pipe<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let timeout = Timespec { tv_sec: PIPE_TIMEOUT.as_secs().cast_signed(), tv_nsec: 0 };
         loop {
-            // Without this, a pipe that no writer has opened yet would be an empty one.
+            // Without the poll, a pipe that no writer has opened yet reads as empty.
             match poll(&mut [PollFd::new(self.0, PollFlags::IN)], Some(&timeout)) {
                 Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
                 Ok(_) => {}
@@ -142,25 +135,4 @@ fn spool_directory() -> PathBuf {
         None if Path::new(SPOOL_DIRECTORY).is_dir() => SPOOL_DIRECTORY.into(),
         None => std::env::temp_dir(),
     }
-}
-
-/// A file that is gone with its descriptor, whatever becomes of this process.
-fn nameless(directory: &Path) -> io::Result<File> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    if let Ok(file) = open(directory, flags, Mode::RUSR | Mode::WUSR) {
-        return Ok(file.into());
-    }
-    // Not on this file system; what else may be wrong the other way shows.
-    for _ in 0..NAMES_TRIED_MAX {
-        let path = directory.join(format!(".tnv-upload.{:016x}", rand::random::<u64>()));
-        match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            opened => {
-                let file = opened?;
-                std::fs::remove_file(&path)?;
-                return Ok(file);
-            }
-        }
-    }
-    Err(io::ErrorKind::AlreadyExists.into())
 }
