@@ -17,5 +17,7 @@ pub mod atomic {
 
 /// Bounded channels of many senders and many receivers.
 pub mod channel {
-    pub use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+    pub use crossbeam_channel::{
+        Receiver, RecvTimeoutError, SendTimeoutError, Sender, TryRecvError, TrySendError, bounded,
+    };
 }

@@ -3,8 +3,8 @@
 use std::sync::Mutex as Seen;
 
 use shuttle::thread;
-use tnv_model::db::writer::{CommitFault, Engine, Fault, Writer, Written};
-use tnv_model::db::{Sql, Value};
+use tnv_model::db::group_commit::{CommitFault, Engine, Fault, Writer};
+use tnv_model::db::{Sql, Value, Written};
 use tnv_model::error::{Error, ErrorKind, Result};
 use tnv_model::scenario::check;
 use tnv_model::sync::{self, Arc, chance};

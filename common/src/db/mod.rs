@@ -2,25 +2,25 @@
 //! [`Database`] that the servers use without knowing which.
 //!
 //! - `schema`: how a server declares its tables and statements.
-//! - `value`: parameters and rows.
+//! - `value`: parameters, rows, and what a write did.
 //! - `charset`: how names beyond ASCII stand in the tables.
-//! - `writer`, `queue`: the one thread that commits, in groups, and how statements and answers pass between
-//!   it and its callers.
+//! - `group_commit`: the one thread that writes, and commits what waits in groups.
+//! - `statement`: what it takes from its callers, and their answers.
 //! - `semaphore`: how many workers may wait for the database at once.
 //! - `pool`, `mysql`, `sqlite`: connections, and the two databases.
 //!
 //! All statements are prepared; values reach the database as parameters and never as SQL.
 
 mod charset;
+mod group_commit;
 mod mysql;
 mod pool;
-mod queue;
 mod schema;
 pub mod semaphore;
 mod settings;
 mod sqlite;
+mod statement;
 mod value;
-mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,12 +28,11 @@ use std::time::Duration;
 pub use charset::Charset;
 pub use schema::{Column, Index, Schema, Sql, Table};
 pub use settings::{DbSettings, Password, Tls, TlsMode};
-pub use value::{Row, Value};
-pub use writer::Written;
+pub use value::{Row, Value, Written};
 
+use self::group_commit::Writer;
 use self::mysql::Mysql;
 use self::sqlite::Sqlite;
-use self::writer::Writer;
 use crate::error::Result;
 use crate::net::stop::Stop;
 

@@ -23,11 +23,11 @@ use mysql::{Conn, DriverError, OptsBuilder, SslOpts};
 
 use super::ROWS_MAX;
 use super::charset::Charset;
+use super::group_commit::{CommitFault, Engine, Fault};
 use super::pool::{Lease, Pool};
 use super::schema::{Schema, Sql, Table};
 use super::settings::{DbSettings, Tls};
-use super::value::{Row, Value};
-use super::writer::{CommitFault, Engine, Fault, Written};
+use super::value::{Row, Value, Written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::limits::CONNECT_TIMEOUT;

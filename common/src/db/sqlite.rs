@@ -19,10 +19,10 @@ use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 
 use super::ROWS_MAX;
+use super::group_commit::{CommitFault, Engine, Fault};
 use super::pool::Pool;
 use super::schema::{Schema, Sql};
-use super::value::{Row, Value};
-use super::writer::{CommitFault, Engine, Fault, Written};
+use super::value::{Row, Value, Written};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fail;
 
