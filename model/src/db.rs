@@ -1,7 +1,9 @@
-//! The database's writer and the statements that it takes.
+//! The database's writer, the statements that it takes, and what it needs of an engine.
 
 pub use common::db::{DbSettings, Sql, Value, Written};
 
+#[path = "../../common/src/db/engine.rs"]
+pub mod engine;
 #[path = "../../common/src/db/group_commit.rs"]
 pub mod group_commit;
 #[path = "../../common/src/db/statement.rs"]

@@ -1,25 +1,26 @@
-//! The one thread that writes, and how it groups what many ask for into few commits.
+//! The one thread that writes, and how it commits the statements of many callers in few transactions.
 //!
-//! A commit costs a flush of a disk, whether it holds one row or two hundred. So whoever wants to
-//! write queues its statement and waits; the writer takes whatever is queued now, runs it in one
-//! transaction, commits, and only then answers each. No answer is `Ok` before its commit is durable (or
-//! as good as [`DbSettings::durable`](super::settings::DbSettings::durable) asks for).
+//! A commit costs a flush of a disk, whether it holds one row or two hundred. So a caller queues its
+//! statement and waits; the writer takes all that are queued, runs them in one transaction, commits, and
+//! only then answers each. No answer is `Ok` before its commit is durable (or as good as
+//! [`DbSettings::durable`](super::settings::DbSettings::durable) asks for).
 //!
 //! What an answer means, always:
 //! - `Ok`: committed.
-//! - `OutcomeUnknown`: it may or may not be committed, and will be neither later: once
-//!   [`Writer::settle`] returned, the database tells the truth about it.
+//! - `OutcomeUnknown`: it may or may not be committed, and that no longer changes: once
+//!   [`Writer::wait_for_begun`] has returned, the database shows which.
 //! - any other error: not applied, and never will be.
 //!
 //! To keep that, a statement is claimed by exactly one side: by the writer just before it runs it, or by
-//! a caller whose wait ended. What a caller abandoned is never run.
+//! a caller whose wait ended. An abandoned statement is never run.
 //!
 //! And every group, of one statement too, is BEGIN, statements, COMMIT: what fails before the COMMIT
-//! is sent is rolled back for certain, by the server or by the next opening of the file.
+//! is sent is rolled back, by the server or by the next opening of the file.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use super::engine::{CommitError, Engine, TransactionError};
 use super::schema::Sql;
 use super::statement::{Answer, Statement};
 use super::value::{Value, Written};
@@ -31,18 +32,18 @@ use crate::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError, thread}
 /// Statements that wait for the writer: more than there are workers by default.
 const QUEUED_MAX: usize = 4096;
 
-/// Statements in one transaction: enough to make the flush cheap, few enough to redo one by one.
+/// Statements in one transaction: enough to make the flush cheap, few enough to repeat one by one.
 const GROUP_MAX: usize = 256;
 
 /// How long a caller waits for the writer to begin with its statement. Shorter than the minute that
 /// clients wait for a reply.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long one group may take, redone parts included; what is not done then is not applied.
+/// How long one group may take, repeated parts included; what is not done then is not applied.
 const GROUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a caller waits for the answer once the writer has begun: a group, and time-outs of the
-/// connection in it. A disk that hangs longer leaves the outcome unknown.
+/// connection in it. After that the outcome is unknown.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How often one statement is tried that deadlocks with others or waits for their locks.
@@ -51,68 +52,13 @@ const CONFLICT_ATTEMPTS: u32 = 5;
 /// How long to wait for the writer to end when the database is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One database as its writer sees it: a connection that is made when needed, and transactions.
-pub trait Engine: Send + 'static {
-    /// Takes the turn among the processes that write to this database.
-    fn enter(&mut self) -> Result<()>;
-    /// Ends the turn.
-    fn leave(&mut self);
-    /// Starts a transaction.
-    fn begin(&mut self) -> std::result::Result<(), Fault>;
-    /// Runs a statement in it.
-    fn execute(&mut self, sql: &'static Sql, params: &[Value]) -> std::result::Result<Written, Fault>;
-    /// How many of so many rows that one statement inserts, each by itself, [`Engine::insert_rows`] would
-    /// take at once.
-    fn rows_at_once(&self, _sql: &'static Sql, _rows: usize) -> usize {
-        1
-    }
-    /// Inserts so many rows in one go, all of them or none.
-    fn insert_rows(&mut self, _sql: &'static Sql, _rows: &[&[Value]]) -> std::result::Result<(), Fault> {
-        Err(Fault::Refused(Error::new(ErrorKind::Internal, "rows are inserted one by one")))
-    }
-    /// Commits it.
-    fn commit(&mut self) -> std::result::Result<(), CommitFault>;
-    /// Gives it up, with the connection if that is what it takes.
-    fn rollback(&mut self);
-    /// Drops the connection, whatever state it is in.
-    fn reset(&mut self);
-    /// How many connections one transaction may be tried on while they break before the COMMIT.
-    fn attempts_max(&self) -> usize {
-        2
-    }
-}
-
-/// How a transaction fails before its COMMIT is sent.
-#[derive(Debug)]
-pub enum Fault {
-    /// The statement failed and nothing else: the transaction goes on.
-    Refused(Error),
-    /// The statement failed, and the transaction with it, or perhaps so.
-    Spoilt(Error),
-    /// It clashed with another transaction; once more may succeed.
-    Conflict(Error),
-    /// The connection broke; a fresh one may serve.
-    Lost(Error),
-    /// There is no connection to be had, or no time left.
-    Down(Error),
-}
-
-/// How a COMMIT fails.
-#[derive(Debug)]
-pub enum CommitFault {
-    /// Rolled back for certain, which is a failure like those before the COMMIT.
-    RolledBack(Fault),
-    /// It was sent, and whether it took effect is not known.
-    Unknown(Error),
-}
-
 /// A handle on the writer thread of one database.
 pub struct Writer {
     /// The only sender. Dropped first: without it the channel is closed, and the thread ends when it is empty.
     statements: Sender<Statement>,
     /// Dropped next, which waits for the thread.
     thread: Running,
-    turns: Arc<Turns>,
+    groups: Arc<GroupCounts>,
 }
 
 /// Shows that the writer's thread has ended: its sender is dropped then, and nothing is sent.
@@ -130,14 +76,14 @@ impl Writer {
     pub fn start(engine: impl Engine) -> Result<Writer> {
         let (statements, queued) = bounded(QUEUED_MAX);
         let (running, ended) = bounded(1);
-        let turns = Arc::<Turns>::default();
-        let writer = Writer { statements, thread: Running(ended), turns: Arc::clone(&turns) };
+        let groups = Arc::<GroupCounts>::default();
+        let writer = Writer { statements, thread: Running(ended), groups: Arc::clone(&groups) };
         thread::Builder::new()
             .name("db-writer".into())
             .spawn(move || {
                 // Dropped after the engine with its connection.
                 let end = End { queued, running: Some(running) };
-                run(engine, &end.queued, &turns);
+                run(engine, &end.queued, &groups);
             })
             .context(|| "start the database's writer thread")?;
         Ok(writer)
@@ -168,10 +114,10 @@ impl Writer {
         }
     }
 
-    /// Waits until every statement the writer had begun before this call is done with, so that one
-    /// whose outcome is unknown can no longer take effect from here.
-    pub fn settle(&self, timeout: Duration) -> Result<()> {
-        self.turns.wait_for_begun(timeout)
+    /// Waits until every group that was begun before this call has finished: a statement of unknown outcome can
+    /// then no longer take effect from here.
+    pub fn wait_for_begun(&self, timeout: Duration) -> Result<()> {
+        self.groups.wait_for_begun(timeout)
     }
 }
 
@@ -214,7 +160,7 @@ fn ended<T>() -> Result<T> {
 
 /// Counts groups begun and finished.
 #[derive(Default)]
-struct Turns {
+struct GroupCounts {
     counts: Mutex<Counts>,
     finished: Condvar,
 }
@@ -223,11 +169,11 @@ struct Turns {
 struct Counts {
     begun: u64,
     finished: u64,
-    /// Who waits for a group to finish: waking nobody costs a system call too.
+    /// Threads that wait for a group to finish. Without one there is no wake-up, which is a system call.
     waiting: usize,
 }
 
-impl Turns {
+impl GroupCounts {
     fn begin(&self) {
         self.counts().begun += 1;
     }
@@ -262,20 +208,20 @@ impl Turns {
 }
 
 /// The thread: until the channel is closed and empty.
-fn run(mut engine: impl Engine, queued: &Receiver<Statement>, turns: &Turns) {
+fn run(mut engine: impl Engine, queued: &Receiver<Statement>, groups: &GroupCounts) {
     let mut group = Vec::with_capacity(GROUP_MAX);
     // Without a deadline: the writer has nothing else to do.
     while let Ok(first) = queued.recv() {
         group.push(first);
         group.extend(queued.try_iter().take(GROUP_MAX - 1));
-        turns.begin();
+        groups.begin();
         let done = catch_unwind(AssertUnwindSafe(|| write_group(&mut engine, &group)));
         if done.is_err() {
-            log::error!("the database's writer panicked; it goes on with a new connection");
+            log::error!("the database's writer panicked; it continues on a new connection");
             engine.reset();
-            engine.leave();
+            engine.release_write_lock();
         }
-        turns.finish();
+        groups.finish();
         // After a panic there are no results: the statements are dropped unanswered, which their callers see.
         for (statement, result) in group.iter().zip(done.into_iter().flatten()) {
             statement.answer(result);
@@ -286,19 +232,23 @@ fn run(mut engine: impl Engine, queued: &Receiver<Statement>, turns: &Turns) {
 
 /// One result for each statement, in order.
 fn write_group(engine: &mut impl Engine, group: &[Statement]) -> Vec<Result<Written>> {
-    if let Err(error) = engine.enter() {
+    if let Err(error) = engine.acquire_write_lock() {
         return all(group, &error);
     }
     let deadline = Instant::now() + GROUP_TIMEOUT;
     let results = match transact(engine, group, deadline) {
         Ok(results) => results,
-        Err(Fault::Refused(error) | Fault::Lost(error) | Fault::Down(error)) => all(group, &error),
-        Err(Fault::Spoilt(error)) if group.len() == 1 => all(group, &error),
-        Err(Fault::Spoilt(_) | Fault::Conflict(_)) => {
+        Err(
+            TransactionError::Refused(error)
+            | TransactionError::ConnectionLost(error)
+            | TransactionError::Unavailable(error),
+        ) => all(group, &error),
+        Err(TransactionError::Aborted(error)) if group.len() == 1 => all(group, &error),
+        Err(TransactionError::Aborted(_) | TransactionError::Conflict(_)) => {
             group.iter().map(|statement| write_alone(engine, statement, deadline)).collect()
         }
     };
-    engine.leave();
+    engine.release_write_lock();
     results
 }
 
@@ -310,16 +260,10 @@ fn write_alone(engine: &mut impl Engine, statement: &Statement, deadline: Instan
         attempt += 1;
         match transact(engine, group, deadline) {
             Ok(results) => return results.into_iter().next().unwrap_or_else(abandoned),
-            Err(Fault::Conflict(_)) if attempt < CONFLICT_ATTEMPTS => {
+            Err(TransactionError::Conflict(_)) if attempt < CONFLICT_ATTEMPTS => {
                 thread::sleep(Duration::from_millis(5 << attempt));
             }
-            Err(
-                Fault::Refused(error)
-                | Fault::Spoilt(error)
-                | Fault::Conflict(error)
-                | Fault::Lost(error)
-                | Fault::Down(error),
-            ) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -329,20 +273,24 @@ fn transact(
     engine: &mut impl Engine,
     group: &[Statement],
     deadline: Instant,
-) -> std::result::Result<Vec<Result<Written>>, Fault> {
+) -> std::result::Result<Vec<Result<Written>>, TransactionError> {
     let mut attempt = 1;
     let done = loop {
         match transact_once(engine, group, deadline) {
-            Err(Fault::Lost(_)) if attempt < engine.attempts_max() && Instant::now() < deadline => {
+            Err(TransactionError::ConnectionLost(_))
+                if attempt < engine.attempts_max() && Instant::now() < deadline =>
+            {
                 engine.reset();
                 attempt += 1;
             }
             done => break done,
         }
     };
-    done.inspect_err(|fault| match fault {
-        Fault::Lost(_) | Fault::Down(_) => engine.reset(),
-        Fault::Refused(_) | Fault::Spoilt(_) | Fault::Conflict(_) => engine.rollback(),
+    done.inspect_err(|error| match error {
+        TransactionError::ConnectionLost(_) | TransactionError::Unavailable(_) => engine.reset(),
+        TransactionError::Refused(_) | TransactionError::Aborted(_) | TransactionError::Conflict(_) => {
+            engine.rollback()
+        }
     })
 }
 
@@ -350,10 +298,10 @@ fn transact_once(
     engine: &mut impl Engine,
     group: &[Statement],
     deadline: Instant,
-) -> std::result::Result<Vec<Result<Written>>, Fault> {
+) -> std::result::Result<Vec<Result<Written>>, TransactionError> {
     engine.begin()?;
     let mut results: Vec<Result<Written>> = group.iter().map(|_| abandoned()).collect();
-    // By statement. That changes nobody's order: what waits together is of different callers.
+    // By statement. No caller sees another order: statements that wait together are of different callers.
     let mut order: Vec<usize> = (0..group.len()).collect();
     order.sort_by_key(|&index| std::ptr::from_ref(group[index].sql()).addr());
     for mut same in order.chunk_by(|&one, &other| std::ptr::eq(group[one].sql(), group[other].sql())) {
@@ -370,8 +318,8 @@ fn transact_once(
     }
     match engine.commit() {
         Ok(()) => Ok(results),
-        Err(CommitFault::RolledBack(fault)) => Err(fault),
-        Err(CommitFault::Unknown(error)) => {
+        Err(CommitError::RolledBack(error)) => Err(error),
+        Err(CommitError::Unknown(error)) => {
             engine.reset();
             let unknown = Error::new(ErrorKind::OutcomeUnknown, error.message());
             // A statement that was refused had no part in the commit.
@@ -387,17 +335,17 @@ fn execute(
     indexes: &[usize],
     deadline: Instant,
     results: &mut [Result<Written>],
-) -> std::result::Result<(), Fault> {
+) -> std::result::Result<(), TransactionError> {
     let in_time = || match Instant::now() < deadline {
         true => Ok(()),
         false => {
-            let slow = format!("the database has not got to the write within {GROUP_TIMEOUT:?}");
-            Err(Fault::Down(Error::new(ErrorKind::Busy, slow)))
+            let slow = format!("the database has not begun the write within {GROUP_TIMEOUT:?}");
+            Err(TransactionError::Unavailable(Error::new(ErrorKind::Busy, slow)))
         }
     };
     in_time()?;
     let claimed: Vec<usize> = indexes.iter().copied().filter(|&index| group[index].claim()).collect();
-    // Less one that was given up they are not as many as the engine takes.
+    // Without an abandoned one they are not as many as the engine takes.
     if claimed.len() > 1 && claimed.len() == indexes.len() {
         let rows: Vec<&[Value]> = claimed.iter().map(|&index| group[index].params()).collect();
         match engine.insert_rows(group[claimed[0]].sql(), &rows) {
@@ -407,17 +355,17 @@ fn execute(
                 }
                 return Ok(());
             }
-            // None was inserted. Which of them it is that fails, each alone will tell.
-            Err(Fault::Refused(_)) => {}
-            Err(fault) => return Err(fault),
+            // None was inserted. Each is tried alone, so that only the failing one fails.
+            Err(TransactionError::Refused(_)) => {}
+            Err(error) => return Err(error),
         }
     }
     for index in claimed {
         in_time()?;
         results[index] = match engine.execute(group[index].sql(), group[index].params()) {
             Ok(written) => Ok(written),
-            Err(Fault::Refused(error)) => Err(error),
-            Err(fault) => return Err(fault),
+            Err(TransactionError::Refused(error)) => Err(error),
+            Err(error) => return Err(error),
         };
     }
     Ok(())
@@ -427,9 +375,9 @@ fn all(group: &[Statement], error: &Error) -> Vec<Result<Written>> {
     group.iter().map(|_| Err(error.clone())).collect()
 }
 
-/// What nobody hears: the caller has gone.
+/// The result of a statement whose caller has gone.
 fn abandoned() -> Result<Written> {
-    fail!(Busy, "the write was given up before it was begun")
+    fail!(Busy, "the write was abandoned before it was begun")
 }
 
 #[cfg(test)]

@@ -4,14 +4,16 @@
 //! - `schema`: how a server declares its tables and statements.
 //! - `value`: parameters, rows, and what a write did.
 //! - `charset`: how names beyond ASCII stand in the tables.
-//! - `group_commit`: the one thread that writes, and commits what waits in groups.
-//! - `statement`: what it takes from its callers, and their answers.
+//! - `group_commit`: the one thread that writes, in groups, what its callers ask for.
+//! - `statement`: what it takes from a caller, and the caller's answer.
+//! - `engine`: what it needs of a database.
 //! - `semaphore`: how many workers may wait for the database at once.
 //! - `pool`, `mysql`, `sqlite`: connections, and the two databases.
 //!
 //! All statements are prepared; values reach the database as parameters and never as SQL.
 
 mod charset;
+mod engine;
 mod group_commit;
 mod mysql;
 mod pool;
@@ -35,9 +37,6 @@ use self::mysql::Mysql;
 use self::sqlite::Sqlite;
 use crate::error::Result;
 use crate::net::stop::Stop;
-
-/// No answer has more rows than this: the largest ask for one user's, one file's, or all groups.
-const ROWS_MAX: usize = 100_000;
 
 /// How long a certain answer waits for the writer to finish what it has begun.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -152,7 +151,7 @@ impl Database {
 
     /// `any`: the rows of one server are enough, and names are not those of the table.
     fn certain(&self, sql: &'static Sql, params: &[Value], any: bool) -> Result<Vec<Row>> {
-        self.shared.writer.settle(SETTLE_TIMEOUT)?;
+        self.shared.writer.wait_for_begun(SETTLE_TIMEOUT)?;
         match &self.shared.reader {
             Reader::Mysql(mysql) => mysql.read_certain(sql, params, any),
             Reader::Sqlite(sqlite) => sqlite.read_certain(sql, params),

@@ -21,13 +21,12 @@ use std::time::{Duration, Instant};
 use mysql::prelude::Queryable;
 use mysql::{Conn, DriverError, OptsBuilder, SslOpts};
 
-use super::ROWS_MAX;
 use super::charset::Charset;
-use super::group_commit::{CommitFault, Engine, Fault};
+use super::engine::{CommitError, Engine, TransactionError};
 use super::pool::{Lease, Pool};
 use super::schema::{Schema, Sql, Table};
 use super::settings::{DbSettings, Tls};
-use super::value::{Row, Value, Written};
+use super::value::{ROWS_MAX, Row, Value, Written};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fail;
 use crate::limits::CONNECT_TIMEOUT;
@@ -286,12 +285,13 @@ pub struct MysqlEngine {
 
 impl MysqlEngine {
     /// A connection to the server that is used now, so that all read what was written.
-    fn connection(&mut self) -> StdResult<&mut Connection, Fault> {
+    fn connection(&mut self) -> StdResult<&mut Connection, TransactionError> {
         if self.connection.as_ref().is_none_or(|connection| !self.connector.is_current(connection)) {
             let connected = self.connector.connect(Scope::Database);
-            self.connection = Some(connected.map_err(|failed| Fault::Down(failed.into_error()))?);
+            self.connection =
+                Some(connected.map_err(|failed| TransactionError::Unavailable(failed.into_error()))?);
         }
-        self.connection.as_mut().ok_or_else(|| Fault::Lost(no_connection()))
+        self.connection.as_mut().ok_or_else(|| TransactionError::ConnectionLost(no_connection()))
     }
 
     /// Notes what an answer says about its server; a failure comes with the server's address.
@@ -307,26 +307,28 @@ impl MysqlEngine {
 }
 
 impl Engine for MysqlEngine {
-    fn enter(&mut self) -> Result<()> {
+    fn acquire_write_lock(&mut self) -> Result<()> {
         // The server sees to the order among its clients.
         Ok(())
     }
 
-    fn leave(&mut self) {}
+    fn release_write_lock(&mut self) {}
 
-    fn begin(&mut self) -> StdResult<(), Fault> {
+    fn begin(&mut self) -> StdResult<(), TransactionError> {
         let connection = self.connection()?;
         // A round trip of its own. Were the first statement to begin it, one that waited in a database that was
         // away could run when nobody is there to commit it: its locks would then hold up whoever tries next.
         let begun = command(&mut connection.conn, "START TRANSACTION");
-        self.judged(begun).map_err(|(failure, address)| Fault::Lost(failure.to_unavailable(&address)))
+        self.judged(begun)
+            .map_err(|(failure, address)| TransactionError::ConnectionLost(failure.to_unavailable(&address)))
     }
 
-    fn execute(&mut self, sql: &'static Sql, params: &[Value]) -> StdResult<Written, Fault> {
+    fn execute(&mut self, sql: &'static Sql, params: &[Value]) -> StdResult<Written, TransactionError> {
         let charset = self.connector.settings.charset;
-        let connection = self.connection.as_mut().ok_or_else(|| Fault::Lost(no_connection()))?;
+        let connection =
+            self.connection.as_mut().ok_or_else(|| TransactionError::ConnectionLost(no_connection()))?;
         let written = write(&mut connection.conn, charset, sql.mysql, params);
-        self.judged(written).map_err(|(failure, address)| failure.to_fault(&address))
+        self.judged(written).map_err(|(failure, address)| failure.to_transaction_error(&address))
     }
 
     fn rows_at_once(&self, sql: &'static Sql, rows: usize) -> usize {
@@ -338,23 +340,27 @@ impl Engine for MysqlEngine {
         }
     }
 
-    fn insert_rows(&mut self, sql: &'static Sql, rows: &[&[Value]]) -> StdResult<(), Fault> {
+    fn insert_rows(&mut self, sql: &'static Sql, rows: &[&[Value]]) -> StdResult<(), TransactionError> {
         let insert = Insert::of(sql.mysql);
         let Some(insert) = insert.filter(|insert| rows.iter().all(|row| row.len() == insert.columns)) else {
-            return Err(Fault::Refused(Error::new(ErrorKind::Internal, "these rows fit no common INSERT")));
+            return Err(TransactionError::Refused(Error::new(
+                ErrorKind::Internal,
+                "these rows fit no common INSERT",
+            )));
         };
         let charset = self.connector.settings.charset;
-        let connection = self.connection.as_mut().ok_or_else(|| Fault::Lost(no_connection()))?;
+        let connection =
+            self.connection.as_mut().ok_or_else(|| TransactionError::ConnectionLost(no_connection()))?;
         let params = rows.iter().copied().flatten().map(|value| parameter(charset, value)).collect();
         let inserted =
             connection.conn.exec_drop(insert.of_rows(rows.len()), mysql::Params::Positional(params));
         let inserted = inserted.map_err(Failure::from);
-        self.judged(inserted).map_err(|(failure, address)| failure.to_fault(&address))
+        self.judged(inserted).map_err(|(failure, address)| failure.to_transaction_error(&address))
     }
 
-    fn commit(&mut self) -> StdResult<(), CommitFault> {
+    fn commit(&mut self) -> StdResult<(), CommitError> {
         let Some(connection) = self.connection.as_mut() else {
-            return Err(CommitFault::RolledBack(Fault::Lost(no_connection())));
+            return Err(CommitError::RolledBack(TransactionError::ConnectionLost(no_connection())));
         };
         let committed = command(&mut connection.conn, "COMMIT");
         connection.has_served |= committed.is_ok();
@@ -362,9 +368,9 @@ impl Engine for MysqlEngine {
             let error = failure.to_error(&address);
             match failure {
                 Failure::Told(code, _) if CONFLICTS.contains(&code) => {
-                    CommitFault::RolledBack(Fault::Conflict(error))
+                    CommitError::RolledBack(TransactionError::Conflict(error))
                 }
-                _ => CommitFault::Unknown(error.context("the answer to a COMMIT did not come")),
+                _ => CommitError::Unknown(error.context("the answer to a COMMIT did not come")),
             }
         })
     }
@@ -783,15 +789,17 @@ impl Failure {
     }
 
     /// What it means to the transaction that the statement was part of.
-    fn to_fault(&self, address: &str) -> Fault {
+    fn to_transaction_error(&self, address: &str) -> TransactionError {
         let error = self.to_error(address);
         match self {
-            failure if failure.is_final() => Fault::Lost(error),
-            Failure::Told(code, _) if CONFLICTS.contains(code) => Fault::Conflict(error),
-            Failure::Told(code, _) if DUPLICATES.contains(code) => Fault::Refused(error),
+            failure if failure.is_final() => TransactionError::ConnectionLost(error),
+            Failure::Told(code, _) if CONFLICTS.contains(code) => TransactionError::Conflict(error),
+            Failure::Told(code, _) if DUPLICATES.contains(code) => TransactionError::Refused(error),
             // Of these it is known that they leave the rest of the transaction as it is.
-            Failure::Told(code, _) if WRONG.contains(code) || AMISS.contains(code) => Fault::Refused(error),
-            _ => Fault::Spoilt(error),
+            Failure::Told(code, _) if WRONG.contains(code) || AMISS.contains(code) => {
+                TransactionError::Refused(error)
+            }
+            _ => TransactionError::Aborted(error),
         }
     }
 
@@ -1140,10 +1148,10 @@ mod tests {
         // One of them is taken, is the same as another, does not fit, or is no row at all.
         for bad in [row("b", 0), row("d", 0), row("f", 1000), vec!["f".into()]] {
             let refused = insert(&mut engine, &[row("d", 4), bad, row("e", 5)]);
-            assert!(matches!(refused, Err(Fault::Refused(_))), "{refused:?}");
+            assert!(matches!(refused, Err(TransactionError::Refused(_))), "{refused:?}");
         }
         engine.execute(&INSERT, &row("e", 5)).unwrap();
-        assert!(matches!(engine.execute(&INSERT, &row("a", 5)), Err(Fault::Refused(_))));
+        assert!(matches!(engine.execute(&INSERT, &row("a", 5)), Err(TransactionError::Refused(_))));
         engine.commit().unwrap();
         assert_eq!(ids(), "a b c e");
         // Without a word said about it there is the next transaction, and its end without a commit.

@@ -18,11 +18,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
 use rustix::fs::{Access, FlockOperation, access, flock};
 use rustix::io::Errno;
 
-use super::ROWS_MAX;
-use super::group_commit::{CommitFault, Engine, Fault};
+use super::engine::{CommitError, Engine, TransactionError};
 use super::pool::Pool;
 use super::schema::{Schema, Sql};
-use super::value::{Row, Value, Written};
+use super::value::{ROWS_MAX, Row, Value, Written};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::fail;
 
@@ -135,61 +134,63 @@ pub struct SqliteEngine {
 }
 
 impl Engine for SqliteEngine {
-    fn enter(&mut self) -> Result<()> {
+    fn acquire_write_lock(&mut self) -> Result<()> {
         self.turn.take()
     }
 
-    fn leave(&mut self) {
+    fn release_write_lock(&mut self) {
         self.turn.end();
     }
 
-    fn begin(&mut self) -> StdResult<(), Fault> {
+    fn begin(&mut self) -> StdResult<(), TransactionError> {
         let connection = match &self.connection {
             Some(connection) => connection,
             None => {
                 let fresh = open(&self.path)
                     .and_then(|fresh| set_durable(&fresh, self.durable).map(|()| fresh))
-                    .map_err(|error| Fault::Down(told(&self.path, &error)))?;
+                    .map_err(|error| TransactionError::Unavailable(told(&self.path, &error)))?;
                 self.connection.insert(fresh)
             }
         };
         run(connection, "BEGIN IMMEDIATE").map_err(|error| match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                Fault::Down(told(&self.path, &error))
+                TransactionError::Unavailable(told(&self.path, &error))
             }
-            _ => Fault::Lost(told(&self.path, &error)),
+            _ => TransactionError::ConnectionLost(told(&self.path, &error)),
         })
     }
 
-    fn execute(&mut self, sql: &'static Sql, params: &[Value]) -> StdResult<Written, Fault> {
-        let Some(connection) = &self.connection else { return Err(Fault::Lost(no_connection())) };
+    fn execute(&mut self, sql: &'static Sql, params: &[Value]) -> StdResult<Written, TransactionError> {
+        let Some(connection) = &self.connection else {
+            return Err(TransactionError::ConnectionLost(no_connection()));
+        };
         write(connection, sql.sqlite, params).map_err(|error| {
             let failed = told(&self.path, &error);
             match error.sqlite_error_code() {
                 // Some failures end the transaction, and then SQLite is back in autocommit.
-                _ if connection.is_autocommit() => Fault::Spoilt(failed),
+                _ if connection.is_autocommit() => TransactionError::Aborted(failed),
                 Some(
                     ErrorCode::SystemIoFailure
                     | ErrorCode::DatabaseCorrupt
                     | ErrorCode::DiskFull
                     | ErrorCode::OutOfMemory
                     | ErrorCode::NotADatabase,
-                ) => Fault::Spoilt(failed),
-                _ => Fault::Refused(failed),
+                ) => TransactionError::Aborted(failed),
+                _ => TransactionError::Refused(failed),
             }
         })
     }
 
-    fn commit(&mut self) -> StdResult<(), CommitFault> {
-        let Some(connection) = &self.connection else { return Err(CommitFault::Unknown(no_connection())) };
+    fn commit(&mut self) -> StdResult<(), CommitError> {
+        let Some(connection) = &self.connection else { return Err(CommitError::Unknown(no_connection())) };
         run(connection, "COMMIT").map_err(|error| {
             let failed = told(&self.path, &error);
             match error.sqlite_error_code() {
-                Some(ErrorCode::DatabaseBusy) => CommitFault::RolledBack(Fault::Conflict(failed)),
+                Some(ErrorCode::DatabaseBusy) => CommitError::RolledBack(TransactionError::Conflict(failed)),
                 // The commit mark is the last thing written: without room for it there is none.
-                Some(ErrorCode::DiskFull) => CommitFault::RolledBack(Fault::Down(failed)),
+                Some(ErrorCode::DiskFull) => CommitError::RolledBack(TransactionError::Unavailable(failed)),
                 // A failed flush says nothing about what is on the disk.
-                _ => CommitFault::Unknown(failed),
+                _ => CommitError::Unknown(failed),
             }
         })
     }

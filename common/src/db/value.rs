@@ -3,6 +3,9 @@
 use crate::error::Result;
 use crate::fail;
 
+/// No answer has more rows than this: the largest are for one user's, one file's, or all groups.
+pub const ROWS_MAX: usize = 100_000;
+
 /// One parameter or one column of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {

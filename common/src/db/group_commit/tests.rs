@@ -14,12 +14,12 @@ struct Script(Arc<Mutex<Steps>>);
 
 #[derive(Default)]
 struct Steps {
-    begin: VecDeque<Fault>,
-    execute: VecDeque<Option<Fault>>,
-    rows: VecDeque<Option<Fault>>,
+    begin: VecDeque<TransactionError>,
+    execute: VecDeque<Option<TransactionError>>,
+    rows: VecDeque<Option<TransactionError>>,
     rows_at_once: usize,
     together: Vec<usize>,
-    commit: VecDeque<CommitFault>,
+    commit: VecDeque<CommitError>,
     panics: bool,
     reset_panics: bool,
     open: Vec<i64>,
@@ -45,26 +45,30 @@ fn statement(value: i64) -> (Statement, Arc<Answer>) {
 }
 
 impl Engine for Script {
-    fn enter(&mut self) -> Result<()> {
+    fn acquire_write_lock(&mut self) -> Result<()> {
         Ok(())
     }
 
-    fn leave(&mut self) {}
+    fn release_write_lock(&mut self) {}
 
-    fn begin(&mut self) -> std::result::Result<(), Fault> {
+    fn begin(&mut self) -> std::result::Result<(), TransactionError> {
         let mut steps = self.steps();
         assert!(steps.open.is_empty(), "a transaction was left open");
         thread::sleep(steps.delay);
         steps.begin.pop_front().map_or(Ok(()), Err)
     }
 
-    fn execute(&mut self, _: &'static Sql, params: &[Value]) -> std::result::Result<Written, Fault> {
+    fn execute(
+        &mut self,
+        _: &'static Sql,
+        params: &[Value],
+    ) -> std::result::Result<Written, TransactionError> {
         let mut steps = self.steps();
         if std::mem::take(&mut steps.panics) {
-            panic!("as the test wants it");
+            panic!("as the test asks");
         }
         match steps.execute.pop_front().flatten() {
-            Some(fault) => Err(fault),
+            Some(error) => Err(error),
             None => {
                 let Value::Int(value) = params[0] else { panic!("an integer") };
                 steps.open.push(value);
@@ -77,10 +81,14 @@ impl Engine for Script {
         rows.min(self.steps().rows_at_once)
     }
 
-    fn insert_rows(&mut self, _: &'static Sql, rows: &[&[Value]]) -> std::result::Result<(), Fault> {
+    fn insert_rows(
+        &mut self,
+        _: &'static Sql,
+        rows: &[&[Value]],
+    ) -> std::result::Result<(), TransactionError> {
         let mut steps = self.steps();
         match steps.rows.pop_front().flatten() {
-            Some(fault) => Err(fault),
+            Some(error) => Err(error),
             None => {
                 steps.together.push(rows.len());
                 for row in rows {
@@ -92,10 +100,10 @@ impl Engine for Script {
         }
     }
 
-    fn commit(&mut self) -> std::result::Result<(), CommitFault> {
+    fn commit(&mut self) -> std::result::Result<(), CommitError> {
         let mut steps = self.steps();
         match steps.commit.pop_front() {
-            Some(fault) => Err(fault),
+            Some(error) => Err(error),
             None => {
                 let open = std::mem::take(&mut steps.open);
                 steps.committed.extend(open);
@@ -109,13 +117,13 @@ impl Engine for Script {
     }
 
     fn reset(&mut self) {
-        assert!(!self.steps().reset_panics, "as the test wants it");
+        assert!(!self.steps().reset_panics, "as the test asks");
         self.rollback();
     }
 }
 
 fn error(kind: ErrorKind) -> Error {
-    Error::new(kind, "as the test wants it")
+    Error::new(kind, "as the test asks")
 }
 
 fn kinds(results: Vec<Result<Written>>) -> Vec<Option<ErrorKind>> {
@@ -125,7 +133,8 @@ fn kinds(results: Vec<Result<Written>>) -> Vec<Option<ErrorKind>> {
 #[test]
 fn a_refused_statement_fails_alone() {
     let script = Script::default();
-    script.steps().execute = VecDeque::from([None, Some(Fault::Refused(error(ErrorKind::Exists)))]);
+    script.steps().execute =
+        VecDeque::from([None, Some(TransactionError::Refused(error(ErrorKind::Exists)))]);
     assert_eq!(kinds(script.write(&[1, 2, 3])), [None, Some(ErrorKind::Exists), None]);
     assert_eq!(script.steps().committed, [1, 3]);
 }
@@ -134,7 +143,7 @@ fn a_refused_statement_fails_alone() {
 fn rows_that_are_refused_together_are_tried_one_by_one() {
     let script = Script::default();
     script.steps().rows_at_once = 4;
-    let refused = || Some(Fault::Refused(error(ErrorKind::Exists)));
+    let refused = || Some(TransactionError::Refused(error(ErrorKind::Exists)));
     script.steps().rows = VecDeque::from([None, refused()]);
     script.steps().execute = VecDeque::from([None, refused()]);
     let results = script.write(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
@@ -146,14 +155,14 @@ fn rows_that_are_refused_together_are_tried_one_by_one() {
 }
 
 #[test]
-fn rows_of_one_statement_go_together_whatever_lies_between_them_and_what_was_given_up_does_not() {
+fn rows_of_one_statement_go_together_and_an_abandoned_one_does_not() {
     static OTHER: Sql = Sql::both("DELETE");
     let script = Script::default();
     script.steps().rows_at_once = 2;
     let of = |sql, value: i64| Statement::new(sql, vec![value.into()], &Answer::for_this_thread());
-    let (given_up, answer) = statement(7);
+    let (abandoned, answer) = statement(7);
     assert!(answer.abandon());
-    let statements = [of(&SQL, 1), of(&OTHER, 2), of(&SQL, 3), of(&OTHER, 4), of(&SQL, 5), given_up];
+    let statements = [of(&SQL, 1), of(&OTHER, 2), of(&SQL, 3), of(&OTHER, 4), of(&SQL, 5), abandoned];
     let results = write_group(&mut script.clone(), &statements);
     assert_eq!(kinds(results), [None, None, None, None, None, Some(ErrorKind::Busy)]);
     script.steps().committed.sort_unstable();
@@ -162,23 +171,24 @@ fn rows_of_one_statement_go_together_whatever_lies_between_them_and_what_was_giv
 }
 
 #[test]
-fn what_spoils_rows_that_go_together_fails_alone() {
+fn what_aborts_rows_that_go_together_fails_alone() {
     let script = Script::default();
     script.steps().rows_at_once = 4;
-    script.steps().rows = VecDeque::from([Some(Fault::Conflict(error(ErrorKind::Busy)))]);
+    script.steps().rows = VecDeque::from([Some(TransactionError::Conflict(error(ErrorKind::Busy)))]);
     assert_eq!(kinds(script.write(&[1, 2, 3])), [None, None, None]);
     assert_eq!(script.steps().committed, [1, 2, 3]);
-    script.steps().rows = VecDeque::from([Some(Fault::Lost(error(ErrorKind::Unavailable)))]);
+    script.steps().rows =
+        VecDeque::from([Some(TransactionError::ConnectionLost(error(ErrorKind::Unavailable)))]);
     assert_eq!(kinds(script.write(&[4, 5])), [None, None], "on another connection");
     assert_eq!(script.steps().committed, [1, 2, 3, 4, 5]);
 }
 
 #[test]
-fn what_spoils_the_transaction_fails_alone_too() {
+fn what_aborts_the_transaction_fails_alone_too() {
     let script = Script::default();
-    let spoilt = || Some(Fault::Spoilt(error(ErrorKind::Invalid)));
+    let aborted = || Some(TransactionError::Aborted(error(ErrorKind::Invalid)));
     // Once in the group, and then alone.
-    script.steps().execute = VecDeque::from([None, spoilt(), None, spoilt()]);
+    script.steps().execute = VecDeque::from([None, aborted(), None, aborted()]);
     assert_eq!(kinds(script.write(&[1, 2, 3])), [None, Some(ErrorKind::Invalid), None]);
     assert_eq!(script.steps().committed, [1, 3]);
 }
@@ -186,7 +196,7 @@ fn what_spoils_the_transaction_fails_alone_too() {
 #[test]
 fn a_conflict_is_tried_again_one_by_one_and_not_for_ever() {
     let script = Script::default();
-    let conflict = || Some(Fault::Conflict(error(ErrorKind::Busy)));
+    let conflict = || Some(TransactionError::Conflict(error(ErrorKind::Busy)));
     script.steps().execute = VecDeque::from([conflict(), conflict(), conflict()]);
     assert_eq!(kinds(script.write(&[1, 2])), [None, None]);
     assert_eq!(script.steps().committed, [1, 2]);
@@ -196,11 +206,11 @@ fn a_conflict_is_tried_again_one_by_one_and_not_for_ever() {
 }
 
 #[test]
-fn a_connection_lost_before_the_commit_costs_one_more_attempt_and_is_not_unknown() {
+fn a_connection_lost_before_the_commit_costs_one_attempt_and_is_not_unknown() {
     let script = Script::default();
-    script.steps().begin = VecDeque::from([Fault::Lost(error(ErrorKind::Unavailable))]);
+    script.steps().begin = VecDeque::from([TransactionError::ConnectionLost(error(ErrorKind::Unavailable))]);
     assert_eq!(kinds(script.write(&[1])), [None]);
-    let lost = || Some(Fault::Lost(error(ErrorKind::Unavailable)));
+    let lost = || Some(TransactionError::ConnectionLost(error(ErrorKind::Unavailable)));
     script.steps().execute = VecDeque::from([None, lost(), lost()]);
     let unavailable = Some(ErrorKind::Unavailable);
     assert_eq!(kinds(script.write(&[2, 3])), [unavailable, unavailable]);
@@ -210,15 +220,16 @@ fn a_connection_lost_before_the_commit_costs_one_more_attempt_and_is_not_unknown
 #[test]
 fn a_commit_without_an_answer_is_unknown_only_to_what_it_held() {
     let script = Script::default();
-    script.steps().execute = VecDeque::from([None, Some(Fault::Refused(error(ErrorKind::Exists)))]);
-    script.steps().commit = VecDeque::from([CommitFault::Unknown(error(ErrorKind::Unavailable))]);
+    script.steps().execute =
+        VecDeque::from([None, Some(TransactionError::Refused(error(ErrorKind::Exists)))]);
+    script.steps().commit = VecDeque::from([CommitError::Unknown(error(ErrorKind::Unavailable))]);
     assert_eq!(kinds(script.write(&[1, 2])), [Some(ErrorKind::OutcomeUnknown), Some(ErrorKind::Exists)]);
     // And it is not sent again: that could apply it twice.
     assert!(script.steps().committed.is_empty());
 }
 
 #[test]
-fn what_its_caller_abandoned_is_never_run() {
+fn an_abandoned_statement_is_never_run() {
     let script = Script::default();
     let [(one, its_answer), (other, other_answer)] = [statement(1), statement(2)];
     assert!(its_answer.abandon());
@@ -229,7 +240,7 @@ fn what_its_caller_abandoned_is_never_run() {
 }
 
 #[test]
-fn a_panic_is_an_unknown_outcome_and_the_writer_goes_on() {
+fn a_panic_is_an_unknown_outcome_and_the_writer_continues() {
     let script = Script::default();
     let writer = Writer::start(script.clone()).unwrap();
     script.steps().panics = true;
@@ -240,19 +251,19 @@ fn a_panic_is_an_unknown_outcome_and_the_writer_goes_on() {
 }
 
 #[test]
-fn settling_waits_for_what_is_begun() {
+fn waiting_for_begun_groups_ends_when_they_have_finished() {
     let script = Script::default();
     let writer = Writer::start(script.clone()).unwrap();
-    writer.settle(Duration::ZERO).unwrap();
+    writer.wait_for_begun(Duration::ZERO).unwrap();
     script.steps().delay = Duration::from_secs(2);
-    let before = writer.turns.counts().begun;
+    let before = writer.groups.counts().begun;
     thread::scope(|scope| {
         let write = scope.spawn(|| writer.write(&SQL, vec![1.into()]));
-        while writer.turns.counts().begun == before {
+        while writer.groups.counts().begun == before {
             thread::sleep(Duration::from_millis(1));
         }
-        assert_eq!(writer.settle(Duration::ZERO).map_err(|error| error.kind()), Err(ErrorKind::Busy));
-        writer.settle(Duration::from_secs(60)).unwrap();
+        assert_eq!(writer.wait_for_begun(Duration::ZERO).map_err(|error| error.kind()), Err(ErrorKind::Busy));
+        writer.wait_for_begun(Duration::from_secs(60)).unwrap();
         assert_eq!(script.steps().committed, [1]);
         write.join().unwrap().unwrap();
     });
@@ -263,14 +274,14 @@ fn what_waits_together_is_committed_together() {
     let script = Script::default();
     let writer = Writer::start(script.clone()).unwrap();
     script.steps().delay = Duration::from_millis(20);
-    let before = writer.turns.counts().begun;
+    let before = writer.groups.counts().begun;
     thread::scope(|scope| {
         for value in 0..100 {
             let writer = &writer;
             scope.spawn(move || writer.write(&SQL, vec![value.into()]).unwrap());
         }
     });
-    let groups = writer.turns.counts().begun - before;
+    let groups = writer.groups.counts().begun - before;
     assert!(groups < 50, "a hundred writes in {groups} groups");
     assert_eq!(script.steps().committed.len(), 100);
 }
@@ -322,7 +333,7 @@ fn a_writer_that_ends_leaves_no_caller_waiting() {
         let write = |value: i64| writer.write(&SQL, vec![value.into()]);
         // The engine waits for the lock of the steps with the first one.
         let mut writes = vec![scope.spawn(move || write(0))];
-        while writer.turns.counts().begun == 0 {
+        while writer.groups.counts().begun == 0 {
             thread::sleep(Duration::from_millis(1));
         }
         writes.extend((1..8).map(|value| scope.spawn(move || write(value))));
