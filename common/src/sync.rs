@@ -7,7 +7,7 @@ pub use std::time::Instant;
 
 /// Threads.
 pub mod thread {
-    pub use std::thread::{Builder, Thread, current, park_timeout, sleep};
+    pub use std::thread::{Builder, Thread, current, park_timeout, sleep, yield_now};
 }
 
 /// Numbers that threads share.

@@ -213,6 +213,9 @@ fn run(mut engine: impl Engine, queued: &Receiver<Statement>, groups: &GroupCoun
     // Without a deadline: the writer has nothing else to do.
     while let Ok(first) = queued.recv() {
         group.push(first);
+        // Callers that were just answered queue their next statement now. Otherwise the first of them would be a
+        // group of its own, and the others would wait for its commit.
+        thread::yield_now();
         group.extend(queued.try_iter().take(GROUP_MAX - 1));
         groups.begin();
         let done = catch_unwind(AssertUnwindSafe(|| write_group(&mut engine, &group)));
