@@ -7,7 +7,7 @@ pub use std::time::Instant;
 
 /// Threads.
 pub mod thread {
-    pub use std::thread::{Builder, Thread, current, park_timeout, sleep};
+    pub use std::thread::{Builder, Thread, current, park_timeout, sleep, yield_now};
 }
 
 /// Numbers that threads share.
@@ -17,5 +17,7 @@ pub mod atomic {
 
 /// Bounded channels of many senders and many receivers.
 pub mod channel {
-    pub use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+    pub use crossbeam_channel::{
+        Receiver, RecvTimeoutError, SendTimeoutError, Sender, TryRecvError, TrySendError, bounded,
+    };
 }

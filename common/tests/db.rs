@@ -929,7 +929,7 @@ fn a_certain_read_that_deadlocks_is_tried_again() {
     rival.query_drop("BEGIN").unwrap();
     rival.query_drop("UPDATE t_file SET file_size = 1 WHERE id = 'b'").unwrap();
     thread::scope(|scope| {
-        let read = scope.spawn(|| database.read_certain(&BETWEEN, &["a".into(), "b".into()]));
+        let read = scope.spawn(|| database.read_confirmed(&BETWEEN, &["a".into(), "b".into()]));
         let deadline = Instant::now() + Duration::from_secs(5);
         while mariadb
             .query("SELECT 1 FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'")
@@ -1056,7 +1056,7 @@ fn several_rows_at_once_are_all_there(database: &Database) {
     });
     assert_eq!(count(database), 60);
     assert_eq!(database.read(&ALL, &[]).unwrap().len(), 60);
-    assert_eq!(database.read_certain(&BETWEEN, &["0".into(), "9-9".into()]).unwrap().len(), 60);
+    assert_eq!(database.read_confirmed(&BETWEEN, &["0".into(), "9-9".into()]).unwrap().len(), 60);
     assert_eq!(database.is_absent(&ABSENT, &["7-2".into()]), Ok(false));
 }
 

@@ -281,10 +281,11 @@ pub mod atomic {
 /// Bounded channels of many senders and many receivers, as crossbeam-channel has them.
 pub mod channel {
     use std::collections::VecDeque;
+    use std::iter;
     use std::sync::{Arc, PoisonError};
     use std::time::Duration;
 
-    use super::{Condvar, Mutex, MutexGuard};
+    use super::{Condvar, Instant, Mutex, MutexGuard};
 
     /// Where values go in.
     pub struct Sender<T>(Arc<Shared<T>>);
@@ -294,21 +295,34 @@ pub mod channel {
 
     struct Shared<T> {
         state: Mutex<State<T>>,
+        /// A value has come, or none will come.
         came: Condvar,
+        /// There is room, or no receiver.
+        left: Condvar,
     }
 
     struct State<T> {
         values: VecDeque<T>,
         values_max: usize,
         senders: usize,
+        has_receiver: bool,
     }
 
-    /// Why a value cannot be sent.
+    /// Why a value cannot be sent at once.
     #[derive(Debug)]
     pub enum TrySendError<T> {
         /// There is no room.
         Full(T),
-        /// There is no receiver. Receivers are never all dropped here.
+        /// There is no receiver.
+        Disconnected(T),
+    }
+
+    /// Why a value cannot be sent in time.
+    #[derive(Debug)]
+    pub enum SendTimeoutError<T> {
+        /// There was no room.
+        Timeout(T),
+        /// There is no receiver.
         Disconnected(T),
     }
 
@@ -321,10 +335,20 @@ pub mod channel {
         Disconnected,
     }
 
+    /// Why no value is received at once.
+    #[derive(Debug)]
+    pub enum TryRecvError {
+        /// There is none.
+        Empty,
+        /// None will come.
+        Disconnected,
+    }
+
     /// A channel for so many values.
     pub fn bounded<T>(values_max: usize) -> (Sender<T>, Receiver<T>) {
-        let state = Mutex::new(State { values: VecDeque::new(), values_max, senders: 1 });
-        let shared = Arc::new(Shared { state, came: Condvar::new() });
+        let state = State { values: VecDeque::new(), values_max, senders: 1, has_receiver: true };
+        let (came, left) = (Condvar::new(), Condvar::new());
+        let shared = Arc::new(Shared { state: Mutex::new(state), came, left });
         (Sender(Arc::clone(&shared)), Receiver(shared))
     }
 
@@ -338,6 +362,9 @@ pub mod channel {
         /// Sends a value where there is room.
         pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
             let mut state = self.0.lock();
+            if !state.has_receiver {
+                return Err(TrySendError::Disconnected(value));
+            }
             if state.values.len() >= state.values_max {
                 return Err(TrySendError::Full(value));
             }
@@ -345,6 +372,27 @@ pub mod channel {
             drop(state);
             self.0.came.notify_one();
             Ok(())
+        }
+
+        /// Sends a value, and waits for room until then.
+        pub fn send_deadline(&self, mut value: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
+            loop {
+                value = match self.try_send(value) {
+                    Ok(()) => return Ok(()),
+                    Err(TrySendError::Disconnected(value)) => {
+                        return Err(SendTimeoutError::Disconnected(value));
+                    }
+                    Err(TrySendError::Full(value)) => value,
+                };
+                let state = self.0.lock();
+                let left = deadline.saturating_duration_since(Instant::now());
+                let is_full =
+                    |state: &mut State<T>| state.has_receiver && state.values.len() >= state.values_max;
+                let waited = self.0.left.wait_timeout_while(state, left, is_full);
+                if waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
+                    return Err(SendTimeoutError::Timeout(value));
+                }
+            }
         }
 
         /// Whether no value is in it.
@@ -370,26 +418,43 @@ pub mod channel {
     impl<T> Receiver<T> {
         /// Waits for a value, so long at most.
         pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+            let nothing = |state: &mut State<T>| state.values.is_empty() && state.senders > 0;
+            let waited = self.0.came.wait_timeout_while(self.0.lock(), timeout, nothing);
+            let (mut state, result) = waited.unwrap_or_else(PoisonError::into_inner);
+            match state.values.pop_front() {
+                Some(value) => Ok(self.received(state, value)),
+                None if result.timed_out() => Err(RecvTimeoutError::Timeout),
+                None => Err(RecvTimeoutError::Disconnected),
+            }
+        }
+
+        /// Waits for a value; an error where none will come.
+        pub fn recv(&self) -> Result<T, RecvTimeoutError> {
             let mut state = self.0.lock();
             loop {
                 if let Some(value) = state.values.pop_front() {
-                    return Ok(value);
+                    return Ok(self.received(state, value));
                 }
                 if state.senders == 0 {
                     return Err(RecvTimeoutError::Disconnected);
                 }
-                let waited = self.0.came.wait_timeout(state, timeout);
-                let (woken, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
-                state = woken;
-                if timed_out.timed_out() && state.values.is_empty() {
-                    return Err(RecvTimeoutError::Timeout);
-                }
+                state = self.0.came.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
 
         /// The next value, where there is one; otherwise an error.
-        pub fn try_recv(&self) -> Result<T, RecvTimeoutError> {
-            self.0.lock().values.pop_front().ok_or(RecvTimeoutError::Timeout)
+        pub fn try_recv(&self) -> Result<T, TryRecvError> {
+            let mut state = self.0.lock();
+            match state.values.pop_front() {
+                Some(value) => Ok(self.received(state, value)),
+                None if state.senders == 0 => Err(TryRecvError::Disconnected),
+                None => Err(TryRecvError::Empty),
+            }
+        }
+
+        /// The values that are there.
+        pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
+            iter::from_fn(|| self.try_recv().ok())
         }
 
         /// How many values are in it.
@@ -400,6 +465,20 @@ pub mod channel {
         /// Whether no value is in it.
         pub fn is_empty(&self) -> bool {
             self.len() == 0
+        }
+
+        fn received(&self, state: MutexGuard<'_, State<T>>, value: T) -> T {
+            drop(state);
+            self.0.left.notify_one();
+            value
+        }
+    }
+
+    /// What was not received stays in the channel until the last sender is dropped too.
+    impl<T> Drop for Receiver<T> {
+        fn drop(&mut self) {
+            self.0.lock().has_receiver = false;
+            self.0.left.notify_all();
         }
     }
 }

@@ -1,10 +1,11 @@
-//! The database's writer, its queue and its group commits.
+//! The database's writer: its channel, its callers and its group commits.
 
 use std::sync::Mutex as Seen;
 
 use shuttle::thread;
-use tnv_model::db::writer::{CommitFault, Engine, Fault, Writer, Written};
-use tnv_model::db::{Sql, Value};
+use tnv_model::db::engine::{CommitError, Engine, TransactionError};
+use tnv_model::db::group_commit::Writer;
+use tnv_model::db::{Sql, Value, Written};
 use tnv_model::error::{Error, ErrorKind, Result};
 use tnv_model::scenario::check;
 use tnv_model::sync::{self, Arc, chance};
@@ -21,7 +22,7 @@ struct Unreliable {
 }
 
 fn error() -> Error {
-    Error::new(ErrorKind::Unavailable, "as the scenario wants it")
+    Error::new(ErrorKind::Unavailable, "as the scenario asks")
 }
 
 fn integer(params: &[Value]) -> i64 {
@@ -32,23 +33,27 @@ fn integer(params: &[Value]) -> i64 {
 }
 
 impl Engine for Unreliable {
-    fn enter(&mut self) -> Result<()> {
+    fn acquire_write_lock(&mut self) -> Result<()> {
         if chance(16) { Err(error()) } else { Ok(()) }
     }
 
-    fn leave(&mut self) {}
+    fn release_write_lock(&mut self) {}
 
-    fn begin(&mut self) -> std::result::Result<(), Fault> {
+    fn begin(&mut self) -> std::result::Result<(), TransactionError> {
         assert!(self.open.is_empty(), "a transaction was left open");
-        if chance(16) { Err(Fault::Lost(error())) } else { Ok(()) }
+        if chance(16) { Err(TransactionError::ConnectionLost(error())) } else { Ok(()) }
     }
 
-    fn execute(&mut self, _: &'static Sql, params: &[Value]) -> std::result::Result<Written, Fault> {
+    fn execute(
+        &mut self,
+        _: &'static Sql,
+        params: &[Value],
+    ) -> std::result::Result<Written, TransactionError> {
         thread::yield_now();
         if chance(8) {
             return Err(match chance(2) {
-                true => Fault::Refused(Error::new(ErrorKind::Exists, "as the scenario wants it")),
-                false => Fault::Conflict(error()),
+                true => TransactionError::Refused(Error::new(ErrorKind::Exists, "as the scenario asks")),
+                false => TransactionError::Conflict(error()),
             });
         }
         self.open.push(integer(params));
@@ -59,26 +64,30 @@ impl Engine for Unreliable {
         rows.min(2)
     }
 
-    fn insert_rows(&mut self, _: &'static Sql, rows: &[&[Value]]) -> std::result::Result<(), Fault> {
+    fn insert_rows(
+        &mut self,
+        _: &'static Sql,
+        rows: &[&[Value]],
+    ) -> std::result::Result<(), TransactionError> {
         if chance(8) {
-            return Err(Fault::Refused(error()));
+            return Err(TransactionError::Refused(error()));
         }
         self.open.extend(rows.iter().map(|row| integer(row)));
         Ok(())
     }
 
-    fn commit(&mut self) -> std::result::Result<(), CommitFault> {
+    fn commit(&mut self) -> std::result::Result<(), CommitError> {
         thread::yield_now();
         let open = std::mem::take(&mut self.open);
         if chance(8) {
-            return Err(CommitFault::RolledBack(Fault::Lost(error())));
+            return Err(CommitError::RolledBack(TransactionError::ConnectionLost(error())));
         }
         let is_unknown = chance(8);
         // Where its outcome is unknown it has taken effect, or not.
         if !is_unknown || chance(2) {
             self.disk.lock().unwrap().extend(open);
         }
-        if is_unknown { Err(CommitFault::Unknown(error())) } else { Ok(()) }
+        if is_unknown { Err(CommitError::Unknown(error())) } else { Ok(()) }
     }
 
     fn rollback(&mut self) {
@@ -91,7 +100,7 @@ impl Engine for Unreliable {
 }
 
 #[test]
-fn what_an_answer_says_is_true_then_and_for_ever() {
+fn an_answer_is_true_and_stays_true() {
     check(|faults| {
         let disk = Disk::default();
         let writer =
@@ -108,9 +117,9 @@ fn what_an_answer_says_is_true_then_and_for_ever() {
                         let is_there = match &answer {
                             Ok(_) => true,
                             Err(error) if error.kind() != ErrorKind::OutcomeUnknown => false,
-                            // Once the writer has finished what it had begun, the database tells the truth.
+                            // Once the writer has finished what it had begun, the database shows which.
                             Err(_) => {
-                                if writer.settle(std::time::Duration::from_secs(60)).is_err() {
+                                if writer.wait_for_begun(std::time::Duration::from_secs(60)).is_err() {
                                     continue;
                                 }
                                 has()

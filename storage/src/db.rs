@@ -302,8 +302,8 @@ impl Db {
     pub fn paths_for_certain(&self, table: usize, from: &str, to: Option<&str>) -> Result<Vec<String>> {
         let statements = &STATEMENTS[table];
         let rows = match to {
-            Some(to) => self.database.read_certain(&statements.paths_to, &[from.into(), to.into()]),
-            None => self.database.read_certain(&statements.paths_after, &[from.into()]),
+            Some(to) => self.database.read_confirmed(&statements.paths_to, &[from.into(), to.into()]),
+            None => self.database.read_confirmed(&statements.paths_after, &[from.into()]),
         };
         rows?.iter().map(|row| Ok(self.name(row.opt_text(0)?.unwrap_or_default()))).collect()
     }

@@ -2,25 +2,27 @@
 //! [`Database`] that the servers use without knowing which.
 //!
 //! - `schema`: how a server declares its tables and statements.
-//! - `value`: parameters and rows.
+//! - `value`: parameters, rows, and what a write did.
 //! - `charset`: how names beyond ASCII stand in the tables.
-//! - `writer`, `queue`: the one thread that commits, in groups, and how statements and answers pass between
-//!   it and its callers.
+//! - `group_commit`: the one thread that writes, in groups, what its callers ask for.
+//! - `statement`: what it takes from a caller, and the caller's answer.
+//! - `engine`: what it needs of a database.
 //! - `semaphore`: how many workers may wait for the database at once.
 //! - `pool`, `mysql`, `sqlite`: connections, and the two databases.
 //!
 //! All statements are prepared; values reach the database as parameters and never as SQL.
 
 mod charset;
+mod engine;
+mod group_commit;
 mod mysql;
 mod pool;
-mod queue;
 mod schema;
 pub mod semaphore;
 mod settings;
 mod sqlite;
+mod statement;
 mod value;
-mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,20 +30,16 @@ use std::time::Duration;
 pub use charset::Charset;
 pub use schema::{Column, Index, Schema, Sql, Table};
 pub use settings::{DbSettings, Password, Tls, TlsMode};
-pub use value::{Row, Value};
-pub use writer::Written;
+pub use value::{Row, Value, Written};
 
+use self::group_commit::Writer;
 use self::mysql::Mysql;
 use self::sqlite::Sqlite;
-use self::writer::Writer;
 use crate::error::Result;
 use crate::net::stop::Stop;
 
-/// No answer has more rows than this: the largest ask for one user's, one file's, or all groups.
-const ROWS_MAX: usize = 100_000;
-
-/// How long a certain answer waits for the writer to finish what it has begun.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a confirmed read waits for the groups that the writer has begun.
+const BEGUN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An open database. Clones share it.
 #[derive(Clone)]
@@ -61,11 +59,11 @@ enum Reader {
 }
 
 impl Database {
-    /// Opens the database and makes what of it is missing: the database, its tables, and the
-    /// columns and indexes that an existing deployment's tables lack.
+    /// Opens the database and creates what is missing: the database, its tables, and the columns and indexes that
+    /// an existing deployment's tables lack.
     ///
-    /// A MySQL server that cannot be reached is waited for, two minutes at most or until `stop` is
-    /// set; one that refuses is an error at once.
+    /// Waits for a MySQL server that cannot be reached, two minutes at most or until `stop` is set; one
+    /// that refuses is an error at once.
     pub fn open(settings: &DbSettings, schema: &'static Schema, stop: &Stop) -> Result<Database> {
         let (writer, reader) = if settings.is_embedded() {
             let (sqlite, engine) = Sqlite::open(&settings.directory, schema, settings.durable)?;
@@ -77,8 +75,8 @@ impl Database {
         Ok(Database { shared: Arc::new(Shared { writer, reader }) })
     }
 
-    /// Whether the database could be opened, and what it is. Makes and changes nothing, waits for
-    /// nothing but one round of connecting.
+    /// Whether the database can be opened, and what it is. Creates and changes nothing, and tries each
+    /// address once.
     pub fn probe(settings: &DbSettings, schema: &'static Schema) -> Result<String> {
         match settings.is_embedded() {
             true => Sqlite::probe(&settings.directory, schema),
@@ -86,13 +84,12 @@ impl Database {
         }
     }
 
-    /// Whether the database is there as far as that can be told without connecting: opening an embedded
-    /// one makes it.
+    /// Whether the database may exist. It does not connect, since opening an embedded database creates it.
     pub fn may_exist(settings: &DbSettings, schema: &'static Schema) -> bool {
         !settings.is_embedded() || Sqlite::exists(&settings.directory, schema)
     }
 
-    /// Which database this is, for the one line of the start.
+    /// Which database this is, for the log line of the start.
     pub fn describe(&self) -> String {
         match &self.shared.reader {
             Reader::Mysql(mysql) => mysql.describe(),
@@ -109,8 +106,8 @@ impl Database {
     }
 
     /// The rows of a query, with names as they stand in the table, in the parameters too: for walks through a
-    /// table in the order of its key, which must meet each row whatever character set its name was written in.
-    /// [`Database::name`] makes a name of one.
+    /// table in the order of its key, which must meet each row whatever the character set of its name.
+    /// [`Database::name`] decodes one.
     pub fn read_stored(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
         match &self.shared.reader {
             Reader::Mysql(mysql) => mysql.read_stored(sql, params),
@@ -144,27 +141,27 @@ impl Database {
         self.shared.writer.write(sql, params)
     }
 
-    /// Whether the query finds no row, for certain: no write of unknown outcome, of this process or
+    /// Whether the query finds no row, as a confirmed read: no write of unknown outcome, of this process or
     /// of one that was killed, can make the row appear after `Ok(true)`. In MySQL the query must be a
     /// locking read (`LOCK IN SHARE MODE`), which waits for transactions that are still open. Where
-    /// it cannot be told for certain: an error.
+    /// a server cannot be asked: an error.
     pub fn is_absent(&self, sql: &'static Sql, params: &[Value]) -> Result<bool> {
-        Ok(self.certain(sql, params, true)?.is_empty())
+        Ok(self.confirmed(sql, params, true)?.is_empty())
     }
 
-    /// The rows of a query, so that what is not among them is absent for certain, in the sense and
-    /// under the conditions of [`Database::is_absent`]. Of several servers' rows it gives all. Names are as in
+    /// The rows of a confirmed read: a row that is not among them is absent, in the sense and under the
+    /// conditions of [`Database::is_absent`]. It gives the rows of all servers. Names are as in
     /// [`Database::read_stored`].
-    pub fn read_certain(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
-        self.certain(sql, params, false)
+    pub fn read_confirmed(&self, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
+        self.confirmed(sql, params, false)
     }
 
     /// `any`: the rows of one server are enough, and names are not those of the table.
-    fn certain(&self, sql: &'static Sql, params: &[Value], any: bool) -> Result<Vec<Row>> {
-        self.shared.writer.settle(SETTLE_TIMEOUT)?;
+    fn confirmed(&self, sql: &'static Sql, params: &[Value], any: bool) -> Result<Vec<Row>> {
+        self.shared.writer.wait_for_begun(BEGUN_TIMEOUT)?;
         match &self.shared.reader {
-            Reader::Mysql(mysql) => mysql.read_certain(sql, params, any),
-            Reader::Sqlite(sqlite) => sqlite.read_certain(sql, params),
+            Reader::Mysql(mysql) => mysql.read_confirmed(sql, params, any),
+            Reader::Sqlite(sqlite) => sqlite.read_confirmed(sql, params),
         }
     }
 }

@@ -3,6 +3,9 @@
 use crate::error::Result;
 use crate::fail;
 
+/// No answer has more rows than this: the largest are for one user's, one file's, or all groups.
+pub const ROWS_MAX: usize = 100_000;
+
 /// One parameter or one column of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
@@ -157,6 +160,17 @@ impl Row {
             other => fail!(Internal, "column {column} is {}, want bytes", kind(other)),
         }
     }
+}
+
+/// What a statement that was committed did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Rows inserted, changed or deleted. MySQL does not count a row that an UPDATE leaves as it
+    /// was (and counts 2 for an ON DUPLICATE KEY UPDATE that changes one); SQLite counts it.
+    pub affected: u64,
+    /// What the statement gave LAST_INSERT_ID in MySQL; in SQLite the first column of what it is
+    /// RETURNING; or 0. What an AUTO_INCREMENT column gave is not told.
+    pub last_id: u64,
 }
 
 fn kind(value: &Value) -> &'static str {
