@@ -59,11 +59,6 @@ impl<I> Content<I> {
         Content { pieces: Vec::new(), source: None, at: 0, sent: 0, left: 0, loaded: None }
     }
 
-    /// These bytes.
-    pub fn text(text: String) -> Content<I> {
-        Content { left: text.len() as u64, pieces: vec![Piece::Text(text)], ..Content::none() }
-    }
-
     /// These pieces, of this file.
     pub fn of(pieces: Vec<Piece>, source: Source<I>) -> Content<I> {
         let left = pieces.iter().map(Piece::bytes).sum();

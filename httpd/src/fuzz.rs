@@ -5,6 +5,10 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tnv_common::http::StatusCode;
+use tnv_common::http::refusal::Refusal;
+use tnv_common::http::request_head::{self, HEAD_BYTES_MAX, HEADERS_MAX, RequestHead};
+use tnv_common::http::response::{self, Connection, Part, header};
 use tnv_common::proto::tnv::storage::{Stat, Unique};
 use tnv_common::proto::{AppId, UserId};
 use tnv_common::text::is_harmful;
@@ -12,12 +16,10 @@ use tnv_common::text::is_harmful;
 use crate::conditional::{Conditions, Validator, Verdict};
 use crate::content::Piece;
 use crate::globals::Owner;
-use crate::head::{self, HEAD_BYTES_MAX, HEADERS_MAX, Head};
 use crate::kind::Kind;
 use crate::media;
 use crate::range::{self, Selection};
-use crate::service;
-use crate::status::{Headers, Refusal};
+use crate::service::{self, HEADERS_USED};
 use crate::target;
 
 /// Longest sentence of a refusal.
@@ -28,37 +30,45 @@ fn check_refusal(refusal: &Refusal) {
     let text = &refusal.text;
     assert!(!text.is_empty() && text.len() <= TEXT_BYTES_MAX && !text.contains(is_harmful), "{text:?}");
     assert!(matches!(refusal.status.0, 400..=599));
-    check_headers(&refusal.response().0);
+    let written = response::write(refusal.response(), Part::All, Connection::Close);
+    let (head, body) = written.bytes.split_at(written.head_bytes);
+    check_headers(head);
+    assert!(body.ends_with(format!(": {text}\n").as_bytes()));
 }
 
-/// The head of an answer without its empty line: no value in it begins a line of its own.
+/// The head of a response: no value in it begins a line of its own.
 fn check_headers(head: &[u8]) {
     let text = std::str::from_utf8(head).expect("a head of text");
-    let lines = text.strip_suffix("\r\n").expect("a whole line at the end");
+    let lines = text.strip_suffix("\r\n\r\n").expect("an empty line at the end");
     for line in lines.split("\r\n") {
         assert!(!line.is_empty() && !line.contains(is_harmful), "{line:?}");
     }
 }
 
-/// What the gate reads off a connection.
+/// What the front end receives from a connection.
 pub fn http_head(data: &[u8]) {
+    let parse = |bytes: &[u8]| request_head::parse(bytes, &HEADERS_USED);
     let data = &data[..data.len().min(HEAD_BYTES_MAX)];
-    match head::parse(data) {
+    match parse(data) {
         Ok(Some((head, length))) => {
             let (text, before) = (&data[..length], &data[..length - 1]);
-            assert_eq!(head::parse(text), Ok(Some((head.clone(), length))), "what follows has no part in it");
-            assert_eq!(head::parse(before), Ok(None), "nor does it end earlier");
+            let again = parse(text).expect("a head").expect("a whole head");
+            assert_eq!(
+                format!("{again:?}"),
+                format!("{:?}", (&head, length)),
+                "the bytes after it change it"
+            );
+            assert!(matches!(parse(before), Ok(None)), "it ends earlier");
             check_unambiguous(text, &head);
-            check_passed_on(&head);
+            check_kept(&head);
         }
-        Ok(None) => assert!(data.len() < HEAD_BYTES_MAX, "it is waited for more than a head may have"),
+        Ok(None) => assert!(data.len() < HEAD_BYTES_MAX, "more is awaited than a head may have"),
         Err(refusal) => check_refusal(&refusal),
     }
 }
 
-/// Reads the head once more, in the strictest way: there is but one way to see where it and its body
-/// end.
-fn check_unambiguous(text: &[u8], head: &Head) {
+/// Parses the head again in the strictest way: its end and its body's end are unambiguous.
+fn check_unambiguous(text: &[u8], head: &RequestHead) {
     let text: Vec<char> = text.iter().map(|&byte| char::from(byte)).collect();
     let text: String = text.into_iter().collect();
     let lines: Vec<&str> = text.split("\r\n").skip_while(|line| line.is_empty()).collect();
@@ -84,20 +94,21 @@ fn check_unambiguous(text: &[u8], head: &Head) {
     let says_body = !codings.is_empty() || lengths.iter().any(|length| length.contains(|c| c != '0'));
     assert_eq!(head.has_body, says_body, "{text:?}");
     assert!(!(head.has_body && head.keep_alive), "the bytes of a body could become a request");
-    assert!(values("host").len() == 1 || (head.is_http_10 && values("host").is_empty()));
+    assert!(values("host").len() == 1 || (head.version == (1, 0) && values("host").is_empty()));
 }
 
-/// What goes on to the service are words without anything that ends a line.
-fn check_passed_on(head: &Head) {
-    let Head { method, target, passed, .. } = head;
+/// The service gets words without line ends.
+fn check_kept(head: &RequestHead) {
+    let RequestHead { method, target, headers, .. } = head;
     assert!(target.starts_with('/') || target == "*", "{target:?}");
-    for word in [method, target] {
+    for word in [method.as_str(), target] {
         assert!(word.bytes().all(|byte| byte.is_ascii_graphic()), "{word:?}");
     }
-    for (at, (name, value)) in passed.iter().enumerate() {
-        assert!(*name == "Range" || name.starts_with("If-"));
+    for (at, header) in headers.iter().enumerate() {
+        let (field, value) = (header.field.as_str().as_str(), header.value.as_str());
+        assert!(HEADERS_USED.contains(&field));
         assert!(value.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{value:?}");
-        assert!(passed[..at].iter().all(|(before, _)| before != name), "{name} twice");
+        assert!(headers[..at].iter().all(|before| before.field != header.field), "{field} twice");
     }
 }
 
@@ -122,10 +133,12 @@ pub fn http_target(data: &[u8]) {
         None => format!("/files/{parts}"),
     };
     let again = again + if found.download { "?download" } else { "" };
-    assert_eq!(target::parse(&again, &owner()).as_ref(), Ok(&found), "{again}");
+    assert_eq!(target::parse(&again, &owner()).ok().as_ref(), Some(&found), "{again}");
     let name = name.unwrap_or(file.fileid.as_str());
     if let Some(kind) = Kind::of_name(name) {
-        check_headers(format!("Content-Type: {}\r\n", kind.content_type()).as_bytes());
+        let headers = vec![header("Content-Type", kind.content_type())];
+        let response = response::with_length(StatusCode(200), headers, 0);
+        check_headers(&response::write(response, Part::Head, Connection::Default).bytes);
     }
     check_disposition(&media::disposition(found.download, name));
 }
@@ -155,15 +168,13 @@ pub fn http_range(data: &[u8]) {
         assert!(parts.iter().all(|part| part.first <= part.last && part.last < size), "{parts:?}");
         assert!(sorted.is_sorted_by(|a, b| a.last < b.first), "{parts:?} overlap");
     }
-    let mut headers = Headers::new();
+    let mut headers = Vec::new();
     let kind = Kind::of_name("x.mp4").expect("a known kind");
     match service::content(Some(&header), size, kind, &mut headers) {
         Ok((_, pieces)) => {
-            let bytes = pieces.iter().map(Piece::bytes).sum::<u64>().to_string();
-            let value = |name: &str| headers.iter().find(|(found, _)| *found == name).map(|(_, value)| value);
-            assert_eq!(value("Content-Length"), Some(&bytes));
-            if let ([Piece::File(part)], Some(text)) = (&pieces[..], value("Content-Range")) {
-                assert_eq!(*text, format!("bytes {}-{}/{size}", part.first, part.last));
+            let found = headers.iter().find(|header| header.field.equiv("Content-Range"));
+            if let ([Piece::File(part)], Some(header)) = (&pieces[..], found) {
+                assert_eq!(header.value.as_str(), format!("bytes {}-{}/{size}", part.first, part.last));
             }
         }
         Err(refusal) => check_refusal(&refusal),

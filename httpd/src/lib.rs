@@ -6,22 +6,22 @@
 //! `media`), and answers (`status`); the gate relays the answer (`relay`) and its `content`, in `pieces` that
 //! suit the crowd.
 
+mod access_log;
 mod conditional;
 mod content;
 mod files;
+mod front_end;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
-mod gate;
 mod globals;
-mod head;
 mod kind;
 mod media;
 mod pieces;
 mod range;
-mod relay;
+mod response_writer;
 mod server;
 mod service;
-mod status;
+mod status_code;
 mod target;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The HTTP server's beginning and end: gate, service and client, put together.
+//! The HTTP server's beginning and end: front end, service and client, put together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tnv_common::net::event_loop;
 use tnv_common::net::stop::Stop;
 use tnv_common::net::{listen, resolve};
 
-use crate::gate::Gate;
+use crate::front_end::FrontEnd;
 use crate::globals::Settings;
 use crate::service::FileService;
 
@@ -44,8 +44,8 @@ impl daemon::Server for HttpServer {
             Options { route_cache: ROUTE_CACHE, idle_per_server_max: common.threads, ..Options::default() };
         let client = Client::new(&settings.trackers, options)?;
         let service = FileService::new(client, settings.owner).with_links(settings.links);
-        let gate = Arc::new(Gate::new(service, stop.clone()));
+        let front_end = Arc::new(FrontEnd::new(service, stop.clone()));
         let ready = || daemon::ready(Part::Httpd, address);
-        event_loop::run_announced(listener, &common.server(Part::Httpd), gate, stop, ready)
+        event_loop::run_announced(listener, &common.server(Part::Httpd), front_end, stop, ready)
     }
 }

@@ -6,6 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tnv_common::auth::signed_link::{LinkFault, LinkSecrets};
 use tnv_common::error::{Error, ErrorKind, Result};
+use tnv_common::http::refusal::Refusal;
+use tnv_common::http::request_head::RequestHead;
+use tnv_common::http::response::{self, Response, header};
+use tnv_common::http::{Header, Method, StatusCode, status_code};
 use tnv_common::limits::COPY_BYTES;
 use tnv_common::proto::tnv::file_key::Triple;
 use tnv_common::proto::tnv::storage::Stat;
@@ -14,12 +18,11 @@ use crate::conditional::{Conditions, Validator, Verdict};
 use crate::content::{Content, Piece, Source};
 use crate::files::Files;
 use crate::globals::Owner;
-use crate::head::Head;
 use crate::kind::{Kind, SNIFF_BYTES};
 use crate::media::{self, Remembered};
 use crate::pieces::{self, Buffer, Buffers, PIECE_BYTES};
 use crate::range::{self, Part, Selection};
-use crate::status::{Headers, Refusal, Status};
+use crate::status_code::refusal_of;
 use crate::target::{self, Target};
 
 /// The service, on files from wherever.
@@ -34,21 +37,25 @@ pub struct FileService<F> {
     under_way: AtomicUsize,
 }
 
-/// A request, as far as it matters here.
+/// The header lines of a request that the service uses.
+pub const HEADERS_USED: [&str; 6] =
+    ["Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"];
+
+/// A request, as the service uses it.
 #[derive(Clone, Copy, Debug, Default)]
-struct Asked<'a> {
+struct Request<'a> {
     is_head: bool,
     target: &'a str,
     range: Option<&'a str>,
     conditions: Conditions<'a>,
-    /// All of the file, whatever it is.
+    /// It asks for all of the file without a condition.
     is_plain: bool,
 }
 
-impl<'a> Asked<'a> {
-    fn new(head: &'a Head) -> Asked<'a> {
-        let is_head = head.method == "HEAD";
-        Asked {
+impl<'a> Request<'a> {
+    fn new(head: &'a RequestHead) -> Request<'a> {
+        let is_head = head.method == Method::Head;
+        Request {
             is_head,
             target: &head.target,
             range: head.value("Range"),
@@ -59,23 +66,13 @@ impl<'a> Asked<'a> {
                 if_unmodified_since: head.value("If-Unmodified-Since"),
                 if_range: head.value("If-Range"),
             },
-            is_plain: head.passed.is_empty() && !is_head,
+            is_plain: head.headers.is_empty() && !is_head,
         }
     }
 }
 
-/// An answer that has been planned.
-pub struct Plan<I> {
-    /// The status.
-    pub status: Status,
-    /// The header lines that are the service's to say.
-    pub headers: Headers,
-    /// The content, the first of which is here.
-    pub content: Content<I>,
-}
-
 /// A file that was looked up, and its first bytes where they were read together with that.
-struct Found<I> {
+struct OpenFile<I> {
     info: I,
     first: Option<(Buffer, usize)>,
 }
@@ -108,13 +105,13 @@ impl<F: Files> FileService<F> {
     }
 
     /// Whether the link counts. Asked before the file is: whoever has none learns nothing of it.
-    fn check_link(&self, asked: &Asked<'_>, file: &Triple) -> std::result::Result<(), Refusal> {
+    fn check_link(&self, request: &Request<'_>, file: &Triple) -> std::result::Result<(), Refusal> {
         let Some(links) = self.links.as_ref() else { return Ok(()) };
-        let query = asked.target.split_once('?').map_or("", |(_, query)| query);
+        let query = request.target.split_once('?').map_or("", |(_, query)| query);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         links.check(file, query, now).map_err(|fault| match fault {
-            LinkFault::Forged(why) => Refusal::new(Status::FORBIDDEN, why),
-            LinkFault::Expired => Refusal::new(Status::GONE, "the link has expired; ask for a new one"),
+            LinkFault::Forged(why) => Refusal::new(status_code::FORBIDDEN, why),
+            LinkFault::Expired => Refusal::new(status_code::GONE, "the link has expired; ask for a new one"),
         })
     }
 
@@ -125,20 +122,20 @@ impl<F: Files> FileService<F> {
     }
 
     /// Answers a GET or HEAD.
-    pub fn answer(&self, head: &Head) -> std::result::Result<Plan<F::Info>, Refusal> {
-        let asked = Asked::new(head);
-        let target = target::parse(asked.target, &self.owner)?;
-        self.check_link(&asked, &target.file)?;
+    pub fn answer(&self, head: &RequestHead) -> std::result::Result<(Response, Content<F::Info>), Refusal> {
+        let request = Request::new(head);
+        let target = target::parse(request.target, &self.owner)?;
+        self.check_link(&request, &target.file)?;
         let failed = |error| refusal(&target.file, &error);
-        let Found { info, first } = self.find(&asked, &target.file).map_err(failed)?;
+        let OpenFile { info, first } = self.find(&request, &target.file).map_err(failed)?;
         let (size, now) = (F::size(&info), SystemTime::now());
         let validator = F::stat(&info).map(|stat| Validator::new(&stat, now));
         let mut headers = validator_headers(validator.as_ref());
-        let (status, pieces) = match asked.conditions.judge(validator.as_ref()) {
-            Verdict::NotModified => (Status::NOT_MODIFIED, vec![]),
+        let (status, pieces) = match request.conditions.judge(validator.as_ref()) {
+            Verdict::NotModified => (status_code::NOT_MODIFIED, vec![]),
             Verdict::Failed => {
                 return Err(Refusal::new(
-                    Status::PRECONDITION_FAILED,
+                    status_code::PRECONDITION_FAILED,
                     "the file is not the one that was meant",
                 ));
             }
@@ -146,13 +143,15 @@ impl<F: Files> FileService<F> {
                 let kind = self.kind(&target, &info, first.as_ref()).map_err(failed)?;
                 headers.extend(kind_headers(&target, kind));
                 // Ranges are defined for GET alone.
-                let range = asked.range.filter(|_| !asked.is_head);
-                let range = range.filter(|_| asked.conditions.range_counts(validator.as_ref(), now));
+                let range = request.range.filter(|_| !request.is_head);
+                let range = range.filter(|_| request.conditions.range_counts(validator.as_ref(), now));
                 content(range, size, kind, &mut headers)?
             }
         };
-        if asked.is_head || pieces.is_empty() {
-            return Ok(Plan { status, headers, content: Content::none() });
+        let body_bytes = pieces.iter().map(Piece::bytes).sum();
+        let response = response::with_length(status, headers, body_bytes);
+        if request.is_head || pieces.is_empty() {
+            return Ok((response, Content::none()));
         }
         let file = target.file.clone();
         let mut content = Content::of(pieces, Source { file, info });
@@ -160,17 +159,17 @@ impl<F: Files> FileService<F> {
             Some((buffer, bytes)) => content = content.with_first(buffer, bytes),
             None => self.load(&mut content, PIECE_BYTES).map_err(failed)?,
         }
-        Ok(Plan { status, headers, content })
+        Ok((response, content))
     }
 
     /// Looks the file up; where all of it is asked for, its first piece comes with that.
-    fn find(&self, asked: &Asked<'_>, file: &Triple) -> Result<Found<F::Info>> {
-        if !asked.is_plain {
-            return Ok(Found { info: self.files.look_up(file)?, first: None });
+    fn find(&self, request: &Request<'_>, file: &Triple) -> Result<OpenFile<F::Info>> {
+        if !request.is_plain {
+            return Ok(OpenFile { info: self.files.look_up(file)?, first: None });
         }
         let mut buffer = self.buffers.take(self.piece_bytes(COPY_BYTES));
         let (info, bytes) = self.files.open(file, &mut buffer)?;
-        Ok(Found { info, first: Some((buffer, bytes)) })
+        Ok(OpenFile { info, first: Some((buffer, bytes)) })
     }
 
     /// Loads the next bytes of an answer's content, at most so many at once.
@@ -223,24 +222,24 @@ fn refusal(file: &Triple, error: &Error) -> Refusal {
         ErrorKind::NotFound | ErrorKind::Invalid => log::debug!("{error}"),
         _ => log::warn!("file {} of {}: {error}", file.fileid, file.userid),
     }
-    Refusal::from(error)
+    refusal_of(error)
 }
 
 /// The header lines that say which upload it is. What a client keeps it must ask about each time:
 /// the same ID may stand for another upload tomorrow, or for none.
-fn validator_headers(validator: Option<&Validator>) -> Headers {
-    let mut headers: Headers = vec![("Cache-Control", "no-cache".to_owned())];
+fn validator_headers(validator: Option<&Validator>) -> Vec<Header> {
+    let mut headers = vec![header("Cache-Control", "no-cache")];
     if let Some(validator) = validator {
-        headers.push(("ETag", validator.etag.clone()));
+        headers.push(header("ETag", validator.etag.as_str()));
         if let Some(modified) = validator.modified {
-            headers.push(("Last-Modified", httpdate::fmt_http_date(modified)));
+            headers.push(header("Last-Modified", httpdate::fmt_http_date(modified)));
         }
     }
     headers
 }
 
 /// The header lines that say what it is, and keep a browser from running it.
-fn kind_headers(target: &Target, kind: Kind) -> Headers {
+fn kind_headers(target: &Target, kind: Kind) -> Vec<Header> {
     let is_attachment = target.download || !kind.is_shown;
     let named;
     let name = match &target.name {
@@ -251,13 +250,13 @@ fn kind_headers(target: &Target, kind: Kind) -> Headers {
             &named
         }
     };
-    let mut headers: Headers = vec![
-        ("X-Content-Type-Options", "nosniff".to_owned()),
-        ("Content-Disposition", media::disposition(is_attachment, name)),
+    let mut headers = vec![
+        header("X-Content-Type-Options", "nosniff"),
+        header("Content-Disposition", media::disposition(is_attachment, name)),
     ];
     if !kind.is_shown {
         // Should a browser show it in spite of all that, then as nobody's, and without scripts.
-        headers.push(("Content-Security-Policy", "sandbox; default-src 'none'".to_owned()));
+        headers.push(header("Content-Security-Policy", "sandbox; default-src 'none'"));
     }
     headers
 }
@@ -267,35 +266,33 @@ pub fn content(
     range: Option<&str>,
     size: u64,
     kind: Kind,
-    headers: &mut Headers,
-) -> std::result::Result<(Status, Vec<Piece>), Refusal> {
+    headers: &mut Vec<Header>,
+) -> std::result::Result<(StatusCode, Vec<Piece>), Refusal> {
     let selection = range.map_or(Selection::Whole, |range| range::select(range, size));
     let (status, content_type, content) = match selection {
         Selection::Unsatisfiable => {
             let text = format!("the file has {size} bytes, and none of those that the Range asks for");
-            let mut refusal = Refusal::new(Status::RANGE_NOT_SATISFIABLE, text);
-            refusal.headers.push(("Content-Range", format!("bytes */{size}")));
-            return Err(refusal);
+            let refusal = Refusal::new(status_code::RANGE_NOT_SATISFIABLE, text);
+            return Err(refusal.with_header(header("Content-Range", format!("bytes */{size}"))));
         }
         Selection::Whole => {
             let whole = size.checked_sub(1).map(|last| Piece::File(Part { first: 0, last }));
-            (Status::OK, kind.content_type(), whole.into_iter().collect())
+            (status_code::OK, kind.content_type(), whole.into_iter().collect())
         }
         Selection::Parts(parts) => match parts[..] {
             [part] => {
-                headers.push(("Content-Range", content_range(part, size)));
-                (Status::PARTIAL_CONTENT, kind.content_type(), vec![Piece::File(part)])
+                headers.push(header("Content-Range", content_range(part, size)));
+                (status_code::PARTIAL_CONTENT, kind.content_type(), vec![Piece::File(part)])
             }
             _ => {
                 let boundary = format!("tnv{:032x}", rand::random::<u128>());
                 let content_type = format!("multipart/byteranges; boundary={boundary}");
-                (Status::PARTIAL_CONTENT, content_type, multipart(&parts, size, kind, &boundary))
+                (status_code::PARTIAL_CONTENT, content_type, multipart(&parts, size, kind, &boundary))
             }
         },
     };
-    headers.push(("Accept-Ranges", "bytes".to_owned()));
-    headers.push(("Content-Type", content_type));
-    headers.push(("Content-Length", content.iter().map(Piece::bytes).sum::<u64>().to_string()));
+    headers.push(header("Accept-Ranges", "bytes"));
+    headers.push(header("Content-Type", content_type));
     Ok((status, content))
 }
 

@@ -5,11 +5,12 @@
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
+use tnv_common::http::refusal::Refusal;
+use tnv_common::http::status_code;
 use tnv_common::proto::tnv::file_key::Triple;
 use tnv_common::proto::{AppId, FileId, UserId};
 
 use crate::globals::Owner;
-use crate::status::{Refusal, Status};
 
 /// What a target means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub fn parse(target: &str, owner: &Owner) -> Result<Target, Refusal> {
         _ => return Err(no_such_place()),
     };
     Ok(Target {
-        file: file.map_err(|error| Refusal::new(Status::BAD_REQUEST, error.message()))?,
+        file: file.map_err(|error| Refusal::new(status_code::BAD_REQUEST, error.message()))?,
         name: name.filter(|name| !name.is_empty()).map(decorating),
         download: query.split('&').any(|item| item == "download" || item.starts_with("download=")),
     })
@@ -56,7 +57,7 @@ fn decode(part: &str) -> Result<Cow<'_, str>, Refusal> {
     match percent_decode_str(part).decode_utf8() {
         Ok(text) if !text.contains('\0') => Ok(text),
         _ => Err(Refusal::new(
-            Status::BAD_REQUEST,
+            status_code::BAD_REQUEST,
             "the path is not percent-encoded UTF-8, or has a NUL in it",
         )),
     }
@@ -70,7 +71,7 @@ fn decorating(name: &str) -> String {
 
 fn no_such_place() -> Refusal {
     Refusal::new(
-        Status::NOT_FOUND,
+        status_code::NOT_FOUND,
         "files are at /files/FILEID and /files/APPID/USERID/FILEID, with /NAME after it to name a download",
     )
 }

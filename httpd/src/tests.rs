@@ -1,4 +1,4 @@
-//! The whole server but for its storages: raw bytes over real sockets, through the gate and
+//! The whole server but for its storages: raw bytes over real sockets, through the front end and
 //! the service, to files in memory that fail where they are told to.
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ use tnv_common::proto::tnv::storage::{Stat, Unique};
 use tnv_common::proto::{AppId, UserId};
 
 use crate::files::Files;
-use crate::gate::Gate;
+use crate::front_end::FrontEnd;
 use crate::globals::Owner;
 use crate::service::FileService;
 
@@ -153,7 +153,7 @@ impl Running {
         let stop = Stop::new().unwrap();
         let owner = Owner { appid: AppId::new("tnvideo").unwrap(), userid: UserId::new("tnv001").unwrap() };
         let service = FileService::new(Arc::clone(&samples), owner);
-        let gate = Arc::new(Gate::new(service, stop.clone()));
+        let front_end = Arc::new(FrontEnd::new(service, stop.clone()));
         let settings = ServerSettings {
             name: "test",
             threads,
@@ -163,7 +163,7 @@ impl Running {
         };
         let told = stop.clone();
         let thread = thread::spawn(move || {
-            event_loop::run(listener, &settings, gate, &told).unwrap();
+            event_loop::run(listener, &settings, front_end, &told).unwrap();
         });
         Running { address, samples, stop, thread: Some(thread) }
     }
