@@ -6,7 +6,8 @@ use tnv_common::auth::signed_link::without_signature;
 use tnv_common::http::StatusCode;
 use tnv_common::http::request_head::RequestHead;
 
-/// The log shows so much of a target and of a method, and they are kept until the response is sent. Ours are shorter.
+/// The log shows so much of a target and of a method, and they are kept until the response is sent. Ours are
+/// shorter.
 const TARGET_BYTES_MAX: usize = 1 << 10;
 const METHOD_BYTES_MAX: usize = 32;
 

@@ -1,21 +1,21 @@
-//! The HTTP front end: the only module that faces the network. It receives request heads, has the service answer, and
-//! closes connections so that their clients can read the last response. Only work holds a worker: slow heads, paused
-//! viewers and unwanted bodies wait in the event loop, and their connection keeps what is known of them.
+//! The HTTP front end: the only module that faces the network. It receives request heads, has the service
+//! answer, and closes connections so that their clients can read the last response. Only work holds a worker:
+//! slow heads, paused viewers and unwanted bodies wait in the event loop, and their connection keeps what is
+//! known of them.
 //!
 //! A connection:
 //!
 //! ```text
-//!          whole head, or refused           written, stays open
-//!  ReadingHead ─────────────────▶ Responding ─────────────────▶ ReadingHead
-//!   │ client closed, or            │      │
-//!   │ idle, or head too late       │      │ written, to be closed, and the client sent more
-//!   ▼                              │      ▼
-//!  closed ◀────────────────────────┘    LingeringClose ──▶ closed: client closed, time-out, or enough read
-//!           written, to be closed,
-//!           or the response failed
+//!  ReadingHead ────┬── head whole, or refused ────────────────────▶ Responding
+//!                  └── client closed, idle, or head late ─────────▶ closed
+//!  Responding ─────┬── sent, kept alive ──────────────────────────▶ ReadingHead
+//!                  ├── sent, not kept alive, client sent no more ─▶ closed
+//!                  ├── sent, not kept alive, else ────────────────▶ LingeringClose
+//!                  └── failed ────────────────────────────────────▶ closed
+//!  LingeringClose ──── client closed, time-out, or enough read ───▶ closed
 //! ```
 //!
-//! Any state → closed, when the connections together hold more memory than [`HELD_BYTES_MAX`].
+//! From every state it is closed when waiting connections hold more memory than [`HELD_BYTES_MAX`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -33,8 +33,8 @@ use tnv_common::net::memory_budget::{Held, MemoryBudget};
 use tnv_common::net::stop::Stop;
 
 use crate::access_log;
-use crate::content::Content;
-use crate::files::Files;
+use crate::download::content::Content;
+use crate::download::files::Files;
 use crate::response_writer::ResponseWriter;
 use crate::service::{FileService, HEADERS_USED};
 use crate::status_code::allow;
@@ -172,7 +172,8 @@ impl<F: Files> FrontEnd<F> {
                         }
                     }
                     Err(failure) => {
-                        // The head is sent, so closing is all that is left: the body is shorter than its length.
+                        // The head is sent, so closing is all that is left: the body is shorter than its
+                        // length.
                         responding.log(Some(&failure.to_string()));
                         return conn.close();
                     }

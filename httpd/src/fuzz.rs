@@ -1,6 +1,5 @@
-//! The fuzzing targets of what strangers send to the HTTP server: heads, targets, ranges and conditions.
-//! cargo-fuzz calls them (`fuzz/README.md`), and so do the tests here, for a bounded while. They are in
-//! no server.
+//! Fuzzing targets for request heads, targets, ranges and conditions. cargo-fuzz runs them
+//! (`fuzz/README.md`), and the tests here run each for a second. They are in no server.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -13,19 +12,20 @@ use tnv_common::proto::tnv::storage::{Stat, Unique};
 use tnv_common::proto::{AppId, UserId};
 use tnv_common::text::is_harmful;
 
-use crate::conditional::{Conditions, Validator, Verdict};
-use crate::content::Piece;
+use crate::download::conditional::{Conditions, Validator, Verdict};
+use crate::download::content::Piece;
+use crate::download::disposition::disposition;
+use crate::download::media::Kind;
+use crate::download::partial;
+use crate::download::range::{self, Selection};
+use crate::download::target;
 use crate::globals::Owner;
-use crate::kind::Kind;
-use crate::media;
-use crate::range::{self, Selection};
-use crate::service::{self, HEADERS_USED};
-use crate::target;
+use crate::service::HEADERS_USED;
 
 /// Longest sentence of a refusal.
 const TEXT_BYTES_MAX: usize = 1000;
 
-/// A sentence for a stranger that can be sent and logged.
+/// A refusal can be sent and logged.
 fn check_refusal(refusal: &Refusal) {
     let text = &refusal.text;
     assert!(!text.is_empty() && text.len() <= TEXT_BYTES_MAX && !text.contains(is_harmful), "{text:?}");
@@ -140,10 +140,10 @@ pub fn http_target(data: &[u8]) {
         let response = response::with_length(StatusCode(200), headers, 0);
         check_headers(&response::write(response, Part::Head, Connection::Default).bytes);
     }
-    check_disposition(&media::disposition(found.download, name));
+    check_disposition(&disposition(found.download, name));
 }
 
-/// One name in quotes that leads nowhere, and perhaps once more in escapes.
+/// A quoted name that cannot leave its directory, and perhaps the same escaped.
 fn check_disposition(value: &str) {
     assert!(value.is_ascii() && value.len() <= 2000 && !value.contains(is_harmful), "{value:?}");
     let (_, rest) = value.split_once("; filename=\"").expect("a name");
@@ -158,7 +158,7 @@ fn check_disposition(value: &str) {
 /// The size of a file and a `Range`.
 pub fn http_range(data: &[u8]) {
     let Some((size, header)) = data.split_first_chunk() else { return };
-    // No storage has, nor client believes in, a larger file.
+    // Neither storages nor clients accept a larger file.
     let size = u64::from_be_bytes(*size) & i64::MAX.cast_unsigned();
     let header = String::from_utf8_lossy(header);
     if let Selection::Parts(parts) = range::select(&header, size) {
@@ -170,7 +170,7 @@ pub fn http_range(data: &[u8]) {
     }
     let mut headers = Vec::new();
     let kind = Kind::of_name("x.mp4").expect("a known kind");
-    match service::content(Some(&header), size, kind, &mut headers) {
+    match partial::plan(Some(&header), size, kind, &mut headers) {
         Ok((_, pieces)) => {
             let found = headers.iter().find(|header| header.field.equiv("Content-Range"));
             if let ([Piece::File(part)], Some(header)) = (&pieces[..], found) {
@@ -199,24 +199,24 @@ pub fn http_conditional(data: &[u8]) {
     let has_tag = |tags: &str| tags.contains(validator.etag.as_str());
     let is_any = |tags: &str| tags.trim() == "*";
 
-    let verdict = conditions.judge(Some(&validator));
+    let verdict = conditions.evaluate(Some(&validator));
     if let Some(tags) = conditions.if_match {
         assert!(verdict == Verdict::Failed || has_tag(tags) || is_any(tags), "{conditions:?}");
         assert!(verdict != Verdict::Failed || tags != validator.etag, "{conditions:?}");
     }
     if verdict == Verdict::NotModified {
-        let told = conditions.if_none_match.map(|tags| has_tag(tags) || is_any(tags));
-        assert!(told.unwrap_or(conditions.if_modified_since.is_some()), "{conditions:?}");
+        let matches = conditions.if_none_match.map(|tags| has_tag(tags) || is_any(tags));
+        assert!(matches.unwrap_or(conditions.if_modified_since.is_some()), "{conditions:?}");
     }
-    // Without a validator only `*` says anything.
-    let plain = conditions.judge(None);
+    // Without a validator only `*` matches.
+    let plain = conditions.evaluate(None);
     assert!(plain != Verdict::NotModified || conditions.if_none_match.is_some_and(is_any));
     assert_eq!(plain == Verdict::Failed, conditions.if_match.is_some_and(|tags| !is_any(tags)));
 
-    let counts = conditions.range_counts(Some(&validator), now);
+    let counts = conditions.range_applies(Some(&validator), now);
     if let Some(wanted) = conditions.if_range {
         assert_eq!(counts, wanted.trim() == validator.etag || is_date_of(wanted, &validator), "{wanted:?}");
-        assert!(!conditions.range_counts(None, now));
+        assert!(!conditions.range_applies(None, now));
     } else {
         assert!(counts);
     }
@@ -231,22 +231,22 @@ mod tests {
     use tnv_tests::fuzz::bounded;
 
     #[test]
-    fn no_head_is_passed_on_that_could_be_read_in_two_ways() {
+    fn every_accepted_head_is_unambiguous() {
         bounded("http_head", super::http_head);
     }
 
     #[test]
-    fn no_target_leads_anywhere_else() {
+    fn every_target_names_one_file() {
         bounded("http_target", super::http_target);
     }
 
     #[test]
-    fn no_range_leaves_its_file() {
+    fn every_range_stays_in_its_file() {
         bounded("http_range", super::http_range);
     }
 
     #[test]
-    fn no_condition_is_met_by_another_upload() {
+    fn conditions_match_one_upload_only() {
         bounded("http_conditional", super::http_conditional);
     }
 }

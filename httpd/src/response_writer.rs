@@ -1,26 +1,25 @@
-//! Writes one response: sends what the socket accepts, then reads the next part of the content from the storages. A
-//! viewer that pauses or is slow holds no worker and no content: what is loaded for it is dropped as soon as the socket
-//! is full, and read again later. It is read of the very upload that the response began with, so no byte of another
-//! upload can follow.
+//! Writes one response: sends what the socket accepts, then reads the next part of the content from the
+//! storages. A viewer that pauses or is slow holds no worker and no content: what is loaded for it is dropped
+//! as soon as the socket is full, and read again later. It is read of the very upload that the response began
+//! with, so no byte of another upload can follow.
 //!
 //! A response:
 //!
 //! ```text
-//!            ┌───────────────────── socket accepts all of it ──────────────────────┐
-//!            ▼                                                                     │
-//!  Load ── content left, none loaded: read it from the storages ──▶ Send ──────────┤
-//!   │ ▲                                                              │             └── nothing left ──▶ Done
-//!   │ │                                                              │ socket stays full for PATIENCE
-//!   │ │                                                              │ (a slow viewer: at once)
-//!   │ │          socket accepts more                                 ▼
-//!   │ └────────────────────────────────── Waiting, slow: loaded content dropped, smaller reads
-//!   │                                       │          (fast again after STEADY_BYTES without a pause)
-//!   ▼                                       ▼
-//!  Failed: the storages cannot read it     Failed: nothing accepted for PROGRESS_TIMEOUT, or the viewer is gone
+//!  Load ──┬── next piece is read from the storages ──────────────────▶ Send
+//!         ├── socket is full ────────────────────────────────────────▶ Wait
+//!         └── storages cannot read it, or a slow viewer is gone ─────▶ failed
+//!  Send ──┬── all loaded bytes are accepted, more content is left ───▶ Load
+//!         ├── nothing is left ───────────────────────────────────────▶ done
+//!         ├── socket is full for PATIENCE (slow viewer: at once) ────▶ Wait
+//!         └── viewer is gone ────────────────────────────────────────▶ failed
+//!  Wait ──┬── socket accepts more (loaded content was dropped) ──────▶ Load (head unsent: Send)
+//!         └── nothing is accepted for PROGRESS_TIMEOUT ──────────────▶ failed
 //! ```
 //!
-//! Send fails, too, when the viewer is gone. The head and small bodies are in memory from the start and are never
-//! dropped. After a failure the connection is closed, so that the viewer sees a body shorter than its length.
+//! A viewer is slow after Wait, and gets smaller pieces until it accepts STEADY_BYTES without a pause. The
+//! head and small bodies are in memory from the start and are never dropped. After a failure the connection
+//! is closed, so that the viewer sees a body shorter than its length.
 
 use std::fmt::{self, Display};
 use std::io;
@@ -31,9 +30,9 @@ use tnv_common::http::response::Written;
 use tnv_common::limits::{COPY_BYTES, PROGRESS_TIMEOUT};
 use tnv_common::net::Stream;
 
-use crate::content::Content;
-use crate::files::Files;
-use crate::pieces::{PIECE_BYTES, SMALL_PIECE_BYTES};
+use crate::download::buffers::{PIECE_BYTES, SMALL_PIECE_BYTES};
+use crate::download::content::Content;
+use crate::download::files::Files;
 use crate::service::FileService;
 
 /// What is read at once for a slow viewer, at most.
@@ -42,8 +41,8 @@ const SLOW_PIECE_BYTES: usize = COPY_BYTES / 2;
 /// A viewer that accepts nothing for this long is slow: what is loaded for it is dropped.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-/// A slow viewer that accepts so much without a pause is fast again. If that is wrong, what was read in vain is
-/// small beside it.
+/// A slow viewer that accepts so much without a pause is fast again. If that is wrong, what was read in vain
+/// is small beside it.
 const STEADY_BYTES: u64 = 4 << 20;
 
 /// A response on its way.
@@ -160,7 +159,7 @@ impl<I: Send> ResponseWriter<I> {
         if of_head == head_left {
             (self.head, self.head_sent) = (Written::default(), 0);
         }
-        self.content.took(of_content);
+        self.content.advance(of_content);
         if count > 0 {
             self.progress = Instant::now();
             if self.stalled.take().is_some_and(|stalled| stalled.elapsed() > PATIENCE) {
@@ -189,7 +188,7 @@ impl<I: Send> ResponseWriter<I> {
 
     /// The socket is full: drops what is loaded.
     fn stall(&mut self) {
-        self.content.forget();
+        self.content.unload();
         self.stalled.get_or_insert_with(Instant::now);
         self.is_slow = true;
         self.slow_piece_bytes = self.accepted.clamp(SMALL_PIECE_BYTES, SLOW_PIECE_BYTES);

@@ -1,4 +1,4 @@
-//! The HTTP server's beginning and end: front end, service and client, put together.
+//! Starts and ends the HTTP server: puts front end, service and client together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::front_end::FrontEnd;
 use crate::globals::Settings;
 use crate::service::FileService;
 
-/// How long it is remembered where a user's files are: within this a file is found on a storage
-/// that has just joined, and a tracker that is away is not missed.
+/// How long a user's route is cached: a new storage is found after this, and a tracker may be unavailable for
+/// as long.
 const ROUTE_CACHE: Duration = Duration::from_secs(5);
 
 /// The HTTP server.

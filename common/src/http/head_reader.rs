@@ -1,5 +1,5 @@
-//! Receives request heads from a connection, without waiting and within a deadline. What arrives after a head stays
-//! for the next one.
+//! Receives request heads from a connection, without waiting and within a deadline. What arrives after a head
+//! stays for the next one.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -92,8 +92,8 @@ impl HeadReader {
                 Ok(count) if count > 0 => {
                     let news = &buffer[start..start + count];
                     self.unused.extend_from_slice(news);
-                    // A head ends with a line. Until a line ends, only the length matters, at each bound once: a
-                    // client that sends single bytes must not have them all parsed again each time.
+                    // A head ends with a line. Until a line ends, only the length matters, at each bound
+                    // once: a client that sends single bytes must not have them all parsed again each time.
                     has_news = start == 0 || news.contains(&b'\n') || self.crossed_a_bound(start);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Received::Incomplete,

@@ -5,8 +5,8 @@
 //! - `refusal`: a response that says why a request failed.
 //! - `status_code`: the status codes that are used.
 //!
-//! The vocabulary and the response writer are tiny_http's. Its sockets, threads and parser are not used: they have
-//! no limits.
+//! The vocabulary and the response writer are tiny_http's. Its sockets, threads and parser are not used: they
+//! have no limits.
 
 pub mod head_reader;
 pub mod refusal;

@@ -1,5 +1,5 @@
-//! The head of one request: checked within limits and reduced to what its service uses. What two servers could read
-//! in two ways is refused: bare line feeds, two lengths, a coding beside a length, two hosts.
+//! The head of one request: checked within limits and reduced to what its service uses. What two servers
+//! could read in two ways is refused: bare line feeds, two lengths, a coding beside a length, two hosts.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -10,15 +10,15 @@ use crate::http::refusal::Refusal;
 use crate::http::response::header;
 use crate::http::status_code;
 
-/// Longest head, request line and empty line included: the longest target, and twice as much for header lines.
-/// Browsers send about 1 KiB of them, and proxies add their cookies.
+/// Longest head, request line and empty line included: the longest target, and twice as much for header
+/// lines. Browsers send about 1 KiB of them, and proxies add their cookies.
 pub const HEAD_BYTES_MAX: usize = 24 << 10;
 
 /// Most header lines.
 pub const HEADERS_MAX: usize = 100;
 
-/// Longest request target, as received. Ours are far shorter, but proxies and shops add tokens: RFC 9110, section 4.1,
-/// asks for at least 8000 octets, and nginx accepts as many.
+/// Longest request target, as received. Ours are far shorter, but proxies and shops add tokens: RFC 9110,
+/// section 4.1, asks for at least 8000 octets, and nginx accepts as many.
 pub const TARGET_BYTES_MAX: usize = 8 << 10;
 
 /// Longest request line: the target, and method, blanks and version.
@@ -52,9 +52,9 @@ impl RequestHead {
     }
 }
 
-/// Parses the head that `bytes` begin with: the head and its length, or `None` while it is incomplete. Of its header
-/// lines those named in `kept` are kept. Several of one name are joined to a list, as HTTP defines it; where a field
-/// is no list, the value is then invalid and treated so.
+/// Parses the head that `bytes` begin with: the head and its length, or `None` while it is incomplete. Of its
+/// header lines those named in `kept` are kept. Several of one name are joined to a list, as HTTP defines it;
+/// where a field is no list, the value is then invalid and treated so.
 pub fn parse(bytes: &[u8], kept: &[&'static str]) -> Result<Option<(RequestHead, usize)>, Refusal> {
     if bytes.len() - bytes.trim_ascii_start().len() > EMPTY_LINES_BYTES_MAX {
         return Err(bad("too many blanks or empty lines before the request"));
@@ -79,8 +79,8 @@ fn request_line(bytes: &[u8]) -> &[u8] {
     bytes.trim_ascii_start().split(|&byte| byte == b'\n').next().unwrap_or_default()
 }
 
-/// Percent-encodes each byte of the target that is not ASCII: some clients send names unescaped, in UTF-8 or in the
-/// character set of their language. The target's length is bounded, and this at most triples it.
+/// Percent-encodes each byte of the target that is not ASCII: some clients send names unescaped, in UTF-8 or
+/// in the character set of their language. The target's length is bounded, and this at most triples it.
 fn with_plain_target<'a>(bytes: &'a [u8], line: &[u8]) -> Cow<'a, [u8]> {
     let Some(method) = line.iter().position(|&byte| byte == b' ') else { return Cow::Borrowed(bytes) };
     let start = bytes.len() - bytes.trim_ascii_start().len() + method + 1;
@@ -114,8 +114,8 @@ fn check_target_length(line: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// Refuses bare line feeds. Some servers end a line there and others do not, so a proxy and this server could see
-/// different requests. RFC 9112, section 2.2, leaves the choice to each server.
+/// Refuses bare line feeds. Some servers end a line there and others do not, so a proxy and this server could
+/// see different requests. RFC 9112, section 2.2, leaves the choice to each server.
 fn check_line_ends(head: &[u8]) -> Result<(), Refusal> {
     match head.iter().enumerate().all(|(at, &byte)| byte != b'\n' || (at > 0 && head[at - 1] == b'\r')) {
         true => Ok(()),
@@ -189,8 +189,8 @@ fn values<'a>(request: &'a httparse::Request<'_, '_>, name: &'a str) -> impl Ite
         .map(|header| header.value)
 }
 
-/// The list that the header lines of a name make, in printable ASCII. Other characters become `?`, so that the value
-/// matches none of our validators.
+/// The list that the header lines of a name make, in printable ASCII. Other characters become `?`, so that
+/// the value matches none of our validators.
 fn joined(request: &httparse::Request<'_, '_>, name: &str) -> Option<String> {
     let values: Vec<String> = values(request, name)
         .map(|value| {

@@ -1,5 +1,5 @@
-//! Responses as tiny_http has them, and their bytes. tiny_http's writer is made for its own connections; what it
-//! does not know here is completed: `Connection`, and responses that have no length.
+//! Responses as tiny_http has them, and their bytes. tiny_http's writer is made for its own connections; what
+//! it does not know here is completed: `Connection`, and responses that have no length.
 
 use std::io::Cursor;
 
