@@ -26,7 +26,7 @@ use crate::download::target::{self, Target};
 use crate::globals::Owner;
 use crate::status_code::refusal_of;
 
-/// The service.
+/// Serves files from `files`.
 pub struct FileService<F> {
     files: F,
     owner: Owner,

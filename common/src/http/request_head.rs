@@ -271,7 +271,7 @@ fn target(method: &Method, target: &str) -> Result<String, Refusal> {
         true => Ok(path.into_owned()),
         // CONNECT and its like name no path, and get 405 from the service.
         false if !matches!(method, Method::Get | Method::Head) => Ok("*".to_owned()),
-        false => Err(bad("the request's target is not a path, want for example /files/FILEID")),
+        false => Err(bad("the request's target is not a path that begins with /")),
     }
 }
 
