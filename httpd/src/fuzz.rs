@@ -1,64 +1,74 @@
-//! The fuzzing targets of what strangers send to the HTTP server: heads, targets, ranges and conditions.
-//! cargo-fuzz calls them (`fuzz/README.md`), and so do the tests here, for a bounded while. They are in
-//! no server.
+//! Fuzzing targets for request heads, targets, ranges and conditions. cargo-fuzz runs them
+//! (`fuzz/README.md`), and the tests here run each for a second. They are in no server.
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tnv_common::http::StatusCode;
+use tnv_common::http::refusal::Refusal;
+use tnv_common::http::request_head::{self, HEAD_BYTES_MAX, HEADERS_MAX, RequestHead};
+use tnv_common::http::response::{self, Connection, Part, header};
 use tnv_common::proto::tnv::storage::{Stat, Unique};
 use tnv_common::proto::{AppId, UserId};
 use tnv_common::text::is_harmful;
 
-use crate::conditional::{Conditions, Validator, Verdict};
-use crate::content::Piece;
+use crate::download::conditional::{Conditions, Validator, Verdict};
+use crate::download::content::Piece;
+use crate::download::disposition::disposition;
+use crate::download::media::Kind;
+use crate::download::partial;
+use crate::download::range::{self, Selection};
+use crate::download::target;
 use crate::globals::Owner;
-use crate::head::{self, HEAD_BYTES_MAX, HEADERS_MAX, Head};
-use crate::kind::Kind;
-use crate::media;
-use crate::range::{self, Selection};
-use crate::service;
-use crate::status::{Headers, Refusal};
-use crate::target;
+use crate::service::HEADERS_USED;
 
 /// Longest sentence of a refusal.
 const TEXT_BYTES_MAX: usize = 1000;
 
-/// A sentence for a stranger that can be sent and logged.
+/// A refusal can be sent and logged.
 fn check_refusal(refusal: &Refusal) {
     let text = &refusal.text;
     assert!(!text.is_empty() && text.len() <= TEXT_BYTES_MAX && !text.contains(is_harmful), "{text:?}");
     assert!(matches!(refusal.status.0, 400..=599));
-    check_headers(&refusal.response().0);
+    let written = response::write(refusal.response(), Part::All, Connection::Close);
+    let (head, body) = written.bytes.split_at(written.head_bytes);
+    check_headers(head);
+    assert!(body.ends_with(format!(": {text}\n").as_bytes()));
 }
 
-/// The head of an answer without its empty line: no value in it begins a line of its own.
+/// The head of a response: no value in it begins a line of its own.
 fn check_headers(head: &[u8]) {
     let text = std::str::from_utf8(head).expect("a head of text");
-    let lines = text.strip_suffix("\r\n").expect("a whole line at the end");
+    let lines = text.strip_suffix("\r\n\r\n").expect("an empty line at the end");
     for line in lines.split("\r\n") {
         assert!(!line.is_empty() && !line.contains(is_harmful), "{line:?}");
     }
 }
 
-/// What the gate reads off a connection.
+/// What the front end receives from a connection.
 pub fn http_head(data: &[u8]) {
+    let parse = |bytes: &[u8]| request_head::parse(bytes, &HEADERS_USED);
     let data = &data[..data.len().min(HEAD_BYTES_MAX)];
-    match head::parse(data) {
+    match parse(data) {
         Ok(Some((head, length))) => {
             let (text, before) = (&data[..length], &data[..length - 1]);
-            assert_eq!(head::parse(text), Ok(Some((head.clone(), length))), "what follows has no part in it");
-            assert_eq!(head::parse(before), Ok(None), "nor does it end earlier");
+            let again = parse(text).expect("a head").expect("a whole head");
+            assert_eq!(
+                format!("{again:?}"),
+                format!("{:?}", (&head, length)),
+                "the bytes after it change it"
+            );
+            assert!(matches!(parse(before), Ok(None)), "it ends earlier");
             check_unambiguous(text, &head);
-            check_passed_on(&head);
+            check_kept(&head);
         }
-        Ok(None) => assert!(data.len() < HEAD_BYTES_MAX, "it is waited for more than a head may have"),
+        Ok(None) => assert!(data.len() < HEAD_BYTES_MAX, "more is awaited than a head may have"),
         Err(refusal) => check_refusal(&refusal),
     }
 }
 
-/// Reads the head once more, in the strictest way: there is but one way to see where it and its body
-/// end.
-fn check_unambiguous(text: &[u8], head: &Head) {
+/// Parses the head again in the strictest way: its end and its body's end are unambiguous.
+fn check_unambiguous(text: &[u8], head: &RequestHead) {
     let text: Vec<char> = text.iter().map(|&byte| char::from(byte)).collect();
     let text: String = text.into_iter().collect();
     let lines: Vec<&str> = text.split("\r\n").skip_while(|line| line.is_empty()).collect();
@@ -84,20 +94,21 @@ fn check_unambiguous(text: &[u8], head: &Head) {
     let says_body = !codings.is_empty() || lengths.iter().any(|length| length.contains(|c| c != '0'));
     assert_eq!(head.has_body, says_body, "{text:?}");
     assert!(!(head.has_body && head.keep_alive), "the bytes of a body could become a request");
-    assert!(values("host").len() == 1 || (head.is_http_10 && values("host").is_empty()));
+    assert!(values("host").len() == 1 || (head.version == (1, 0) && values("host").is_empty()));
 }
 
-/// What goes on to the service are words without anything that ends a line.
-fn check_passed_on(head: &Head) {
-    let Head { method, target, passed, .. } = head;
+/// The service gets words without line ends.
+fn check_kept(head: &RequestHead) {
+    let RequestHead { method, target, headers, .. } = head;
     assert!(target.starts_with('/') || target == "*", "{target:?}");
-    for word in [method, target] {
+    for word in [method.as_str(), target] {
         assert!(word.bytes().all(|byte| byte.is_ascii_graphic()), "{word:?}");
     }
-    for (at, (name, value)) in passed.iter().enumerate() {
-        assert!(*name == "Range" || name.starts_with("If-"));
+    for (at, header) in headers.iter().enumerate() {
+        let (field, value) = (header.field.as_str().as_str(), header.value.as_str());
+        assert!(HEADERS_USED.contains(&field));
         assert!(value.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{value:?}");
-        assert!(passed[..at].iter().all(|(before, _)| before != name), "{name} twice");
+        assert!(headers[..at].iter().all(|before| before.field != header.field), "{field} twice");
     }
 }
 
@@ -122,15 +133,17 @@ pub fn http_target(data: &[u8]) {
         None => format!("/files/{parts}"),
     };
     let again = again + if found.download { "?download" } else { "" };
-    assert_eq!(target::parse(&again, &owner()).as_ref(), Ok(&found), "{again}");
+    assert_eq!(target::parse(&again, &owner()).ok().as_ref(), Some(&found), "{again}");
     let name = name.unwrap_or(file.fileid.as_str());
     if let Some(kind) = Kind::of_name(name) {
-        check_headers(format!("Content-Type: {}\r\n", kind.content_type()).as_bytes());
+        let headers = vec![header("Content-Type", kind.content_type())];
+        let response = response::with_length(StatusCode(200), headers, 0);
+        check_headers(&response::write(response, Part::Head, Connection::Default).bytes);
     }
-    check_disposition(&media::disposition(found.download, name));
+    check_disposition(&disposition(found.download, name));
 }
 
-/// One name in quotes that leads nowhere, and perhaps once more in escapes.
+/// A quoted name that cannot leave its directory, and perhaps the same escaped.
 fn check_disposition(value: &str) {
     assert!(value.is_ascii() && value.len() <= 2000 && !value.contains(is_harmful), "{value:?}");
     let (_, rest) = value.split_once("; filename=\"").expect("a name");
@@ -145,7 +158,7 @@ fn check_disposition(value: &str) {
 /// The size of a file and a `Range`.
 pub fn http_range(data: &[u8]) {
     let Some((size, header)) = data.split_first_chunk() else { return };
-    // No storage has, nor client believes in, a larger file.
+    // Neither storages nor clients accept a larger file.
     let size = u64::from_be_bytes(*size) & i64::MAX.cast_unsigned();
     let header = String::from_utf8_lossy(header);
     if let Selection::Parts(parts) = range::select(&header, size) {
@@ -155,15 +168,13 @@ pub fn http_range(data: &[u8]) {
         assert!(parts.iter().all(|part| part.first <= part.last && part.last < size), "{parts:?}");
         assert!(sorted.is_sorted_by(|a, b| a.last < b.first), "{parts:?} overlap");
     }
-    let mut headers = Headers::new();
+    let mut headers = Vec::new();
     let kind = Kind::of_name("x.mp4").expect("a known kind");
-    match service::content(Some(&header), size, kind, &mut headers) {
+    match partial::plan(Some(&header), size, kind, &mut headers) {
         Ok((_, pieces)) => {
-            let bytes = pieces.iter().map(Piece::bytes).sum::<u64>().to_string();
-            let value = |name: &str| headers.iter().find(|(found, _)| *found == name).map(|(_, value)| value);
-            assert_eq!(value("Content-Length"), Some(&bytes));
-            if let ([Piece::File(part)], Some(text)) = (&pieces[..], value("Content-Range")) {
-                assert_eq!(*text, format!("bytes {}-{}/{size}", part.first, part.last));
+            let found = headers.iter().find(|header| header.field.equiv("Content-Range"));
+            if let ([Piece::File(part)], Some(header)) = (&pieces[..], found) {
+                assert_eq!(header.value.as_str(), format!("bytes {}-{}/{size}", part.first, part.last));
             }
         }
         Err(refusal) => check_refusal(&refusal),
@@ -188,24 +199,24 @@ pub fn http_conditional(data: &[u8]) {
     let has_tag = |tags: &str| tags.contains(validator.etag.as_str());
     let is_any = |tags: &str| tags.trim() == "*";
 
-    let verdict = conditions.judge(Some(&validator));
+    let verdict = conditions.evaluate(Some(&validator));
     if let Some(tags) = conditions.if_match {
         assert!(verdict == Verdict::Failed || has_tag(tags) || is_any(tags), "{conditions:?}");
         assert!(verdict != Verdict::Failed || tags != validator.etag, "{conditions:?}");
     }
     if verdict == Verdict::NotModified {
-        let told = conditions.if_none_match.map(|tags| has_tag(tags) || is_any(tags));
-        assert!(told.unwrap_or(conditions.if_modified_since.is_some()), "{conditions:?}");
+        let matches = conditions.if_none_match.map(|tags| has_tag(tags) || is_any(tags));
+        assert!(matches.unwrap_or(conditions.if_modified_since.is_some()), "{conditions:?}");
     }
-    // Without a validator only `*` says anything.
-    let plain = conditions.judge(None);
+    // Without a validator only `*` matches.
+    let plain = conditions.evaluate(None);
     assert!(plain != Verdict::NotModified || conditions.if_none_match.is_some_and(is_any));
     assert_eq!(plain == Verdict::Failed, conditions.if_match.is_some_and(|tags| !is_any(tags)));
 
-    let counts = conditions.range_counts(Some(&validator), now);
+    let counts = conditions.range_applies(Some(&validator), now);
     if let Some(wanted) = conditions.if_range {
         assert_eq!(counts, wanted.trim() == validator.etag || is_date_of(wanted, &validator), "{wanted:?}");
-        assert!(!conditions.range_counts(None, now));
+        assert!(!conditions.range_applies(None, now));
     } else {
         assert!(counts);
     }
@@ -220,22 +231,22 @@ mod tests {
     use tnv_tests::fuzz::bounded;
 
     #[test]
-    fn no_head_is_passed_on_that_could_be_read_in_two_ways() {
+    fn every_accepted_head_is_unambiguous() {
         bounded("http_head", super::http_head);
     }
 
     #[test]
-    fn no_target_leads_anywhere_else() {
+    fn every_target_names_one_file() {
         bounded("http_target", super::http_target);
     }
 
     #[test]
-    fn no_range_leaves_its_file() {
+    fn every_range_stays_in_its_file() {
         bounded("http_range", super::http_range);
     }
 
     #[test]
-    fn no_condition_is_met_by_another_upload() {
+    fn conditions_match_one_upload_only() {
         bounded("http_conditional", super::http_conditional);
     }
 }

@@ -1,10 +1,10 @@
-//! The settings of this server, made once of its configuration.
+//! The settings of this server, read once from its configuration.
 
 use tnv_common::auth::signed_link::LinkSecrets;
 use tnv_common::config::{Config, ConfigError, keys};
 use tnv_common::proto::{AppId, UserId};
 
-/// Whose files `/files/FILEID` means.
+/// The owner of the files at `/files/FILEID`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The application.
@@ -13,19 +13,19 @@ pub struct Owner {
     pub userid: UserId,
 }
 
-/// What the server runs on.
+/// The settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The trackers, `host[:port]` each.
     pub trackers: Vec<String>,
-    /// Whose files those without an owner in their path are.
+    /// The owner of files whose path names none.
     pub owner: Owner,
-    /// What links are to be signed with, where they are.
+    /// The secrets of signed links, if links must be signed.
     pub links: Option<LinkSecrets>,
 }
 
 impl Settings {
-    /// The settings of a configuration.
+    /// Reads them from a configuration.
     pub fn new(config: &Config) -> Result<Settings, Vec<ConfigError>> {
         let owner =
             Owner { appid: config.get(&keys::TNV_HTTP_APPID)?, userid: config.get(&keys::TNV_HTTP_USERID)? };

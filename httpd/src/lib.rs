@@ -1,28 +1,20 @@
-//! The HTTP server, the client's download wrapped for browsers and players, as a library: the binary
-//! `tnv-httpd` is one call of it, and what strangers' bytes go through can be fuzzed.
+//! The HTTP server as a library: the client's download for browsers and players. The binary `tnv-httpd` is
+//! one call of it, and its parsers can be fuzzed.
 //!
-//! The way of a request: `gate` admits it from the network and reads its head (`head`); `service` finds the
-//! file (`target`, `files`), judges conditions and ranges (`conditional`, `range`), says what it is (`kind`,
-//! `media`), and answers (`status`); the gate relays the answer (`relay`) and its `content`, in `pieces` that
-//! suit the crowd.
+//! The way of a request: `front_end` receives its head and asks `service`, which plans the response with the
+//! modules of `download` and, for failures, `status_code`. The front end has `response_writer` send it, and
+//! logs it in `access_log`. `server` puts these together from the settings in `globals`.
 
-mod conditional;
-mod content;
-mod files;
+mod access_log;
+mod download;
+mod front_end;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
-mod gate;
 mod globals;
-mod head;
-mod kind;
-mod media;
-mod pieces;
-mod range;
-mod relay;
+mod response_writer;
 mod server;
 mod service;
-mod status;
-mod target;
+mod status_code;
 #[cfg(test)]
 mod tests;
 

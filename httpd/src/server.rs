@@ -1,4 +1,4 @@
-//! The HTTP server's beginning and end: gate, service and client, put together.
+//! Starts and ends the HTTP server: puts front end, service and client together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use tnv_common::net::event_loop;
 use tnv_common::net::stop::Stop;
 use tnv_common::net::{listen, resolve};
 
-use crate::gate::Gate;
+use crate::front_end::FrontEnd;
 use crate::globals::Settings;
 use crate::service::FileService;
 
-/// How long it is remembered where a user's files are: within this a file is found on a storage
-/// that has just joined, and a tracker that is away is not missed.
+/// How long a user's route is cached: a new storage is found after this, and a tracker may be unavailable for
+/// as long.
 const ROUTE_CACHE: Duration = Duration::from_secs(5);
 
 /// The HTTP server.
@@ -44,8 +44,8 @@ impl daemon::Server for HttpServer {
             Options { route_cache: ROUTE_CACHE, idle_per_server_max: common.threads, ..Options::default() };
         let client = Client::new(&settings.trackers, options)?;
         let service = FileService::new(client, settings.owner).with_links(settings.links);
-        let gate = Arc::new(Gate::new(service, stop.clone()));
+        let front_end = Arc::new(FrontEnd::new(service, stop.clone()));
         let ready = || daemon::ready(Part::Httpd, address);
-        event_loop::run_announced(listener, &common.server(Part::Httpd), gate, stop, ready)
+        event_loop::run_announced(listener, &common.server(Part::Httpd), front_end, stop, ready)
     }
 }

@@ -1,5 +1,5 @@
-//! The whole server but for its storages: raw bytes over real sockets, through the gate and
-//! the service, to files in memory that fail where they are told to.
+//! The whole server without storages: raw bytes over real sockets, through the front end and the service, to
+//! files in memory that fail at chosen offsets.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -20,8 +20,8 @@ use tnv_common::proto::tnv::file_key::Triple;
 use tnv_common::proto::tnv::storage::{Stat, Unique};
 use tnv_common::proto::{AppId, UserId};
 
-use crate::files::Files;
-use crate::gate::Gate;
+use crate::download::files::Files;
+use crate::front_end::FrontEnd;
 use crate::globals::Owner;
 use crate::service::FileService;
 
@@ -31,7 +31,7 @@ const TAG: &str = "\"01010101010101010101010101010101\"";
 /// More than the buffers on the way hold.
 const REEL_BYTES: u64 = 12 << 20;
 
-/// What an endless file has there: no two of its pieces are alike.
+/// The byte of an endless file at this offset. No two of its pieces are equal.
 fn endless(at: u64) -> u8 {
     (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8
 }
@@ -71,7 +71,7 @@ impl Files for Arc<Samples> {
         match file.fileid.as_str() {
             "away" => return fail!(Unavailable, "connect to 10.0.0.1:23000: refused"),
             "broken" => return fail!(Protocol, "10.0.0.1:23000 sent nonsense"),
-            "panic" => panic!("as asked"),
+            "panic" => panic!("as requested"),
             "slow" => thread::sleep(Duration::from_millis(500)),
             _ => {}
         }
@@ -153,7 +153,7 @@ impl Running {
         let stop = Stop::new().unwrap();
         let owner = Owner { appid: AppId::new("tnvideo").unwrap(), userid: UserId::new("tnv001").unwrap() };
         let service = FileService::new(Arc::clone(&samples), owner);
-        let gate = Arc::new(Gate::new(service, stop.clone()));
+        let front_end = Arc::new(FrontEnd::new(service, stop.clone()));
         let settings = ServerSettings {
             name: "test",
             threads,
@@ -161,9 +161,9 @@ impl Running {
             allow_hosts: AllowList::everybody(),
             stop_timeout: Duration::from_secs(5),
         };
-        let told = stop.clone();
+        let stop_signal = stop.clone();
         let thread = thread::spawn(move || {
-            event_loop::run(listener, &settings, gate, &told).unwrap();
+            event_loop::run(listener, &settings, front_end, &stop_signal).unwrap();
         });
         Running { address, samples, stop, thread: Some(thread) }
     }
@@ -174,19 +174,19 @@ impl Running {
         Client { stream, unread: Vec::new() }
     }
 
-    /// A viewer who asks and then reads nothing.
+    /// A viewer that sends a request and reads nothing.
     fn pause(&self, path: &str, headers: &str) -> Client {
         let mut client = self.connect();
         client.send(format!("GET {path} HTTP/1.1\r\nHost: t\r\n{headers}\r\n"));
         client
     }
 
-    /// Waits until the buffers on the way to those who read nothing are full.
+    /// Waits until the buffers of paused viewers are full.
     fn until_paused(&self) {
         let mut reads = usize::MAX;
         let deadline = Instant::now() + Duration::from_secs(30);
         while std::mem::replace(&mut reads, self.samples.reads.load(Ordering::Relaxed)) != reads {
-            assert!(Instant::now() < deadline, "they have paused");
+            assert!(Instant::now() < deadline, "the viewers do not pause");
             thread::sleep(Duration::from_millis(500));
         }
     }
@@ -214,7 +214,7 @@ struct Response {
     status: u16,
     head: String,
     body: Vec<u8>,
-    /// Whether the body has the length that the head tells.
+    /// Whether the body has the length in the head.
     whole: bool,
 }
 
@@ -309,7 +309,7 @@ fn a_head_has_the_headers_of_the_get_and_no_body() {
 }
 
 #[test]
-fn the_owner_is_the_configured_one_unless_the_path_names_another() {
+fn the_path_may_name_another_owner_than_the_configured_one() {
     let server = Running::start();
     assert_eq!(server.get("/files/tnvideo/tnv001/text", "").text(), "0123456789abcdefghij");
     assert_eq!(server.get("/files/tnvideo/tnv002/text", "").status, 404);
@@ -317,7 +317,7 @@ fn the_owner_is_the_configured_one_unless_the_path_names_another() {
 }
 
 #[test]
-fn what_cannot_be_served_has_its_own_status() {
+fn each_failure_has_its_status() {
     let server = Running::start();
     let mut client = server.connect();
     for (path, status) in [
@@ -331,13 +331,9 @@ fn what_cannot_be_served_has_its_own_status() {
         let response = client.ask("GET", path, "");
         assert_eq!(response.status, status, "{path}");
         assert_eq!(response.header("Retry-After").is_some(), status == 503, "{path}");
-        assert!(
-            !response.text().contains("10.0.0.1"),
-            "addresses are nobody's business: {}",
-            response.text()
-        );
+        assert!(!response.text().contains("10.0.0.1"), "an address leaks: {}", response.text());
     }
-    assert_eq!(client.ask("GET", "/files/text", "").status, 200, "the connection has lasted");
+    assert_eq!(client.ask("GET", "/files/text", "").status, 200, "the connection stays open");
 }
 
 #[test]
@@ -364,7 +360,7 @@ fn single_ranges_are_cut_to_the_byte() {
 }
 
 #[test]
-fn several_ranges_come_as_parts_of_the_told_length() {
+fn several_ranges_come_as_multipart() {
     let server = Running::start();
     let response = server.get("/files/text/a.txt", "Range: bytes=0-1,5-6,-1\r\n");
     assert_eq!(response.status, 206);
@@ -372,9 +368,8 @@ fn several_ranges_come_as_parts_of_the_told_length() {
     let boundary =
         response.header("Content-Type").unwrap().strip_prefix("multipart/byteranges; boundary=").unwrap();
     let part = |range: &str, content: &str| {
-        format!(
-            "--{boundary}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Range: bytes {range}/20\r\n\r\n{content}\r\n"
-        )
+        let content_type = "Content-Type: text/plain; charset=utf-8";
+        format!("--{boundary}\r\n{content_type}\r\nContent-Range: bytes {range}/20\r\n\r\n{content}\r\n")
     };
     let want =
         [part("0-1", "01"), part("5-6", "56"), part("19-19", "j"), format!("--{boundary}--\r\n")].concat();
@@ -384,7 +379,7 @@ fn several_ranges_come_as_parts_of_the_told_length() {
 }
 
 #[test]
-fn conditions_are_judged_on_this_very_upload() {
+fn conditions_apply_to_this_very_upload() {
     let server = Running::start();
     let mut client = server.connect();
     for (headers, status) in [
@@ -417,7 +412,7 @@ fn conditions_are_judged_on_this_very_upload() {
 }
 
 #[test]
-fn what_a_browser_would_run_is_an_attachment() {
+fn what_a_browser_could_run_is_an_attachment() {
     let server = Running::start();
     for path in
         ["/files/page", "/files/page/x.html", "/files/clip/x.svg", "/files/clip/x.js", "/files/page/x.xml"]
@@ -425,10 +420,11 @@ fn what_a_browser_would_run_is_an_attachment() {
         let response = server.get(path, "");
         assert!(response.header("Content-Disposition").unwrap().starts_with("attachment"), "{path}");
         assert_eq!(response.header("X-Content-Type-Options"), Some("nosniff"));
-        assert!(response.header("Content-Security-Policy").unwrap().contains("sandbox"), "{path}");
+        let policy = response.header("Content-Security-Policy");
+        assert_eq!(policy, Some("sandbox; default-src 'none'"), "{path}");
     }
     let film = server.get("/files/page/x.mp4", "");
-    assert_eq!(film.header("Content-Type"), Some("video/mp4"), "a lie about a page plays as nothing");
+    assert_eq!(film.header("Content-Type"), Some("video/mp4"), "the name decides, even where it is wrong");
     let download = server.get("/files/clip/h%C3%A4.mp4?download", "");
     assert_eq!(
         download.header("Content-Disposition"),
@@ -437,7 +433,7 @@ fn what_a_browser_would_run_is_an_attachment() {
 }
 
 #[test]
-fn first_bytes_are_looked_at_once_an_upload() {
+fn first_bytes_are_read_once_an_upload() {
     let server = Running::start();
     server.get("/files/clip", "");
     let before = server.samples.reads.load(Ordering::Relaxed);
@@ -480,16 +476,20 @@ fn a_link_with_a_long_token_and_a_name_in_another_character_set_is_served() {
 }
 
 #[test]
-fn a_storage_that_fails_in_the_middle_is_seen_by_the_viewer() {
+fn a_storage_failure_after_the_head_cuts_the_body() {
     let server = Running::start();
     server.samples.fails_from.store(1_000_000, Ordering::Relaxed);
     let mut client = server.connect();
     let response = client.ask("GET", "/files/big/x.mp4", "");
     assert_eq!(response.status, 200);
     assert!(!response.whole && client.is_closed());
-    assert!(response.body.iter().enumerate().all(|(at, &byte)| byte == (at / 7) as u8), "what came is right");
+    assert!(response.body.iter().enumerate().all(|(at, &byte)| byte == (at / 7) as u8), "wrong content");
     server.samples.fails_from.store(0, Ordering::Relaxed);
-    assert_eq!(server.get("/files/big/x.mp4", "").status, 503, "nothing was said yet, so it can be told");
+    assert_eq!(
+        server.get("/files/big/x.mp4", "").status,
+        503,
+        "nothing is sent yet, so a refusal is possible"
+    );
     server.samples.fails_from.store(u64::MAX, Ordering::Relaxed);
     assert!(server.get("/files/big", "").whole);
 }
@@ -545,7 +545,7 @@ fn viewers_as_fast_as_the_server_leave_turns_to_others() {
 }
 
 #[test]
-fn a_connection_lasts_as_its_client_wants() {
+fn the_client_decides_whether_its_connection_stays_open() {
     let server = Running::start();
     let mut client = server.connect();
     client.send("GET /files/text HTTP/1.0\r\n\r\n");
@@ -561,12 +561,12 @@ fn a_connection_lasts_as_its_client_wants() {
     assert!(client.is_closed());
     let mut client = server.connect();
     client.send("GET /files/text HTTP/1.0\r\n\r\n".repeat(1000));
-    assert!(client.response(false).whole, "what nobody reads does not take the answer with it");
+    assert!(client.response(false).whole, "unread requests lose the response");
     assert!(client.is_closed());
 }
 
 #[test]
-fn what_is_not_http_is_refused_and_the_connection_closed() {
+fn malformed_requests_are_refused_and_the_connection_closed() {
     let server = Running::start();
     for (text, status) in [
         ("GET /files/text HTTP/1.1\r\n\r\n".to_owned(), 400),
@@ -616,7 +616,7 @@ fn a_body_is_never_taken_for_a_request() {
 }
 
 #[test]
-fn a_large_upload_is_read_on_so_that_its_client_sees_the_refusal() {
+fn a_client_that_sends_a_large_body_reads_the_refusal() {
     let server = Running::start();
     let mut client = server.connect();
     client.send("PUT /files/text HTTP/1.1\r\nHost: t\r\nContent-Length: 50000000\r\n\r\n");
@@ -626,7 +626,7 @@ fn a_large_upload_is_read_on_so_that_its_client_sees_the_refusal() {
 }
 
 #[test]
-fn a_head_in_single_bytes_is_served_and_one_that_stops_is_closed_in_time() {
+fn slow_heads_are_served_and_incomplete_ones_closed_in_time() {
     let server = Running::start();
     let mut client = server.connect();
     for byte in b"GET /files/text HTTP/1.1\r\nHost: t\r\n\r\n" {
@@ -641,7 +641,7 @@ fn a_head_in_single_bytes_is_served_and_one_that_stops_is_closed_in_time() {
 }
 
 #[test]
-fn slow_heads_stop_nobody_else() {
+fn slow_heads_do_not_block_others() {
     let server = Running::with(4, 500);
     let slow: Vec<Client> = (0..100)
         .map(|_| {
@@ -662,7 +662,7 @@ fn slow_heads_stop_nobody_else() {
 }
 
 #[test]
-fn paused_viewers_hold_no_storage_and_stop_nobody_else() {
+fn paused_viewers_occupy_no_storage_and_do_not_block_others() {
     let server = Running::with(128, 500);
     let mut viewers: Vec<Client> = (0..100).map(|_| server.connect()).collect();
     for viewer in &mut viewers {
@@ -673,7 +673,7 @@ fn paused_viewers_hold_no_storage_and_stop_nobody_else() {
     for _ in 0..20 {
         assert_eq!(server.get("/files/text", "").status, 200);
     }
-    // One goes on, and what it gets is right.
+    // One continues, and its content is right.
     let viewer = &mut viewers[50];
     while viewer.unread.len() < 20_000_000 {
         assert!(viewer.more());
@@ -683,7 +683,7 @@ fn paused_viewers_hold_no_storage_and_stop_nobody_else() {
 }
 
 #[test]
-fn a_service_that_fails_costs_its_own_request_only() {
+fn a_panic_fails_its_own_request_only() {
     let server = Running::start();
     let status = server.get("/files/panic", "").status;
     assert!(matches!(status, 500 | 503), "{status}");
@@ -691,7 +691,7 @@ fn a_service_that_fails_costs_its_own_request_only() {
 }
 
 #[test]
-fn many_at_once_from_idle_are_all_answered() {
+fn a_burst_of_connections_is_answered() {
     let server = Running::with(64, 2000);
     for _ in 0..2 {
         let clients: Vec<_> = (0..200)
@@ -705,7 +705,7 @@ fn many_at_once_from_idle_are_all_answered() {
 }
 
 #[test]
-fn connections_over_the_limit_are_told_so() {
+fn connections_over_the_limit_get_503() {
     let server = Running::with(8, 3);
     let mut admitted: Vec<Client> = (0..3).map(|_| server.connect()).collect();
     for client in &mut admitted {
@@ -718,7 +718,7 @@ fn connections_over_the_limit_are_told_so() {
 }
 
 #[test]
-fn what_is_under_way_is_finished_when_the_server_stops() {
+fn active_requests_finish_when_the_server_stops() {
     let server = Running::start();
     server.samples.put("slow", b"done", Some(7));
     let mut idle = server.connect();
@@ -733,7 +733,7 @@ fn what_is_under_way_is_finished_when_the_server_stops() {
 }
 
 #[test]
-fn more_paused_viewers_than_workers_stop_nobody_and_get_every_byte() {
+fn more_paused_viewers_than_workers_do_not_block_others_and_get_every_byte() {
     let server = Running::with(8, 500);
     let whole = (0..40).map(|_| (server.pause("/files/reel", ""), 200, 0, REEL_BYTES));
     let part = (0..10).map(|n| {
@@ -757,7 +757,7 @@ fn more_paused_viewers_than_workers_stop_nobody_and_get_every_byte() {
                 let response = viewer.response(false);
                 assert_eq!((response.status, response.body.len() as u64), (status, bytes));
                 assert!(is_endless(&response.body, first), "the bytes from {first} on");
-                assert_eq!(viewer.ask("GET", "/files/text", "").status, 200, "the connection has lasted");
+                assert_eq!(viewer.ask("GET", "/files/text", "").status, 200, "the connection stays open");
             })
         })
         .collect();
@@ -778,13 +778,13 @@ fn a_viewer_that_pauses_over_another_upload_is_cut() {
         let response = viewer.response(false);
         assert_eq!(response.status, 206);
         assert!(!response.whole && viewer.is_closed());
-        assert!(is_endless(&response.body, 0), "what came is right");
+        assert!(is_endless(&response.body, 0), "wrong content");
         server.samples.files.lock().unwrap().insert("film".to_owned(), film);
     }
 }
 
 #[test]
-fn paused_viewers_of_old_files_and_of_several_ranges_stop_nobody_and_get_every_byte() {
+fn paused_viewers_of_legacy_files_and_multipart_do_not_block_others_and_get_every_byte() {
     let server = Running::with(8, 500);
     let ranges = format!("Range: bytes=0-0,2-{}\r\n", REEL_BYTES - 1);
     let viewers: Vec<Client> = (0..24)
@@ -818,7 +818,7 @@ fn paused_viewers_of_old_files_and_of_several_ranges_stop_nobody_and_get_every_b
 }
 
 #[test]
-fn a_viewer_that_is_slow_all_the_time_gets_every_byte() {
+fn a_slow_viewer_gets_every_byte() {
     let server = Running::with(2, 500);
     let mut viewer = server.pause("/files/reel", "");
     let mut piece = vec![0; 200_000];
@@ -844,7 +844,7 @@ fn a_paused_viewer_may_finish_while_the_server_stops() {
 }
 
 #[test]
-fn viewers_that_stay_paused_are_cut_when_the_server_has_waited_long_enough() {
+fn paused_viewers_are_cut_after_the_stop_timeout() {
     let server = Running::start();
     let viewers = [server.pause("/files/reel", ""), server.pause("/files/old-reel", "")];
     server.until_paused();

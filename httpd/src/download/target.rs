@@ -1,31 +1,32 @@
-//! From a request's target to the file that is meant:
-//! `/files/FILEID[/NAME]` or `/files/APPID/USERID/FILEID[/NAME]`, with `?download` for an
-//! attachment. The number of parts tells the two apart.
+//! Finds the file that a request's target names: `/files/FILEID[/NAME]` or
+//! `/files/APPID/USERID/FILEID[/NAME]`, with `?download` for an attachment. The number of parts decides which
+//! of the two it is.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
+use tnv_common::http::refusal::Refusal;
+use tnv_common::http::status_code;
 use tnv_common::proto::tnv::file_key::Triple;
 use tnv_common::proto::{AppId, FileId, UserId};
 
 use crate::globals::Owner;
-use crate::status::{Refusal, Status};
 
-/// What a target means.
+/// A parsed target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The file.
     pub file: Triple,
-    /// What the download is to be called.
+    /// The name of the download.
     pub name: Option<String>,
-    /// Whether it is wanted as an attachment.
+    /// Whether an attachment is requested.
     pub download: bool,
 }
 
-/// Reads a target; `owner` is whose files those without APPID and USERID are.
+/// Parses a target. `owner` has the files whose target names no APPID and USERID.
 pub fn parse(target: &str, owner: &Owner) -> Result<Target, Refusal> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let Some(path) = path.strip_prefix("/files/") else { return Err(no_such_place()) };
+    let Some(path) = path.strip_prefix("/files/") else { return Err(no_such_path()) };
     let mut parts: Vec<&str> = path.split('/').collect();
     let name = match parts.len() {
         2 | 4 => parts.pop(),
@@ -38,11 +39,11 @@ pub fn parse(target: &str, owner: &Owner) -> Result<Target, Refusal> {
         [appid, userid, fileid] => {
             AppId::new(appid).and_then(|appid| triple(appid, UserId::new(userid)?, fileid))
         }
-        _ => return Err(no_such_place()),
+        _ => return Err(no_such_path()),
     };
     Ok(Target {
-        file: file.map_err(|error| Refusal::new(Status::BAD_REQUEST, error.message()))?,
-        name: name.filter(|name| !name.is_empty()).map(decorating),
+        file: file.map_err(|error| Refusal::new(status_code::BAD_REQUEST, error.message()))?,
+        name: name.filter(|name| !name.is_empty()).map(decode_name),
         download: query.split('&').any(|item| item == "download" || item.starts_with("download=")),
     })
 }
@@ -51,26 +52,26 @@ fn triple(appid: AppId, userid: UserId, fileid: &str) -> tnv_common::error::Resu
     Ok(Triple { appid, userid, fileid: FileId::new(fileid)? })
 }
 
-/// A part that says which file is meant.
+/// Decodes a part that identifies the file.
 fn decode(part: &str) -> Result<Cow<'_, str>, Refusal> {
     match percent_decode_str(part).decode_utf8() {
         Ok(text) if !text.contains('\0') => Ok(text),
         _ => Err(Refusal::new(
-            Status::BAD_REQUEST,
+            status_code::BAD_REQUEST,
             "the path is not percent-encoded UTF-8, or has a NUL in it",
         )),
     }
 }
 
-/// The name that a download gets. It only decorates: old programs and pages write it in the character set of
-/// their language (GBK, Latin-1), and what is not UTF-8 in it is no reason to refuse a file that is known.
-fn decorating(name: &str) -> String {
+/// Decodes the name of a download. It identifies nothing: old programs and pages write it in GBK or Latin-1,
+/// and what is not UTF-8 is replaced instead of refused.
+fn decode_name(name: &str) -> String {
     percent_decode_str(name).decode_utf8_lossy().into_owned()
 }
 
-fn no_such_place() -> Refusal {
+fn no_such_path() -> Refusal {
     Refusal::new(
-        Status::NOT_FOUND,
+        status_code::NOT_FOUND,
         "files are at /files/FILEID and /files/APPID/USERID/FILEID, with /NAME after it to name a download",
     )
 }
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_parts_tells_whose_file_it_is() {
+    fn the_number_of_parts_decides_the_owner() {
         let named = |file: &str, name: Option<&str>| (file.to_owned(), name.map(str::to_owned), false);
         assert_eq!(parsed("/files/f1"), named("tnvideo|tnv001|f1", None));
         assert_eq!(parsed("/files/f1/"), named("tnvideo|tnv001|f1", None));
@@ -99,9 +100,9 @@ mod tests {
         assert_eq!(parsed("/files/app/a%2Fb/f%25/x.mp4"), named("app|a/b|f%", Some("x.mp4")));
     }
 
-    /// The story: links with names in GBK and Latin-1 were answered 400, though the ID was right.
+    /// Regression: links with names in GBK and Latin-1 got 400 although the ID was right.
     #[test]
-    fn a_name_that_is_not_utf8_only_decorates() {
+    fn a_name_that_is_not_utf8_is_served() {
         let named = |name: &str| ("tnvideo|tnv001|f1".to_owned(), Some(name.to_owned()), false);
         assert_eq!(parsed("/files/f1/%B5%E7%D3%B0.mp4"), named("\u{FFFD}\u{FFFD}\u{4F0}.mp4"));
         assert_eq!(parsed("/files/tnvideo/tnv001/f1/caf%E9.mp4"), named("caf\u{FFFD}.mp4"));
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attachment_is_asked_for_by_the_query() {
+    fn the_query_requests_an_attachment() {
         assert!(parsed("/files/f1?download").2);
         assert!(parsed("/files/f1/x?a=b&download=1").2);
         assert!(!parsed("/files/f1?a=download").2);

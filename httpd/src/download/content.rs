@@ -1,30 +1,30 @@
-//! The content of one answer, and how far its viewer has come. It is read from storages piece by piece, each
-//! whole in this process before any of it goes to the viewer: who pauses keeps no storage waiting, and what is
-//! here of the content can be forgotten and read again, so that he keeps no memory either.
+//! The content of one response and its position. It is read from storages in pieces, each whole before any of
+//! it is sent: a paused viewer occupies no storage, and what is loaded can be dropped and read again, so it
+//! needs no memory.
 
 use std::ops::Range;
 
 use tnv_common::error::Result;
 use tnv_common::proto::tnv::file_key::Triple;
 
-use crate::files::Files;
-use crate::pieces::Buffer;
-use crate::range::Part;
+use crate::download::buffers::Buffer;
+use crate::download::files::Files;
+use crate::download::range::Part;
 
-/// What a file's name, its storages and the rest take of memory, at most.
+/// Most memory of a source: the file's names and its storages.
 const SOURCE_BYTES: usize = 1 << 10;
 
-/// A piece of an answer's content.
+/// A piece of the content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// These bytes.
+    /// Bytes between parts of the file.
     Text(String),
-    /// These bytes of the file.
+    /// A part of the file.
     File(Part),
 }
 
 impl Piece {
-    /// How many they are.
+    /// Its length.
     pub fn bytes(&self) -> u64 {
         match self {
             Piece::Text(text) => text.len() as u64,
@@ -33,61 +33,56 @@ impl Piece {
     }
 }
 
-/// The file of an answer, as it was looked up.
+/// The file of a response, as it was looked up.
 pub struct Source<I> {
-    /// Whose it is, and its ID.
+    /// Its owner and ID.
     pub file: Triple,
-    /// Which upload.
+    /// The upload.
     pub info: I,
 }
 
-/// The content of an answer.
+/// The content of a response.
 pub struct Content<I> {
     pieces: Vec<Piece>,
     source: Option<Source<I>>,
-    /// The piece that is next to be sent, and how much of it was.
+    /// The piece that is sent next, and how much of it was sent.
     at: usize,
     sent: u64,
     left: u64,
-    /// The next bytes, where they are here.
+    /// The next bytes, if they are loaded.
     loaded: Option<(Buffer, Range<usize>)>,
 }
 
 impl<I> Content<I> {
-    /// No content at all.
+    /// No content.
     pub fn none() -> Content<I> {
         Content { pieces: Vec::new(), source: None, at: 0, sent: 0, left: 0, loaded: None }
     }
 
-    /// These bytes.
-    pub fn text(text: String) -> Content<I> {
-        Content { left: text.len() as u64, pieces: vec![Piece::Text(text)], ..Content::none() }
-    }
-
-    /// These pieces, of this file.
+    /// These pieces of this file.
     pub fn of(pieces: Vec<Piece>, source: Source<I>) -> Content<I> {
         let left = pieces.iter().map(Piece::bytes).sum();
         Content { pieces, source: Some(source), left, ..Content::none() }
     }
 
-    /// The same whose first bytes have been read: so many of this buffer.
+    /// The same with its first bytes loaded: so many of this buffer.
     pub fn with_first(mut self, buffer: Buffer, bytes: usize) -> Content<I> {
         self.loaded = Some((buffer, 0..bytes));
         self
     }
 
-    /// Bytes that are still to be sent.
+    /// The number of bytes that are not sent yet.
     pub fn left(&self) -> u64 {
         self.left
     }
 
-    /// The next of them, those that are here.
+    /// The loaded ones of them.
     pub fn ready(&self) -> &[u8] {
         self.loaded.as_ref().map_or(&[], |(buffer, range)| &buffer[range.clone()])
     }
 
-    /// Notes that so many of those were sent.
-    pub fn took(&mut self, count: usize) {
+    /// So many of the loaded bytes were sent.
+    pub fn advance(&mut self, count: usize) {
         if let Some((_, range)) = &mut self.loaded {
             range.start += count;
             if range.start == range.end {
@@ -103,12 +98,12 @@ impl<I> Content<I> {
         }
     }
 
-    /// Forgets those that are here: they will be loaded again.
-    pub fn forget(&mut self) {
+    /// Drops the loaded bytes. They are loaded again later.
+    pub fn unload(&mut self) {
         self.loaded = None;
     }
 
-    /// What it holds in memory when nothing is loaded.
+    /// The memory that it holds when nothing is loaded.
     pub fn held_bytes(&self) -> usize {
         let texts = self.pieces.iter().map(|piece| match piece {
             Piece::Text(text) => text.capacity(),
@@ -118,7 +113,7 @@ impl<I> Content<I> {
         texts.sum::<usize>() + pieces + self.source.as_ref().map_or(0, |_| SOURCE_BYTES)
     }
 
-    /// Fills this buffer with the next bytes, or loads all that are left where these are fewer.
+    /// Loads the next bytes: as many as fit into this buffer, or all that are left.
     pub fn load<F: Files<Info = I>>(&mut self, files: &F, mut buffer: Buffer) -> Result<()> {
         let (mut filled, mut skip) = (0, self.sent);
         for piece in &self.pieces[self.at..] {
@@ -132,7 +127,7 @@ impl<I> Content<I> {
                 (Piece::File(part), Some(source)) => {
                     files.read(&source.file, &source.info, part.first + skip, &mut room[..bytes])?;
                 }
-                // There are none without their file.
+                // Only content with a source has such pieces.
                 (Piece::File(_), None) => break,
             }
             (filled, skip) = (filled + bytes, 0);

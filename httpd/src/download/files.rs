@@ -1,13 +1,12 @@
-//! What the service needs of the deployment: to look a file up, and to read pieces of it. It is
-//! the client's work; the seam is here so that the service can be tested on storages that fail at
-//! a chosen byte.
+//! The service's view of the deployment: looks files up and reads them. The client does it; tests have
+//! storages that fail at a chosen byte in its place.
 
 use tnv_client::{Client, FileInfo};
 use tnv_common::error::Result;
 use tnv_common::proto::tnv::file_key::Triple;
 use tnv_common::proto::tnv::storage::Stat;
 
-/// Where files come from.
+/// A source of files.
 pub trait Files: Send + Sync + 'static {
     /// A file that was looked up.
     type Info: Send + 'static;
@@ -15,17 +14,16 @@ pub trait Files: Send + Sync + 'static {
     /// Looks a file up.
     fn look_up(&self, file: &Triple) -> Result<Self::Info>;
 
-    /// Looks a file up and reads its first bytes, as many as there are and fit into `buffer`: tells how many.
+    /// Looks a file up and reads its first bytes, as many as fit into `buffer`. Returns their number.
     fn open(&self, file: &Triple, buffer: &mut [u8]) -> Result<(Self::Info, usize)>;
 
-    /// How long it is.
+    /// The file's size.
     fn size(info: &Self::Info) -> u64;
 
-    /// Which upload it is; existing storages do not tell.
+    /// The upload. Legacy storages do not report it.
     fn stat(info: &Self::Info) -> Option<Stat>;
 
-    /// Fills `buffer` with the content at `offset` of that very upload. Holds no storage when it
-    /// returns.
+    /// Fills `buffer` with the content at `offset` of that very upload. Occupies no storage when it returns.
     fn read(&self, file: &Triple, info: &Self::Info, offset: u64, buffer: &mut [u8]) -> Result<()>;
 }
 

@@ -1,24 +1,15 @@
-//! How a file is presented to who asked for it: what a download is called; and which kinds of files were looked
-//! into, so that each upload is looked into once.
+//! `Content-Disposition`: whether a browser shows or saves a file, and under which name.
 
-use std::collections::HashMap;
 use std::fmt::Write;
-use std::sync::{Mutex, PoisonError};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tnv_common::proto::tnv::storage::Unique;
-
-use crate::kind::Kind;
-
-/// Most files whose kind is remembered: about 6 MiB.
-const REMEMBERED_MAX: usize = 1 << 16;
 
 /// Longest name of a download; file systems take 255 bytes.
 const NAME_BYTES_MAX: usize = 240;
 
-/// The value of `Content-Disposition`: how it is to be taken, and its name for those who keep it.
+/// The header's value.
 pub fn disposition(is_attachment: bool, name: &str) -> String {
-    /// RFC 8187's attr-char stay as they are.
+    /// RFC 8187's attr-char are not encoded.
     const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'!')
         .remove(b'#')
@@ -43,12 +34,12 @@ pub fn disposition(is_attachment: bool, name: &str) -> String {
     value
 }
 
-/// A name without what could lead out of a directory, end a header line, or hide its true end.
+/// A name without characters that leave a directory, end a header line, or hide the extension.
 fn safe_name(name: &str) -> String {
     let is_unsafe = |c: char| {
         c.is_control()
             || matches!(c, '/' | '\\' | '"' | ':' | '*' | '?' | '<' | '>' | '|' | '\u{2028}' | '\u{2029}')
-            // What stands for bytes that are not UTF-8.
+            // The replacement for bytes that are not UTF-8.
             || c == '\u{FFFD}'
             || matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
     };
@@ -60,46 +51,15 @@ fn safe_name(name: &str) -> String {
     if safe.len() <= NAME_BYTES_MAX {
         return safe.to_owned();
     }
-    // The end says what it is; the middle is what nobody misses.
+    // The end, with the extension, is kept; the middle is cut.
     let end = safe.ceil_char_boundary(safe.len() - 20);
     let start = safe.floor_char_boundary(NAME_BYTES_MAX - 20);
     format!("{}{}", &safe[..start], &safe[end..])
 }
 
-/// The kinds of files that were looked into, by what is unique to each upload. Two maps: when the
-/// younger is full it becomes the older, and what the older had is forgotten.
-#[derive(Default)]
-pub struct Remembered {
-    maps: Mutex<Maps>,
-}
-
-#[derive(Default)]
-struct Maps {
-    younger: HashMap<Unique, Kind>,
-    older: HashMap<Unique, Kind>,
-}
-
-impl Remembered {
-    /// The kind of this upload, where it is remembered.
-    pub fn get(&self, unique: &Unique) -> Option<Kind> {
-        let maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
-        maps.younger.get(unique).or_else(|| maps.older.get(unique)).copied()
-    }
-
-    /// Remembers it.
-    pub fn put(&self, unique: Unique, kind: Kind) {
-        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
-        if maps.younger.len() >= REMEMBERED_MAX / 2 {
-            maps.older = std::mem::take(&mut maps.younger);
-        }
-        maps.younger.insert(unique, kind);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kind::UNKNOWN;
 
     #[test]
     fn names_cannot_break_out_of_their_header() {
@@ -118,23 +78,5 @@ mod tests {
         assert!(disposition(true, "x").starts_with("attachment; "));
         let long = safe_name(&format!("{}.mp4", "ü".repeat(1000)));
         assert!(long.len() <= NAME_BYTES_MAX && long.ends_with("ü.mp4"), "{long}");
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let remembered = Remembered::default();
-        let unique = |n: u32| {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&n.to_be_bytes());
-            Unique(bytes)
-        };
-        for n in 0..200_000 {
-            remembered.put(unique(n), UNKNOWN);
-        }
-        let maps = remembered.maps.lock().unwrap();
-        assert!(maps.younger.len() + maps.older.len() <= REMEMBERED_MAX);
-        drop(maps);
-        assert!(remembered.get(&unique(199_999)).is_some());
-        assert!(remembered.get(&unique(0)).is_none());
     }
 }

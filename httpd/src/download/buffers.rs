@@ -1,35 +1,36 @@
-//! The pieces that content is sent in: large for a few viewers and small for a crowd, so that all of them together
+//! Buffers for pieces of content: large for a few viewers and small for many, so that all of them together
 //! stay within bounds.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What is read at once of a large file, where there is no crowd: a tenth faster than half of it; twice is no better.
+/// What is read at once of a large file for a few viewers: a tenth faster than half of it, and twice is no
+/// better.
 pub const PIECE_BYTES: usize = 512 << 10;
 
-/// So many answers at once are sent in large pieces.
+/// So many responses at once are sent in large pieces.
 const LARGE_MAX: usize = 32;
 
-/// What a piece has at most where there are more of them: at most as many at once as threads.
+/// A piece has at most this many bytes when there are more responses. At most one a thread is loaded.
 pub const SMALL_PIECE_BYTES: usize = 16 << 10;
 
-/// Buffers of large pieces that are kept for the next ones: 8 MiB, where all of them were filled.
+/// Most large buffers that are kept for reuse: 8 MiB if all of them were filled.
 const KEPT_MAX: usize = 16;
 
-/// How large a piece may be, of `bytes` where there is no crowd, beside so many other answers.
+/// The size of a piece beside so many other responses: `bytes` if they are few.
 pub fn piece_bytes(bytes: usize, others: usize) -> usize {
     if others < LARGE_MAX { bytes } else { bytes.min(SMALL_PIECE_BYTES) }
 }
 
-/// Buffers for pieces. Large ones are used again: making one costs more than a small file.
+/// Buffers for pieces. Large ones are reused: making one costs more than sending a small file.
 #[derive(Default)]
 pub struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
 
-/// A buffer for one piece; what is in it is left from before.
+/// A buffer for one piece. Its content is undefined.
 pub struct Buffer {
     bytes: Vec<u8>,
     count: usize,
-    home: Arc<Mutex<Vec<Vec<u8>>>>,
+    pool: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Buffers {
@@ -40,7 +41,7 @@ impl Buffers {
         Buffer {
             bytes: kept.unwrap_or_else(|| vec![0; room]),
             count: bytes.min(room),
-            home: Arc::clone(&self.0),
+            pool: Arc::clone(&self.0),
         }
     }
 }
@@ -62,7 +63,7 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.bytes.len() == PIECE_BYTES {
-            let mut kept = lock(&self.home);
+            let mut kept = lock(&self.pool);
             if kept.len() < KEPT_MAX {
                 kept.push(std::mem::take(&mut self.bytes));
             }
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_buffers_are_used_again_and_few_are_kept() {
+    fn large_buffers_are_reused_and_few_are_kept() {
         let buffers = Buffers::default();
         let taken: Vec<Buffer> = (0..2 * KEPT_MAX).map(|_| buffers.take(PIECE_BYTES)).collect();
         drop(taken);
