@@ -210,13 +210,17 @@ impl GroupCounts {
 /// The thread: until the channel is closed and empty.
 fn run(mut engine: impl Engine, queued: &Receiver<Statement>, groups: &GroupCounts) {
     let mut group = Vec::with_capacity(GROUP_MAX);
+    let mut is_shared = false;
     // Without a deadline: the writer has nothing else to do.
     while let Ok(first) = queued.recv() {
         group.push(first);
-        // Callers that were just answered queue their next statement now. Otherwise the first of them would be a
-        // group of its own, and the others would wait for its commit.
-        thread::yield_now();
+        if is_shared {
+            // The callers of the last group queue their next statements now. Otherwise the first of them would be
+            // a group of its own, and the others would wait for its commit.
+            thread::yield_now();
+        }
         group.extend(queued.try_iter().take(GROUP_MAX - 1));
+        is_shared = group.len() > 1;
         groups.begin();
         let done = catch_unwind(AssertUnwindSafe(|| write_group(&mut engine, &group)));
         if done.is_err() {
