@@ -4,19 +4,19 @@
 //! Servers send names as UTF-8. Over a connection whose character set is latin1, the default of the client
 //! library of MySQL 5.7 and before, MySQL takes each byte for a character: `é` (C3 A9) is stored as `Ã©`. Such
 //! servers never notice, since what they read comes back the same way. A server that talks UTF-8 finds none of
-//! these names. So with [`Charset::Latin1`] ours writes each byte as the character that MySQL's latin1 has for
+//! these names. So with [`Charset::Latin1`] this server writes each byte as the character that MySQL's latin1 has for
 //! it, and reads it back; the connection itself stays utf8mb4. Then both kinds of server find each other's rows.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// In what names are written.
+/// The character set in which names are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Charset {
-    /// As they are.
+    /// They are stored as they are.
     #[default]
     Utf8mb4,
-    /// Each byte as a character.
+    /// Each byte is stored as a character.
     Latin1,
 }
 

@@ -32,7 +32,7 @@ const START_INTERVAL: Duration = Duration::from_secs(2);
 /// Prepared statements kept by each connection: more than a server has, with those of several rows.
 const STATEMENTS_MAX: usize = 64;
 
-/// The largest packet either way: a row of ours is a few KiB.
+/// The largest packet either way: a row is a few KiB.
 const PACKET_BYTES_MAX: usize = 16 << 20;
 
 /// No limit of rows: with one, MySQL would cut an answer and report nothing.

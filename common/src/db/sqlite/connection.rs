@@ -149,7 +149,7 @@ fn value_of(value: ValueRef<'_>) -> Value {
     match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(value) => Value::Int(value),
-        // No statement of ours stores one; as text it is at least visible.
+        // No statement stores one; as text it is at least visible.
         ValueRef::Real(value) => Value::Text(value.to_string()),
         ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) => Value::Text(text.to_owned()),
