@@ -21,8 +21,8 @@ pub struct Schema {
 pub struct Table {
     /// Its name.
     pub name: &'static str,
-    /// The columns, with the primary key, which is `id`, except `create_time` and `update_time`, which every table has
-    /// and which are put behind these.
+    /// The columns, with the primary key, which is `id`, except `create_time` and `update_time`, which every
+    /// table has and which are put behind these.
     pub columns: &'static [Column],
     /// Columns that existing deployments lack.
     pub added: &'static [Column],
@@ -57,8 +57,8 @@ pub struct Index {
     pub columns: &'static str,
     /// Whether it refuses a second row with the same values (NULLs are never the same).
     pub unique: bool,
-    /// The condition that a row must meet to be in it in SQLite, where a query with the same condition uses it;
-    /// empty for none. MySQL has no such indexes: there all rows are in it.
+    /// The condition that a row must meet to be in it in SQLite, where a query with the same condition uses
+    /// it; empty for none. MySQL has no such indexes: there all rows are in it.
     pub sqlite_where: &'static str,
 }
 
@@ -169,7 +169,8 @@ impl Table {
     pub(super) fn sqlite_create(&self) -> String {
         let table = self.name;
         let body = self.body(&[], |column| (column.name.to_owned(), column.sqlite));
-        // Where the key is not a number, the rows lie in its order: one tree to go down and to change, not two.
+        // Where the key is not a number, the rows lie in its order: one tree to go down and to change, not
+        // two.
         let layout = if self.columns.iter().any(Column::is_text_key) { " WITHOUT ROWID" } else { "" };
         format!(
             "CREATE TABLE IF NOT EXISTS {table} (\n{body}\n){layout};\n\

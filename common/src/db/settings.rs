@@ -45,8 +45,8 @@ pub enum Tls {
     Off,
     /// They are; the server's certificate is not checked.
     Required,
-    /// They are, and the server's certificate must be valid, of the host of the address, and signed with one of
-    /// the public certificates or of this file.
+    /// They are, and the server's certificate must be valid, of the host of the address, and signed with one
+    /// of the public certificates or of this file.
     Verify {
         /// More certificates.
         ca_file: Option<PathBuf>,
