@@ -596,7 +596,7 @@ fn the_second_address_is_taken_where_the_first_does_not_answer() {
         DbSettings { addresses: vec!["127.0.0.1:1".into(), mariadb.addr()], ..settings_of(&mariadb) };
     let database = open(&settings);
     insert(&database, "1").unwrap();
-    // The first one cannot be asked, so nothing is certain.
+    // The first one cannot be asked, so nothing is confirmed.
     assert!(database.is_absent(&ABSENT, &["2".into()]).is_err());
 }
 
@@ -785,7 +785,7 @@ fn a_server_paused_in_the_middle_of_commits_leaves_no_answer_untrue() {
     // Whoever looks what became of a row has all the time.
     let witness = open(&settings_of(&mariadb));
     let mut unknown_seen = 0;
-    let mut absent_for_certain = Vec::new();
+    let mut confirmed_absent = Vec::new();
     // Where a pause strikes is chance: six times at least, and until it has struck a commit.
     for round in 0..24 {
         if round >= 6 && unknown_seen > 0 {
@@ -838,24 +838,24 @@ fn a_server_paused_in_the_middle_of_commits_leaves_no_answer_untrue() {
                     let absent = database.is_absent(&ABSENT, &[id.as_str().into()]).unwrap();
                     assert_eq!(absent, select(&witness, &id).is_empty(), "{id}: {error}");
                     if absent {
-                        absent_for_certain.push(id);
+                        confirmed_absent.push(id);
                     }
                 }
                 Err(error) => assert!(select(&witness, &id).is_empty(), "{id} was refused: {error}"),
             }
         }
     }
-    println!("{unknown_seen} outcomes were unknown, {} of them absent", absent_for_certain.len());
-    for id in absent_for_certain {
+    println!("{unknown_seen} outcomes were unknown, {} of them absent", confirmed_absent.len());
+    for id in confirmed_absent {
         assert!(select(&witness, &id).is_empty(), "{id} appeared after all");
     }
     assert!(unknown_seen > 0);
 }
 
 /// A commit that hangs because of a lock that a test can hold: the row is neither there nor absent
-/// until it ends, and nobody is told otherwise.
+/// until it ends, and no answer says otherwise.
 #[test]
-fn absence_is_not_certain_while_a_transaction_may_still_commit() {
+fn absence_is_not_confirmed_while_a_transaction_may_still_commit() {
     let Some(mariadb) = MariaDb::start() else { return };
     let settings = DbSettings { rw_timeout: Duration::from_secs(5), ..settings_of(&mariadb) };
     let database = open(&settings);
@@ -917,9 +917,9 @@ fn a_deadlock_is_tried_again_and_its_neighbours_do_not_notice() {
 }
 
 /// A check of the tables beside uploads at full speed ended with "Deadlock found": it locks row after
-/// row, a writer took them in another order, and InnoDB gives up whoever has changed less.
+/// row, a writer took them in another order, and InnoDB rolls back the one that has changed less.
 #[test]
-fn a_certain_read_that_deadlocks_is_tried_again() {
+fn a_confirmed_read_that_deadlocks_is_repeated() {
     use mysql::prelude::Queryable;
     let Some(mariadb) = MariaDb::start() else { return };
     let database = open(&settings_of(&mariadb));

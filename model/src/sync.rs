@@ -1,9 +1,9 @@
 //! What `common/src/sync.rs` is for the servers, with shuttle's scheduler behind it.
 //!
-//! Shuttle knows no time: its waits with a time-out never time out, which finds every wake-up that is lost, as a
-//! deadlock. Where a scenario wants time-outs ([`set`]), any such wait may time out at once, and the clock, which
-//! stands still otherwise, then goes on by so much. Nothing else can come of a wait that times out: what happens
-//! until then happens between the lock's release and its return.
+//! Shuttle knows no time: its waits with a time-out never time out, which finds every wake-up that is lost,
+//! as a deadlock. Where a scenario wants time-outs ([`set`]), any such wait may time out at once, and the
+//! clock, which stands still otherwise, then goes on by so much. Nothing else can come of a wait that times
+//! out: what happens until then happens between the lock's release and its return.
 
 use std::cell::Cell;
 use std::ops::{Add, Deref, DerefMut, Sub};

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use tnv_common::db::semaphore::Slots;
+use tnv_common::db::semaphore::Semaphore;
 use tnv_common::db::{Column, Database, Row, Schema, Sql, Table, Value};
 use tnv_common::error::{Context, ErrorKind, Result};
 use tnv_common::fail;
@@ -167,18 +167,18 @@ pub struct Db {
     /// What new rows are marked with.
     group: GroupName,
     /// For the workers who ask: some are kept free for what the cache knows.
-    slots: Arc<Slots>,
+    permits: Arc<Semaphore>,
 }
 
 impl Db {
     /// On an open database with [`SCHEMA`], for so many workers of a storage of this group.
     pub fn new(database: Database, group: &GroupName, threads: usize) -> Db {
-        Db { database, group: group.clone(), slots: Arc::new(Slots::of(threads)) }
+        Db { database, group: group.clone(), permits: Arc::new(Semaphore::for_workers(threads)) }
     }
 
     /// The row of a file, if there is one that is live and belongs to this appid and userid.
     pub fn find(&self, file: &Triple) -> Result<Option<FileRow>> {
-        let _slot = self.slots.get()?;
+        let _permit = self.permits.acquire()?;
         for row in self.rows(file)? {
             if is_of(&row, file)? {
                 return file_row(&row)
@@ -191,7 +191,7 @@ impl Db {
 
     /// Refuses a file ID that cannot be given to a new file.
     pub fn check_free(&self, file: &Triple) -> Result<()> {
-        let _slot = self.slots.get()?;
+        let _permit = self.permits.acquire()?;
         self.find_free(file)
     }
 
@@ -222,7 +222,7 @@ impl Db {
             row.crc32.map_or(Value::Null, Value::from),
             self.group.as_str().into(),
         ];
-        let _slot = self.slots.get()?;
+        let _permit = self.permits.acquire()?;
         match self.database.write(&statements(&file.userid).insert, params) {
             Ok(_) => Ok(()),
             // Another upload of the same ID was faster; which words fit, a look at its row tells.
@@ -236,7 +236,7 @@ impl Db {
     /// Removes the row of this upload and of no other; false if it was gone already.
     pub fn delete(&self, file: &Triple, path: &str) -> Result<bool> {
         let params = vec![file.fileid.as_str().into(), path.into()];
-        let _slot = self.slots.get()?;
+        let _permit = self.permits.acquire()?;
         match self.database.write(&statements(&file.userid).delete, params) {
             Ok(written) => Ok(written.affected > 0),
             Err(error) => Err(error.context(format_args!("delete database fail, fileid: {}", file.fileid))),

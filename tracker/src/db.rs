@@ -16,6 +16,7 @@ use tnv_common::proto::GroupName;
 use tnv_common::proto::tnv::tracker::Addresses;
 use tnv_common::text::shown;
 
+use crate::globals::AddGroups;
 use crate::groups::{GROUPS_MAX, Groups};
 
 const ID: Column = Column {
@@ -101,16 +102,6 @@ static ADD_ROUTE: Sql = Sql {
     sqlite: "INSERT INTO t_router (appid, userid, group_name, route_key) VALUES (?, ?, ?, ?) \
              ON CONFLICT (route_key) DO NOTHING",
 };
-
-/// When groups of the configuration are added to the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AddGroups {
-    /// Each one that is missing: an operator has named them.
-    Missing,
-    /// Only where the table has no row at all: they are the default, and a deployment that has groups does
-    /// not want one more.
-    IfNone,
-}
 
 /// Where a user's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,17 @@ use tnv_common::db::DbSettings;
 use tnv_common::net::allow::AllowList;
 use tnv_common::proto::{AppId, GroupName};
 
-use crate::db::AddGroups;
 use crate::groups::Groups;
+
+/// When groups of the configuration are added to the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddGroups {
+    /// Each one that is missing: an operator has named them.
+    Missing,
+    /// Only where the table has no row at all: they are the default, and a deployment that has groups does
+    /// not want one more.
+    IfNone,
+}
 
 /// What the tracker runs on.
 #[derive(Clone, Debug)]

@@ -11,8 +11,8 @@ use tnv_common::net::event_loop;
 use tnv_common::net::stop::Stop;
 use tnv_common::rpc::server::RpcServer;
 
-use crate::db::{AddGroups, SCHEMA, TrackerDb};
-use crate::globals::{Globals, Settings};
+use crate::db::{SCHEMA, TrackerDb};
+use crate::globals::{AddGroups, Globals, Settings};
 use crate::service::{self, Service};
 use crate::status;
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use log::warn;
-use tnv_common::db::semaphore::Slots;
+use tnv_common::db::semaphore::Semaphore;
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::limits::IDLE_TIMEOUT;
@@ -50,7 +50,7 @@ pub struct Service {
     cache: RouteCache,
     lists: SharedLists,
     /// For those who ask the database.
-    slots: Slots,
+    permits: Semaphore,
     /// When an unknown group last made us ask the database.
     last_miss: Mutex<Option<Instant>>,
     refused_joins: Mutex<RefusedJoins>,
@@ -74,7 +74,7 @@ impl Service {
             db,
             cache,
             lists: SharedLists::default(),
-            slots: Slots::of(threads),
+            permits: Semaphore::for_workers(threads),
             last_miss: Mutex::default(),
             refused_joins: Mutex::default(),
             stop,
@@ -215,7 +215,7 @@ impl Service {
         if let Some(group) = self.cache.get(&user, now) {
             return Ok(group);
         }
-        let _slot = self.slots.get()?;
+        let _permit = self.permits.acquire()?;
         let found = self.db.route(&user)?.map(|route| (route.row, route.group));
         let group = match (found, new_user) {
             (Some((RouteRow::Own, group)), _) | (Some((RouteRow::Existing, group)), NewUser::Refuse) => group,
@@ -308,8 +308,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::db::AddGroups;
-    use crate::globals::Settings;
+    use crate::globals::{AddGroups, Settings};
     use tnv_common::db::{Charset, DbSettings, Password, Tls};
     use tnv_common::net::allow::AllowList;
     use tnv_common::proto::{AppId, HostName, UserId};

@@ -2,21 +2,22 @@
 //! beyond ASCII.
 //!
 //! Servers send names as UTF-8. Over a connection whose character set is latin1, the default of the client
-//! library of MySQL 5.7 and before, MySQL takes each byte for a character: `é` (C3 A9) is stored as `Ã©`. Such
-//! servers never notice, since what they read comes back the same way. A server that talks UTF-8 finds none of
-//! these names. So with [`Charset::Latin1`] ours writes each byte as the character that MySQL's latin1 has for
-//! it, and reads it back; the connection itself stays utf8mb4. Then both kinds of server find each other's rows.
+//! library of MySQL 5.7 and before, MySQL takes each byte for a character: `é` (C3 A9) is stored as `Ã©`.
+//! Such servers never notice, since what they read comes back the same way. A server that talks UTF-8 finds
+//! none of these names. So with [`Charset::Latin1`] this server writes each byte as the character that
+//! MySQL's latin1 has for it, and reads it back; the connection itself stays utf8mb4. Then both kinds of
+//! server find each other's rows.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// In what names are written.
+/// The character set in which names are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Charset {
-    /// As they are.
+    /// They are stored as they are.
     #[default]
     Utf8mb4,
-    /// Each byte as a character.
+    /// Each byte is stored as a character.
     Latin1,
 }
 
@@ -88,8 +89,8 @@ fn latin1_byte(char: char) -> Option<u8> {
     }
 }
 
-/// The name beyond ASCII that a stored text is, where it was written over a latin1 connection. A name that was
-/// not is nearly never taken for one: its characters would have to be the bytes of well-formed UTF-8.
+/// The name beyond ASCII that a stored text is, where it was written over a latin1 connection. A name that
+/// was not is nearly never taken for one: its characters would have to be the bytes of well-formed UTF-8.
 fn utf8_of_latin1(stored: &str) -> Option<String> {
     if stored.is_ascii() {
         return None;

@@ -54,7 +54,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A handle on the writer thread of one database.
 pub struct Writer {
-    /// The only sender. Dropped first: without it the channel is closed, and the thread ends when it is empty.
+    /// The only sender. Dropped first: without it the channel is closed, and the thread ends when it is
+    /// empty.
     statements: Sender<Statement>,
     /// Dropped next, which waits for the thread.
     thread: Running,
@@ -66,7 +67,8 @@ struct Running(Receiver<()>);
 
 /// What the writer's thread drops last, however it ends.
 struct End {
-    /// What the thread has not taken, where it ends by a panic. The channel keeps it as long as it has a sender.
+    /// What the thread has not taken, where it ends by a panic. The channel keeps it as long as it has a
+    /// sender.
     queued: Receiver<Statement>,
     running: Option<Sender<()>>,
 }
@@ -114,8 +116,8 @@ impl Writer {
         }
     }
 
-    /// Waits until every group that was begun before this call has finished: a statement of unknown outcome can
-    /// then no longer take effect from here.
+    /// Waits until every group that was begun before this call has finished: a statement of unknown outcome
+    /// can then no longer take effect from here.
     pub fn wait_for_begun(&self, timeout: Duration) -> Result<()> {
         self.groups.wait_for_begun(timeout)
     }
@@ -210,13 +212,17 @@ impl GroupCounts {
 /// The thread: until the channel is closed and empty.
 fn run(mut engine: impl Engine, queued: &Receiver<Statement>, groups: &GroupCounts) {
     let mut group = Vec::with_capacity(GROUP_MAX);
+    let mut is_shared = false;
     // Without a deadline: the writer has nothing else to do.
     while let Ok(first) = queued.recv() {
         group.push(first);
-        // Callers that were just answered queue their next statement now. Otherwise the first of them would be a
-        // group of its own, and the others would wait for its commit.
-        thread::yield_now();
+        if is_shared {
+            // The callers of the last group queue their next statements now. Otherwise the first of them
+            // would be a group of its own, and the others would wait for its commit.
+            thread::yield_now();
+        }
         group.extend(queued.try_iter().take(GROUP_MAX - 1));
+        is_shared = group.len() > 1;
         groups.begin();
         let done = catch_unwind(AssertUnwindSafe(|| write_group(&mut engine, &group)));
         if done.is_err() {

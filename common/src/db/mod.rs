@@ -59,8 +59,8 @@ enum Reader {
 }
 
 impl Database {
-    /// Opens the database and creates what is missing: the database, its tables, and the columns and indexes that
-    /// an existing deployment's tables lack.
+    /// Opens the database and creates what is missing: the database, its tables, and the columns and indexes
+    /// that an existing deployment's tables lack.
     ///
     /// Waits for a MySQL server that cannot be reached, two minutes at most or until `stop` is set; one
     /// that refuses is an error at once.

@@ -1,8 +1,8 @@
 //! Connections for reading: a stack under a lock, at most so many, made outside the lock.
 //!
 //! The crate `mysql` has a pool, which gives wrong rows after a time-out and connects under its
-//! lock; this one is small enough to see that it does neither. A connection that met an error is
-//! not given back but dropped, so whatever is still under way on it dies with it.
+//! lock; this one does neither. A connection with an error is not given back but dropped, and what is
+//! still under way on it ends with it.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ pub struct Pool<C> {
 }
 
 struct State<C> {
-    /// The one used last is on top, so that a quiet pool lets the others grow old together.
+    /// The one used last is on top: in a quiet pool the others age and are found dead together.
     idle: Vec<Idle<C>>,
     /// Connections that are idle, lent or being made. Invariant: `idle.len() <= open` and
     /// `open <= connections_max`.
     open: usize,
-    /// Who waits for one: waking nobody costs a system call too.
+    /// Threads that wait for one. Without one there is no wake-up, which is a system call.
     waiting: usize,
 }
 
@@ -74,14 +74,14 @@ impl<C> Pool<C> {
         }
     }
 
-    /// Drops all idle connections: one of them was found dead, and the others are no younger.
+    /// Drops all idle connections: one of them was found dead, and the others were idle for longer.
     pub fn clear(&self) {
         let mut state = self.state();
         let dead = std::mem::take(&mut state.idle);
         state.open -= dead.len();
         drop(state);
         self.freed.notify_all();
-        // Saying goodbye on each may take a moment: not under the lock.
+        // Closing each may take a moment: not under the lock.
         drop(dead);
     }
 
@@ -92,8 +92,8 @@ impl<C> Pool<C> {
 }
 
 impl<C> Lease<'_, C> {
-    /// Gives a sound connection back for others. A lease that is dropped instead, also by a panic,
-    /// makes room for a new connection.
+    /// Returns a connection to the pool. A lease that is dropped instead, also by a panic, makes room for a
+    /// new connection.
     pub fn give_back(mut self, connection: C) {
         self.given_back = Some(connection);
     }

@@ -1,7 +1,7 @@
 //! How a server declares its tables and statements: once, for both databases.
 //!
-//! A [`Table`] has two layers. `columns` is the table of an existing deployment, made when it is
-//! missing and never changed. `added` and `indexes` are what ours put on top: each is added when it
+//! A [`Table`] has two layers. `columns` is the table of an existing deployment, created when it is
+//! missing and never changed. `added` and `indexes` are this server's additions: each is added when it
 //! is missing, to a table that may be full of rows and that existing servers go on writing, so an
 //! added column must be nullable, and a unique index may only stand on added columns.
 
@@ -21,8 +21,8 @@ pub struct Schema {
 pub struct Table {
     /// Its name.
     pub name: &'static str,
-    /// The columns, with the primary key, which is `id`, except `create_time` and `update_time`, which every table has
-    /// and which are put behind these.
+    /// The columns, with the primary key, which is `id`, except `create_time` and `update_time`, which every
+    /// table has and which are put behind these.
     pub columns: &'static [Column],
     /// Columns that existing deployments lack.
     pub added: &'static [Column],
@@ -57,8 +57,8 @@ pub struct Index {
     pub columns: &'static str,
     /// Whether it refuses a second row with the same values (NULLs are never the same).
     pub unique: bool,
-    /// The condition that a row must meet to be in it in SQLite, where a query with the same condition uses it;
-    /// empty for none. MySQL has no such indexes: there all rows are in it.
+    /// The condition that a row must meet to be in it in SQLite, where a query with the same condition uses
+    /// it; empty for none. MySQL has no such indexes: there all rows are in it.
     pub sqlite_where: &'static str,
 }
 
@@ -93,7 +93,7 @@ const TIMES: [Column; 2] = [
     },
 ];
 
-/// Whatever the server's defaults are. Without transactions nothing that is acknowledged is safe, and a key of 256
+/// The server's defaults may differ. Without transactions no acknowledged row is safe, and a key of 256
 /// characters (1024 bytes) fits into no index of the row formats COMPACT and REDUNDANT (767 bytes).
 const MYSQL_TABLE_OPTIONS: &str = "ENGINE=InnoDB DEFAULT CHARACTER SET=utf8mb4 ROW_FORMAT=DYNAMIC";
 
@@ -132,7 +132,7 @@ impl Table {
         self.mysql_create_of(&self.mysql_body(&[]))
     }
 
-    /// Makes it with what ours added.
+    /// Makes it with the additions.
     fn mysql_create_whole(&self) -> String {
         let mut body = self.mysql_body(self.added);
         for index in self.indexes {
@@ -169,7 +169,8 @@ impl Table {
     pub(super) fn sqlite_create(&self) -> String {
         let table = self.name;
         let body = self.body(&[], |column| (column.name.to_owned(), column.sqlite));
-        // Where the key is not a number, the rows lie in its order: one tree to go down and to change, not two.
+        // Where the key is not a number, the rows lie in its order: one tree to go down and to change, not
+        // two.
         let layout = if self.columns.iter().any(Column::is_text_key) { " WITHOUT ROWID" } else { "" };
         format!(
             "CREATE TABLE IF NOT EXISTS {table} (\n{body}\n){layout};\n\

@@ -1,7 +1,6 @@
-//! A bound on how many workers wait for the database at once. A database that hangs holds each of
-//! them for as long as its time-out says; without a bound a crowd of clients would take them all:
-//! then a tracker would find storages dead that beat in time, and a storage would not even serve
-//! what it knows.
+//! A bound on how many workers wait for the database at once. A database that does not answer holds each
+//! of them until its time-out; without a bound many clients would take them all: then a tracker would miss
+//! heartbeats that came in time, and a storage would not even serve what is in its cache.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,15 +8,15 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::fail;
 
-/// Of so many workers one is kept free of the database.
+/// One of so many workers never waits for the database.
 const SHARE: usize = 8;
 
-/// How long one more waits for a slot: a burst on a database that works is served well within it,
-/// and the workers that are kept free turn over four times a second when it hangs.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a worker waits for a permit: a burst on a database that works is served well within it, and
+/// each worker without one is free again after it.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The slots.
-pub struct Slots {
+/// Permits to wait for the database.
+pub struct Semaphore {
     max: usize,
     counts: Mutex<Counts>,
     freed: Condvar,
@@ -26,33 +25,34 @@ pub struct Slots {
 #[derive(Default)]
 struct Counts {
     taken: usize,
-    /// Who waits for one: waking nobody costs a system call too.
+    /// Threads that wait for one. Without one there is no wake-up, which is a system call.
     waiting: usize,
 }
 
-/// One of them, until it is dropped.
-pub struct Slot<'a>(&'a Slots);
+/// One permit, until it is dropped.
+pub struct Permit<'a>(&'a Semaphore);
 
-impl Slots {
-    /// The slots of a server with so many workers.
-    pub fn of(threads: usize) -> Slots {
+impl Semaphore {
+    /// The permits of a server with so many workers.
+    pub fn for_workers(threads: usize) -> Semaphore {
         let max = (threads - threads.div_ceil(SHARE)).max(1);
-        Slots { max, counts: Mutex::default(), freed: Condvar::new() }
+        Semaphore { max, counts: Mutex::default(), freed: Condvar::new() }
     }
 
-    /// Takes a slot; fails when none gets free in time.
-    pub fn get(&self) -> Result<Slot<'_>> {
-        match self.take() {
-            Some(slot) => Ok(slot),
+    /// Takes a permit; fails where none is free in time.
+    pub fn acquire(&self) -> Result<Permit<'_>> {
+        match self.wait() {
+            Some(permit) => Ok(permit),
             None => fail!(Busy, "{} requests wait for the database already; try again later", self.max),
         }
     }
 
-    fn take(&self) -> Option<Slot<'_>> {
+    fn wait(&self) -> Option<Permit<'_>> {
         let mut counts = self.counts();
         if counts.taken >= self.max {
             counts.waiting += 1;
-            let waited = self.freed.wait_timeout_while(counts, PATIENCE, |counts| counts.taken >= self.max);
+            let waited =
+                self.freed.wait_timeout_while(counts, ACQUIRE_TIMEOUT, |counts| counts.taken >= self.max);
             counts = waited.unwrap_or_else(PoisonError::into_inner).0;
             counts.waiting -= 1;
         }
@@ -60,7 +60,7 @@ impl Slots {
             return None;
         }
         counts.taken += 1;
-        Some(Slot(self))
+        Some(Permit(self))
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -68,7 +68,7 @@ impl Slots {
     }
 }
 
-impl Drop for Slot<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let mut counts = self.0.counts();
         counts.taken -= 1;
@@ -85,24 +85,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn some_workers_are_always_kept_free_where_there_are_several() {
+    fn one_of_eight_workers_is_kept_free() {
         for (threads, max) in [(1, 1), (2, 1), (8, 7), (9, 7), (1024, 896)] {
-            assert_eq!(Slots::of(threads).max, max);
+            assert_eq!(Semaphore::for_workers(threads).max, max);
         }
     }
 
     #[test]
-    fn a_slot_is_taken_and_given_back() {
-        let slots = Slots::of(3);
-        let first = slots.take();
-        let second = slots.take();
+    fn a_permit_is_acquired_and_released() {
+        let permits = Semaphore::for_workers(3);
+        let first = permits.wait();
+        let second = permits.wait();
         assert!(first.is_some() && second.is_some());
-        assert!(slots.take().is_none());
+        assert!(permits.wait().is_none());
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| slots.take().is_some());
+            let waiting = scope.spawn(|| permits.wait().is_some());
             drop(first);
             assert!(waiting.join().unwrap());
         });
-        assert!(slots.take().is_some());
+        assert!(permits.wait().is_some());
     }
 }

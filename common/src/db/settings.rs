@@ -9,7 +9,7 @@ use super::charset::Charset;
 /// Where a server's database is, and how it logs in there.
 #[derive(Clone, Debug)]
 pub struct DbSettings {
-    /// MySQL or MariaDB servers as `host[:port]`, tried in turn: ways to one and the same database.
+    /// MySQL or MariaDB servers as `host[:port]`, tried in order: addresses of the same database.
     /// Empty: the embedded database is used.
     pub addresses: Vec<String>,
     /// The account on those servers.
@@ -25,8 +25,8 @@ pub struct DbSettings {
     /// The directory of the embedded databases.
     pub directory: PathBuf,
     /// Whether a commit to the embedded database is on stable storage before it is answered. Without that
-    /// a power cut may take the last commits, and nothing else; the end of the process takes none. It says
-    /// nothing to MySQL, whose own settings decide.
+    /// a power cut may lose the last commits, and nothing else; the end of the process loses none. MySQL
+    /// ignores it: its own settings decide.
     pub durable: bool,
 }
 
@@ -45,8 +45,8 @@ pub enum Tls {
     Off,
     /// They are; the server's certificate is not checked.
     Required,
-    /// They are, and the server's certificate must be valid, of the host of the address, and signed with one of
-    /// the public certificates or of this file.
+    /// They are, and the server's certificate must be valid, of the host of the address, and signed with one
+    /// of the public certificates or of this file.
     Verify {
         /// More certificates.
         ca_file: Option<PathBuf>,

@@ -73,8 +73,8 @@ impl<T: Into<Value>> From<Option<T>> for Value {
     }
 }
 
-/// A row of an answer. Columns are asked for by position and type; a column of another type is an
-/// error that says so, since a table that others also write may hold anything.
+/// A row of an answer. Columns are read by position and type; a column of another type is an error, since
+/// other programs may write anything into the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row(Vec<Value>);
 
@@ -100,7 +100,7 @@ impl Row {
             Some(value) => Ok(value),
             None => {
                 let columns = self.0.len();
-                fail!(Internal, "column {column} of a row of {columns} columns was asked for")
+                fail!(Internal, "there is no column {column} in a row of {columns} columns")
             }
         }
     }
@@ -169,7 +169,7 @@ pub struct Written {
     /// was (and counts 2 for an ON DUPLICATE KEY UPDATE that changes one); SQLite counts it.
     pub affected: u64,
     /// What the statement gave LAST_INSERT_ID in MySQL; in SQLite the first column of what it is
-    /// RETURNING; or 0. What an AUTO_INCREMENT column gave is not told.
+    /// RETURNING; or 0. The value of an AUTO_INCREMENT column is not among them.
     pub last_id: u64,
 }
 

@@ -5,15 +5,15 @@
 //! - [`space`] and [`trust`]: the store paths, which of them work, and which of them is next; [`volume`]: whether
 //!   one is the disk that it should be.
 //! - [`journal`] and [`settle`]: nothing half done stays, whatever happens; [`heartbeat`]: which journals are held.
-//! - [`disk`], [`flush`] and [`dirsync`]: directories, syncing.
+//! - [`disk`], [`writeback`], [`directories`] and [`directory_sync`]: what a failing disk is, directories, syncing.
 //! - [`mod@write`]: uploads and deletes, and the order that durability depends on.
 //! - [`send`]: finding and opening a file; [`verify`]: holding one against its row;
 //!   [`damaged`]: those that are out of service.
 
 pub mod damaged;
-pub mod dirsync;
+pub mod directories;
+pub mod directory_sync;
 pub mod disk;
-pub mod flush;
 pub mod heartbeat;
 pub mod journal;
 pub mod paths;
@@ -24,6 +24,7 @@ pub mod trust;
 pub mod verify;
 pub mod volume;
 pub mod write;
+pub mod writeback;
 
 use std::io;
 use std::sync::Arc;
@@ -40,12 +41,13 @@ use crate::db::{Db, Entry, Next};
 use crate::globals::Globals;
 use crate::id::Ids;
 use damaged::Damaged;
-use disk::{Directories, DiskError, Fsync};
-use flush::{FLUSHERS_MAX, FLUSHES_QUEUED_MAX};
+use directories::Directories;
+use disk::{DiskError, Fsync};
 use send::Lookers;
 use settle::Settler;
 use space::{Opening, Store, Stores};
 use volume::{Claim, Page};
+use writeback::{FLUSHERS_MAX, FLUSHES_QUEUED_MAX};
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@
 //! 5. **The content is received**, with its checksum, which must be the expected one if there is one. The file is under its final name, but no row
 //!    names it, so nobody can see it half done.
 //! 6. **The file is synced**, and at the same time **the directory** that has its name, once for all who have
-//!    new names there (see `dirsync`). Both come before the row: a row that survives a power loss must find its
+//!    new names there (see `directory_sync`). Both come before the row: a row that survives a power loss must find its
 //!    file whole, under its name.
 //! 7. **The row is committed.** This is the moment at which the file exists. The table's primary key
 //!    decides between two uploads of one ID.
@@ -53,10 +53,10 @@ use tnv_common::proto::tnv::file_key::Triple;
 use tnv_common::rpc::receive::Receiver;
 
 use super::disk::{self, DiskError, DiskResult, Volume};
-use super::flush::Flush;
 use super::journal::{Open, Record, Slot};
 use super::paths::{self, Place};
 use super::space::{Promise, Store};
+use super::writeback::Flush;
 use super::{Files, no_such_file};
 use crate::db::FileRow;
 use crate::globals::now;
@@ -347,7 +347,7 @@ impl Draft {
         }
         directory.wait().map_err(|fault| self.failed(&fault))?;
         // After all syncs, and with the number from before the file had a name: a sync of the directory that failed
-        // for somebody else has been counted before ours began, and then ours proves nothing (see `dirsync`).
+        // for somebody else has been counted before ours began, and then ours proves nothing (see `directory_sync`).
         if self.promise.is_outlived() {
             return Err(self.outlived());
         }

@@ -32,14 +32,14 @@ const START_INTERVAL: Duration = Duration::from_secs(2);
 /// Prepared statements kept by each connection: more than a server has, with those of several rows.
 const STATEMENTS_MAX: usize = 64;
 
-/// The largest packet either way: a row of ours is a few KiB.
+/// The largest packet either way: a row is a few KiB.
 const PACKET_BYTES_MAX: usize = 16 << 20;
 
 /// No limit of rows: with one, MySQL would cut an answer and report nothing.
 const NO_LIMIT: u64 = u64::MAX;
 
-/// A wait for row locks ends before the wait for the server's answer does: then the server reports the time-out,
-/// and the connection can be used further. In seconds, as the server wants it.
+/// A wait for row locks ends before the wait for the server's answer does: then the server reports the
+/// time-out, and the connection can be used further. In seconds, as the server wants it.
 const LOCK_WAIT_SECS_MAX: u64 = 10;
 
 /// A connection that is logged in.
@@ -60,8 +60,8 @@ pub struct Connection {
 pub struct Connector {
     settings: DbSettings,
     database: &'static str,
-    /// Index of the address to be tried first: the one of the last connection, or the next one where that server
-    /// did not serve.
+    /// Index of the address to be tried first: the one of the last connection, or the next one where that
+    /// server did not serve.
     current: AtomicUsize,
 }
 
@@ -117,8 +117,8 @@ impl Connector {
         self.settings.addresses.len()
     }
 
-    /// Tries the addresses in turn, the current one first. Of several failures it reports the first refusal, which
-    /// the operator can do something about, or else the first failure.
+    /// Tries the addresses in turn, the current one first. Of several failures it reports the first refusal,
+    /// which the operator can do something about, or else the first failure.
     pub fn connect(&self, scope: Scope) -> StdResult<Connection, ConnectError> {
         let first = self.current.load(Ordering::Relaxed);
         let mut failed: Option<ConnectError> = None;
@@ -153,9 +153,9 @@ impl Connector {
         }
     }
 
-    /// Makes the next address the current one where this server does not write, does not answer in time, or breaks
-    /// connections that are new. A connection that served and broke later proves nothing: servers close idle ones,
-    /// and the next connect shows whether a server restarts.
+    /// Makes the next address the current one where this server does not write, does not answer in time, or
+    /// breaks connections that are new. A connection that served and broke later proves nothing: servers
+    /// close idle ones, and the next connect shows whether a server restarts.
     pub fn note_failure(&self, connection: &Connection, failure: &Failure) {
         let is_unfit = match failure {
             Failure::Server(..) => failure.is_unwritable(),
@@ -174,8 +174,9 @@ impl Connector {
         }
     }
 
-    /// Tries the IP addresses of a host in turn; the driver would stop at the first that does not answer. Where the
-    /// certificate must match the host's name only the driver can: it takes the name from what it connects to.
+    /// Tries the IP addresses of a host in turn; the driver would stop at the first that does not answer.
+    /// Where the certificate must match the host's name only the driver can: it takes the name from what it
+    /// connects to.
     pub fn connect_to(&self, index: usize, scope: Scope) -> StdResult<Connection, ConnectError> {
         let address = self.settings.addresses[index].as_str();
         let resolved = net::resolve(address, DEFAULT_PORT).map_err(|error| match error.kind() {
@@ -208,8 +209,8 @@ impl Connector {
     pub fn log_in(&self, peer: &Peer, scope: Scope, rw_timeout: Duration) -> StdResult<Conn, Failure> {
         let settings = &self.settings;
         let lock_wait = (rw_timeout.as_secs() / 2).clamp(1, LOCK_WAIT_SECS_MAX);
-        // By a statement: MariaDB and MySQL name the variable differently. Statements that insert what they do not
-        // find rely on the locks of this level.
+        // By a statement: MariaDB and MySQL name the variable differently. Statements that insert what they
+        // do not find rely on the locks of this level.
         let isolation = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
         let session = format!(
             "SET NAMES utf8mb4, SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \

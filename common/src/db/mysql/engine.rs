@@ -13,8 +13,8 @@ use crate::db::schema::Sql;
 use crate::db::value::{Value, Written};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Rows in one INSERT at most: each of a few KiB, so that the packet stays below 1 MiB, which is the limit of some
-/// servers.
+/// Rows in one INSERT at most: each of a few KiB, so that the packet stays below 1 MiB, which is the limit of
+/// some servers.
 const ROWS_AT_ONCE_MAX: usize = 64;
 
 /// Up to here there is a statement for each number of rows, beyond it for the powers of two.
@@ -63,8 +63,8 @@ impl Engine for MysqlEngine {
 
     fn begin(&mut self) -> StdResult<(), TransactionError> {
         let connection = self.connection()?;
-        // A round trip of its own. If the first statement began the transaction, one that was delayed by an outage
-        // could run after its client gave up, and its locks would block the next attempt.
+        // A round trip of its own. If the first statement began the transaction, one that was delayed by an
+        // outage could run after its client gave up, and its locks would block the next attempt.
         let begun = command(&mut connection.conn, "START TRANSACTION");
         self.noted(begun)
             .map_err(|(failure, address)| TransactionError::ConnectionLost(failure.to_unavailable(&address)))
@@ -139,8 +139,8 @@ impl Engine for MysqlEngine {
     }
 }
 
-/// An INSERT of one row whose every value is a parameter, and that ends with them: several can be sent as one. One
-/// with an ON DUPLICATE KEY UPDATE cannot, since its answer is of its own row.
+/// An INSERT of one row whose every value is a parameter, and that ends with them: several can be sent as
+/// one. One with an ON DUPLICATE KEY UPDATE cannot, since its answer is of its own row.
 struct Insert<'a> {
     /// Up to the first value.
     head: &'a str,

@@ -14,8 +14,9 @@ use crate::limits::CONNECT_TIMEOUT;
 /// down, or has no memory (1037, 1038, 1041) or thread (1135) to spare.
 const TRANSIENT: [u16; 8] = [1040, 1203, 1226, 1053, 1037, 1038, 1041, 1135];
 
-/// Codes below are of the server's own files and memory, whatever the statement ("global error codes", MySQL's
-/// Error Message Sources and Elements): no space or no right in its directory for temporary tables, say.
+/// Codes below are of the server's own files and memory, whatever the statement ("global error codes",
+/// MySQL's Error Message Sources and Elements): no space or no right in its directory for temporary tables,
+/// say.
 const FIRST_SERVER_ERROR: u16 = 1000;
 
 /// What a server sends on a connection that it closes: shutdown, killed, idle for too long.

@@ -111,8 +111,8 @@ fn create(conn: &mut Conn, database: &str, missing: &Missing) -> StdResult<(), F
     missing.tables.iter().try_for_each(|sql| run(conn, sql))
 }
 
-/// Warns of what makes a server unsafe or its rows hard to find. Each of it is right for some deployment, so none
-/// of it keeps a server from starting.
+/// Warns of what makes a server unsafe or its rows hard to find. Each of it is right for some deployment, so
+/// none of it keeps a server from starting.
 fn check(conn: &mut Conn, schema: &Schema, charset: Charset) -> StdResult<(), Failure> {
     check_engines(conn, schema)?;
     check_durability(conn)?;
@@ -162,8 +162,8 @@ fn check_durability(conn: &mut Conn) -> StdResult<(), Failure> {
     }
 }
 
-/// A warning of names that were written in another character set than the configured one, judged by the rows at
-/// both ends of a table.
+/// A warning of names that were written in another character set than the configured one, judged by the rows
+/// at both ends of a table.
 fn foreign_names(conn: &mut Conn, table: &Table, charset: Charset) -> StdResult<Option<String>, Failure> {
     let names = table.mysql_names();
     if names.is_empty() {

@@ -96,8 +96,8 @@ impl Mysql {
         self.connector.charset().encode(name).into_owned()
     }
 
-    /// A query can be repeated, so a pooled connection that turns out to be dead costs one more attempt on a fresh
-    /// one.
+    /// A query can be repeated, so a pooled connection that turns out to be dead costs one more attempt on a
+    /// fresh one.
     fn read_in(&self, charset: Charset, sql: &'static Sql, params: &[Value]) -> Result<Vec<Row>> {
         let mut lease = self.readers.lease(LEASE_TIMEOUT)?;
         if let Some((mut connection, idle)) = lease.reused.take() {
@@ -125,8 +125,8 @@ impl Mysql {
         }
     }
 
-    /// Whether an idle connection can be used: it lives, and is to the current server. The writer may have left the
-    /// other one, which may have stale rows.
+    /// Whether an idle connection can be used: it lives, and is to the current server. The writer may have
+    /// left the other one, which may have stale rows.
     fn is_usable(&self, connection: &mut Connection, idle: Duration) -> bool {
         self.connector.is_current(connection) && (idle < PING_AFTER || connection.conn.ping().is_ok())
     }

@@ -1,4 +1,4 @@
-//! Statements on a connection, and values both ways: ours to MySQL's and back.
+//! Statements on a connection, and the conversion of values and rows.
 
 use std::result::Result as StdResult;
 
@@ -85,7 +85,7 @@ fn value_of(value: mysql::Value, charset: Charset) -> StdResult<Value, Failure> 
             Ok(text) => Value::Text(charset.decode(text)),
             Err(error) => Value::Bytes(error.into_bytes()),
         },
-        // Times are for people; no statement of ours computes with them, or with fractions.
+        // Times are for people; no statement computes with them, or with fractions.
         other => Value::Text(other.as_sql(true).trim_matches('\'').to_owned()),
     })
 }

@@ -16,8 +16,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Prepared statements kept by each connection: more than a server has.
 const STATEMENTS_MAX: usize = 64;
 
-/// Pages in the log at which the writer makes a checkpoint: with SQLite's own 1000 it made one, with its flushes,
-/// every few hundred rows. More gave nothing.
+/// Pages in the log at which the writer makes a checkpoint: with SQLite's own 1000 it made one, with its
+/// flushes, every few hundred rows. More gave nothing.
 const CHECKPOINT_PAGES: i64 = 4096;
 
 /// The log is truncated to this size after a checkpoint.
@@ -38,8 +38,8 @@ pub fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     // The pool and the writer let one thread at a time use a connection.
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    // Where SQLite cannot open a file for writing, be it for lack of descriptors, it opens it for reading only.
-    // Such a connection would be kept, and fail each write until the server restarts.
+    // Where SQLite cannot open a file for writing, be it for lack of descriptors, it opens it for reading
+    // only. Such a connection would be kept, and fail each write until the server restarts.
     if connection.is_readonly(rusqlite::MAIN_DB)? {
         let why = "it can be opened for reading only; check its owner, its mode and the limit of open files";
         let cannot_open = ffi::Error::new(ffi::SQLITE_CANTOPEN);
@@ -149,7 +149,7 @@ fn value_of(value: ValueRef<'_>) -> Value {
     match value {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(value) => Value::Int(value),
-        // No statement of ours stores one; as text it is at least visible.
+        // No statement stores one; as text it is at least visible.
         ValueRef::Real(value) => Value::Text(value.to_string()),
         ValueRef::Text(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) => Value::Text(text.to_owned()),

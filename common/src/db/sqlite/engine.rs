@@ -81,7 +81,7 @@ impl Engine for SqliteEngine {
             let failed = to_error(&self.path, &error);
             match error.sqlite_error_code() {
                 Some(ErrorCode::DatabaseBusy) => CommitError::RolledBack(TransactionError::Conflict(failed)),
-                // The commit mark is the last thing written: without room for it there is none.
+                // The commit mark is written last: on a full disk it is missing.
                 Some(ErrorCode::DiskFull) => CommitError::RolledBack(TransactionError::Unavailable(failed)),
                 // A failed flush says nothing about what is on the disk.
                 _ => CommitError::Unknown(failed),

@@ -1,11 +1,11 @@
 //! The write lock among the processes that share a database: an exclusive `flock` on `NAME.lock`.
 //!
-//! SQLite's own wait is a poll under which one of two busy processes can starve for seconds. This lock orders the
-//! writers and guards nothing else: SQLite stays correct if a process writes without it.
+//! SQLite's own wait is a poll under which one of two busy processes can starve for seconds. This lock orders
+//! the writers and guards nothing else: SQLite stays correct if a process writes without it.
 //!
 //! One lock alone is not fair: a process that releases it and locks again at once is faster than one that
-//! must first wake up (five commits to one, measured). So a process first takes a second lock, on `NAME.next`, and
-//! releases that when it has the first: after a release the waiting process is next.
+//! must first wake up (five commits to one, measured). So a process first takes a second lock, on
+//! `NAME.next`, and releases that when it has the first: after a release the waiting process is next.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -37,7 +37,8 @@ impl WriteLock {
         Ok(WriteLock { path: path.to_owned(), lock: open(path)?, next: open(&path.with_extension("next"))? })
     }
 
-    /// Waits in the kernel, until the holder releases the lock or its process ends. Callers bound their own wait.
+    /// Waits in the kernel, until the holder releases the lock or its process ends. Callers bound their own
+    /// wait.
     pub fn acquire(&self) -> Result<()> {
         self.acquire_by(|file| rustix::io::retry_on_intr(|| flock(file, FlockOperation::LockExclusive)))
     }

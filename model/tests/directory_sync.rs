@@ -6,7 +6,7 @@ use std::sync::Mutex as Seen;
 
 use shuttle::thread;
 use tnv_model::scenario::check;
-use tnv_model::storage::dirsync::DirectorySyncs;
+use tnv_model::storage::directory_sync::DirectorySyncs;
 use tnv_model::storage::disk::{DiskError, DiskResult, Fsync, Volume};
 use tnv_model::sync::{self, Arc, Mutex, chance};
 

@@ -11,7 +11,7 @@ use std::io;
 use tnv_common::net::worker_pool::Workers;
 use tnv_common::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
 
-use super::dirsync::{SYNC_TIMEOUT, timed_out};
+use super::directory_sync::{SYNC_TIMEOUT, timed_out};
 use super::disk::{DiskError, DiskResult, Fsync, Volume, copy};
 
 /// So many bytes are worth a flush.
