@@ -128,7 +128,7 @@ impl Download {
         }
     }
 
-    /// The same where a size beyond what is left means what is left, as [`FETCH`](command::FETCH) has it: who
+    /// The same where a size beyond what is left means what is left, as [`FETCH`](super::command::FETCH) has it: who
     /// asks does not know the file's size yet.
     pub fn clip(&self, file_size: u64) -> Result<(u64, u64)> {
         let (offset, rest) = Download { file: self.file.clone(), size: 0, ..*self }.check(file_size)?;
