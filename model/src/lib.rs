@@ -17,6 +17,8 @@ pub use common::{error, fail, limits, log_context, proto, text};
 #[cfg(not(test))]
 pub mod db;
 #[cfg(not(test))]
+pub mod file;
+#[cfg(not(test))]
 #[path = "../../idserver/src/globals.rs"]
 pub mod globals;
 #[cfg(not(test))]
@@ -24,6 +26,6 @@ pub mod net;
 #[cfg(not(test))]
 pub mod scenario;
 #[cfg(not(test))]
-pub mod storage;
-#[cfg(not(test))]
 pub mod sync;
+#[cfg(not(test))]
+pub mod volume;

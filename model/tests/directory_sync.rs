@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Mutex as Seen;
 
 use shuttle::thread;
+use tnv_model::file::directory_sync::DirectorySyncs;
 use tnv_model::scenario::check;
-use tnv_model::storage::directory_sync::DirectorySyncs;
-use tnv_model::storage::disk::{DiskError, DiskResult, Fsync, Volume};
 use tnv_model::sync::{self, Arc, Mutex, chance};
+use tnv_model::volume::disk::{DiskError, DiskResult, Fsync, Volume};
 
 const WHAT: &str = "sync";
 

@@ -2,9 +2,10 @@
 //! them, and a volume's marker. cargo-fuzz calls it (`fuzz/README.md`), and so does the test here, for a bounded while. It is
 //! in no server.
 
-use crate::file::journal::{Record, SLOT_BYTES};
-use crate::file::volume::Marker;
-use crate::file::{heartbeat, paths};
+use crate::path;
+use crate::volume::heartbeat;
+use crate::volume::identity::Marker;
+use crate::volume::journal::{Record, SLOT_BYTES};
 
 /// A slot of a journal, of which the checksum is made true, so that what stands behind it is reached.
 pub fn storage_journal(data: &[u8]) {
@@ -27,12 +28,12 @@ pub fn storage_journal(data: &[u8]) {
 
 /// A path that is followed lies three directories below its store path, in a file of the known form.
 fn check_path(path: &str) {
-    assert!(path.len() <= paths::PATH_CHARS_MAX && !path.contains('\0'), "{path:?}");
+    assert!(path.len() <= path::PATH_CHARS_MAX && !path.contains('\0'), "{path:?}");
     let parts: Vec<&str> = path.rsplit('/').take(4).collect();
     assert_eq!(parts.len(), 4, "{path:?}");
     let is_plain = |part: &&str| part.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'_');
     assert!(parts.iter().all(is_plain), "{path:?}");
-    assert!(paths::time(path).is_none_or(|time| time >= 0));
+    assert!(path::time(path).is_none_or(|time| time >= 0));
 }
 
 #[cfg(test)]

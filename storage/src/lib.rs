@@ -6,21 +6,19 @@
 //! files, and `init`, which marks a store path's disk.
 
 mod cache;
-mod call;
+mod cluster;
 mod db;
 mod file;
-mod fsck;
 #[cfg(any(test, feature = "fuzz"))]
 pub mod fuzz;
 mod globals;
-mod id;
-mod init;
+mod maintenance;
+mod path;
 #[cfg(test)]
 mod scratch;
-mod scrub;
 mod server;
 mod service;
 mod session;
-mod tracker;
+mod volume;
 
 pub use server::Storage;

@@ -18,16 +18,16 @@ use tnv_common::net::event_loop;
 use tnv_common::net::stop::Stop;
 use tnv_common::rpc::server::RpcServer;
 
+use crate::cluster::ids::Ids;
+use crate::cluster::tracker;
 use crate::db::{Db, SCHEMA};
 use crate::file::Files;
-use crate::fsck;
 use crate::globals::{Globals, MemberName, Settings, host_name, now};
-use crate::id::Ids;
-use crate::init;
-use crate::scrub;
+use crate::maintenance::fsck;
+use crate::maintenance::init;
+use crate::maintenance::scrub;
 use crate::service::{self, Service};
 use crate::session::Keys;
-use crate::tracker;
 
 /// `tnv-storage`.
 pub struct Storage;

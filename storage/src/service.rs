@@ -19,7 +19,7 @@ use tnv_common::rpc::dialect::Tnv;
 use tnv_common::rpc::server::{Handler, Request};
 
 use crate::file::Files;
-use crate::file::send::Found;
+use crate::file::read::Found;
 use crate::session::{Keys, Session};
 
 /// The commands on these files.

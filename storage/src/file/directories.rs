@@ -8,9 +8,9 @@ use std::io;
 use tnv_common::error::Result;
 use tnv_common::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::directory_sync::DirectorySyncs;
-use super::disk::{DiskError, DiskResult, Fsync, Volume};
-use super::paths::Place;
+use crate::file::directory_sync::DirectorySyncs;
+use crate::path::Place;
+use crate::volume::disk::{DiskError, DiskResult, Fsync, Volume};
 
 /// What the sync of a directory is called that has a new directory in it, where it fails.
 const WHAT: &str = "sync the directory above a new one";
@@ -108,8 +108,8 @@ fn create_new(path: &str) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file::disk::tests::Counted;
     use crate::scratch::Scratch;
+    use crate::volume::disk::tests::Counted;
     use tnv_common::proto::IdKey;
 
     fn create(directories: &Directories, volume: &Arc<Counted>, place: &Place) -> DiskResult<File> {

@@ -29,7 +29,7 @@ use tnv_common::error::Result;
 use tnv_common::net::worker_pool::Workers;
 use tnv_common::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
 
-use super::disk::{DiskError, DiskResult, Fsync, Volume};
+use crate::volume::disk::{DiskError, DiskResult, Fsync, Volume};
 
 /// Directories that are synced at once: far more than uploads on working disks make names in, so that those of a
 /// disk that hangs hold up no other's.
@@ -228,7 +228,7 @@ pub fn timed_out() -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file::disk::tests::Counted;
+    use crate::volume::disk::tests::Counted;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 

@@ -10,19 +10,11 @@
 //! - [`send`]: finding and opening a file; [`verify`]: holding one against its row;
 //!   [`damaged`]: those that are out of service.
 
-pub mod damaged;
 pub mod directories;
 pub mod directory_sync;
-pub mod disk;
-pub mod heartbeat;
-pub mod journal;
-pub mod paths;
-pub mod send;
-pub mod settle;
-pub mod space;
-pub mod trust;
+pub mod read;
+pub mod recovery;
 pub mod verify;
-pub mod volume;
 pub mod write;
 pub mod writeback;
 
@@ -37,17 +29,17 @@ use tnv_common::net::worker_pool::Workers;
 use tnv_common::proto::tnv::file_key::Triple;
 
 use crate::cache::Cache;
+use crate::cluster::ids::Ids;
 use crate::db::{Db, Entry, Next};
+use crate::file::directories::Directories;
+use crate::file::read::Lookers;
+use crate::file::recovery::Settler;
+use crate::file::writeback::{FLUSHERS_MAX, FLUSHES_QUEUED_MAX};
 use crate::globals::Globals;
-use crate::id::Ids;
-use damaged::Damaged;
-use directories::Directories;
-use disk::{DiskError, Fsync};
-use send::Lookers;
-use settle::Settler;
-use space::{Opening, Store, Stores};
-use volume::{Claim, Page};
-use writeback::{FLUSHERS_MAX, FLUSHES_QUEUED_MAX};
+use crate::volume::disk::{DiskError, Fsync};
+use crate::volume::identity::{self, Claim, Page};
+use crate::volume::placement::{Opening, Store, Stores};
+use crate::volume::quarantine::Damaged;
 
 #[cfg(test)]
 mod tests;
@@ -136,7 +128,7 @@ impl Files {
 
 /// The rows by which a store path is known: live ones of this group, and of no group, which existing storages
 /// wrote.
-fn pages(db: &Db, group: &str) -> Arc<volume::Pages> {
+fn pages(db: &Db, group: &str) -> Arc<identity::Pages> {
     let (db, group) = (db.clone(), group.to_owned());
     Arc::new(move |table, next: Next<'_>| {
         let page = db.next(table, next)?;

@@ -17,6 +17,7 @@ use super::*;
 use crate::db::SCHEMA;
 use crate::globals::{MemberName, Settings};
 use crate::scratch::Scratch;
+use crate::volume::journal;
 use tnv_common::rpc::receive::Receiver;
 use tnv_tests::tools::promptly;
 
@@ -353,7 +354,7 @@ fn a_file_that_cannot_be_removed_is_in_the_way_of_no_other() {
             std::fs::write(open(name).record.path, "").unwrap();
         }
         std::fs::create_dir(open("002").record.path).unwrap();
-        let settler = settle::Settler::new(files.db.clone(), Arc::clone(&files.stores));
+        let settler = recovery::Settler::new(files.db.clone(), Arc::clone(&files.stores));
         ["001", "002", "003"].into_iter().for_each(|name| settler.add(open(name)));
         settler.round(None).unwrap();
         assert_eq!(group.files(), Vec::<String>::new());

@@ -9,8 +9,8 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Advice, Mode, OFlags, fadvise};
 use tnv_common::limits::COPY_BYTES;
 
-use super::paths;
 use crate::db::FileRow;
+use crate::path;
 
 /// What is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub fn open(path: &str) -> io::Result<File> {
 
 /// Holds all but the content against the row.
 pub fn look(row: &FileRow) -> Result<(), Fault> {
-    if paths::check(&row.path).is_err() {
+    if path::check(&row.path).is_err() {
         return Err(Fault::Path);
     }
     fits(&fs::symlink_metadata(&row.path)?, row)
@@ -98,7 +98,7 @@ pub fn read(row: &FileRow, anew: bool, pace: impl FnMut(u64) -> bool) -> Result<
 }
 
 fn open_fitting(row: &FileRow) -> Result<File, Fault> {
-    if paths::check(&row.path).is_err() {
+    if path::check(&row.path).is_err() {
         return Err(Fault::Path);
     }
     let file = match open(&row.path) {

@@ -52,14 +52,15 @@ use tnv_common::fail;
 use tnv_common::proto::tnv::file_key::Triple;
 use tnv_common::rpc::receive::Receiver;
 
-use super::disk::{self, DiskError, DiskResult, Volume};
-use super::journal::{Open, Record, Slot};
-use super::paths::{self, Place};
-use super::space::{Promise, Store};
-use super::writeback::Flush;
-use super::{Files, no_such_file};
+use super::Files;
+use super::no_such_file;
 use crate::db::FileRow;
+use crate::file::writeback::Flush;
 use crate::globals::now;
+use crate::path::{self, Place};
+use crate::volume::disk::{self, DiskError, DiskResult, Volume};
+use crate::volume::journal::{Open, Record, Slot};
+use crate::volume::placement::{Promise, Store};
 
 /// How many numbers are tried for one file. That a file of a fresh number is there already takes an
 /// ID database that was lost and began anew, and the very same second.
@@ -255,7 +256,7 @@ impl Files {
     pub fn delete(&self, file: &Triple) -> Result<()> {
         // Not the cache: what goes must be what the database says now.
         let Some(row) = self.db.find(file)? else { return Err(no_such_file(file)) };
-        paths::check(&row.path)?;
+        path::check(&row.path)?;
         let record = record(file, &row.path);
         let slot = self.stores.journal_of(&row.path).and_then(|journal| {
             // A full disk must not keep anyone from deleting.

@@ -11,8 +11,8 @@ use std::io;
 use tnv_common::net::worker_pool::Workers;
 use tnv_common::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
 
-use super::directory_sync::{SYNC_TIMEOUT, timed_out};
-use super::disk::{DiskError, DiskResult, Fsync, Volume, copy};
+use crate::file::directory_sync::{SYNC_TIMEOUT, timed_out};
+use crate::volume::disk::{DiskError, DiskResult, Fsync, Volume, copy};
 
 /// So many bytes are worth a flush.
 const STEP_BYTES: u64 = 32 << 20;
@@ -178,8 +178,8 @@ impl Drop for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::file::disk::tests::Counted;
     use crate::scratch::Scratch;
+    use crate::volume::disk::tests::Counted;
 
     fn flush(file: File, fsync: Fsync, workers: &Workers) -> (Flush, Arc<Counted>) {
         let volume = Arc::new(Counted::default());

@@ -16,7 +16,7 @@ use tnv_common::proto::tnv::ids::{IdRange, Ids as Given, encode_id_key};
 use tnv_common::proto::tnv::{REPLY_ID, command};
 use tnv_common::rpc::client::Conn;
 
-use crate::call::connect;
+use crate::cluster::connect::connect;
 
 /// Idle connections kept to each server: a number takes so little time that few are ever in use, and
 /// they are among the few descriptors kept back from clients (`RESERVED_FDS`).

@@ -22,9 +22,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use super::{disk, journal, paths};
 use crate::db::TABLES;
 use crate::globals::MemberName;
+use crate::path;
+use crate::volume::disk;
+use crate::volume::journal;
 
 const MAGIC: &str = "TNV-SCRUB-0001";
 
@@ -95,7 +97,7 @@ impl Damaged {
     /// Of these store paths, none of which has been opened.
     pub fn new<'a>(store_paths: impl Iterator<Item = &'a str>, member: &MemberName) -> Damaged {
         let list =
-            |path| List { store_path: paths::plain(path).to_owned(), is_open: false, is_changed: false };
+            |path| List { store_path: path::plain(path).to_owned(), is_open: false, is_changed: false };
         let lists: Vec<_> = store_paths.map(list).collect();
         let saving = lists.iter().map(|_| Mutex::default()).collect();
         let state = State { rows: BTreeMap::new(), lists, reached: At::default(), taken: BTreeMap::new() };
@@ -280,7 +282,7 @@ impl State {
     /// The list for a file: its own store path's, or, as long as that one is not open, the one that is given
     /// or the first open one.
     fn home_of(&self, path: &str, given: usize) -> usize {
-        let holds = |list: &List| paths::is_below(&list.store_path, path);
+        let holds = |list: &List| path::is_below(&list.store_path, path);
         let own = (0..self.lists.len()).filter(|index| holds(&self.lists[*index]));
         let own = own.max_by_key(|index| self.lists[*index].store_path.len());
         let is_open = |index: &usize| self.lists[*index].is_open;

@@ -46,9 +46,9 @@ use tnv_common::fail;
 use tnv_common::proto::field::Reader;
 use tnv_common::proto::{FileId, UserId};
 
-use super::heartbeat::{self, Heartbeat, Holder, LEASE, Watch};
-use super::paths;
 use crate::globals::MemberName;
+use crate::path;
+use crate::volume::heartbeat::{self, Heartbeat, Holder, LEASE, Watch};
 
 /// Room for the longest of each text: 10 + 255 + 127 + 512 bytes.
 pub const SLOT_BYTES: usize = 1024;
@@ -118,7 +118,7 @@ impl Record {
         let userid = UserId::new(reader.bytes("userid", userid_bytes.into()).ok()?).ok()?;
         let fileid = FileId::new(reader.bytes("fileid", fileid_bytes.into()).ok()?).ok()?;
         let path = String::from_utf8(reader.bytes("path", path_bytes.into()).ok()?.to_vec()).ok()?;
-        paths::check(&path).ok()?;
+        path::check(&path).ok()?;
         Some(Record { userid, fileid, path })
     }
 }
@@ -459,7 +459,7 @@ impl Journal {
 
     /// Takes a slot for this record.
     pub fn take(self: &Arc<Journal>, record: &Record) -> io::Result<Slot> {
-        if record.path.len() > paths::PATH_CHARS_MAX {
+        if record.path.len() > path::PATH_CHARS_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path is too long"));
         }
         let index = {

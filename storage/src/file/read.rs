@@ -14,9 +14,12 @@ use tnv_common::fail;
 use tnv_common::proto::tnv::file_key::Triple;
 use tnv_common::proto::tnv::storage::{Stat, Unique};
 
-use super::damaged::At;
-use super::{Files, no_such_file, paths, verify};
+use super::Files;
+use super::no_such_file;
 use crate::db::{FileRow, table_of};
+use crate::file::verify;
+use crate::path;
+use crate::volume::quarantine::At;
 
 /// A file that is not as its row says is looked at again after these pauses, 1.55 s in all. At once,
 /// since it may have been deleted or replaced between the row and the file. Then because it may have
@@ -81,14 +84,14 @@ impl<T> Found<T> {
 
     /// The value unique to this upload.
     pub fn unique(&self) -> Unique {
-        paths::unique(&self.row.path)
+        path::unique(&self.row.path)
     }
 
     /// All that is known of it.
     pub fn stat(&self) -> Stat {
         Stat {
             size: self.row.size,
-            time: paths::time(&self.row.path).unwrap_or(self.modified),
+            time: path::time(&self.row.path).unwrap_or(self.modified),
             crc32: self.row.crc32,
             unique: self.unique(),
         }
@@ -132,7 +135,7 @@ impl Files {
             }
             let epoch = self.cache.epoch(file);
             let Some(row) = self.db.find(file)? else { return Err(no_such_file(file)) };
-            paths::check(&row.path)?;
+            path::check(&row.path)?;
             self.check_disk(file, &row)?;
             if self.damaged.has(&row.path) {
                 // As with a disk that does not answer: another member's copy may be sound.

@@ -9,10 +9,10 @@ use tnv_common::daemon::{Given, Job};
 use tnv_common::error::{Context, Result};
 use tnv_common::fail;
 
-use crate::file::disk::make_durably;
-use crate::file::paths;
-use crate::file::volume::{self, Marker};
 use crate::globals::Settings;
+use crate::path;
+use crate::volume::disk::make_durably;
+use crate::volume::identity::{self, Marker};
 
 /// How it is asked for.
 pub static JOB: Job = Job {
@@ -32,8 +32,8 @@ pub static JOB: Job = Job {
 
 /// Marks it.
 pub fn run(settings: &Settings, given: &Given, out: &mut dyn Write) -> Result<bool> {
-    let paths: Vec<&str> = settings.store_paths.iter().map(|path| paths::plain(path.as_str())).collect();
-    let path = match (given.text("store-path").map(paths::plain), &paths[..]) {
+    let paths: Vec<&str> = settings.store_paths.iter().map(|path| path::plain(path.as_str())).collect();
+    let path = match (given.text("store-path").map(path::plain), &paths[..]) {
         (Some(path), _) if paths.contains(&path) => path,
         (Some(path), _) => {
             return fail!(
@@ -47,13 +47,13 @@ pub fn run(settings: &Settings, given: &Given, out: &mut dyn Write) -> Result<bo
     };
     let group = settings.group.as_str();
     make_durably(Path::new(path)).context(|| format!("make the directory {path}"))?;
-    let said = match volume::read(path) {
+    let said = match identity::read(path) {
         Ok(Some(marker)) if marker.store_path == path && marker.group == group => {
             format!("store path '{path}' is volume {} already; nothing was changed", marker.id)
         }
         Ok(None) => {
             let marker =
-                volume::create(path, &Marker::new(path, group)).context(|| format!("mark {path}"))?;
+                identity::create(path, &Marker::new(path, group)).context(|| format!("mark {path}"))?;
             format!("store path '{path}' is volume {} from now on", marker.id)
         }
         // Another store path's, which keeps its ID, or none at all.
@@ -63,7 +63,7 @@ pub fn run(settings: &Settings, given: &Given, out: &mut dyn Write) -> Result<bo
                 Ok(Some(marker)) => Marker { id: marker.id, created: marker.created, ..new },
                 _ => new,
             };
-            volume::replace(path, &marker).context(|| format!("mark {path}"))?;
+            identity::replace(path, &marker).context(|| format!("mark {path}"))?;
             format!("store path '{path}' is volume {} from now on; its marker was replaced", marker.id)
         }
     };

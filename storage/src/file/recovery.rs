@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tnv_common::error::Result;
 use tnv_common::net::stop::Stop;
 
-use super::journal::{Open, Record, Slot};
-use super::space::Stores;
 use crate::db::Db;
+use crate::volume::journal::{Open, Record, Slot};
+use crate::volume::placement::Stores;
 
 /// The pause between two rounds, and before a file that could not be removed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);

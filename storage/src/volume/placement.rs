@@ -28,14 +28,14 @@ use tnv_common::net::stop::Stop;
 use tnv_common::proto::IdKey;
 use tnv_common::proto::tnv::shares::Share;
 
-use super::damaged::Damaged;
-use super::disk::{DiskError, Volume, make_durably};
-use super::heartbeat::Watch;
-use super::journal::{self, Journal, Open};
-use super::paths;
-use super::trust::{PROOFS, Proof, Trust, prove};
-use super::volume::{self, Finding, Marker, Pages, Search};
 use crate::globals::MemberName;
+use crate::path;
+use crate::volume::disk::{DiskError, Volume, make_durably};
+use crate::volume::health::{PROOFS, Proof, Trust, prove};
+use crate::volume::heartbeat::Watch;
+use crate::volume::identity::{self, Finding, Marker, Pages, Search};
+use crate::volume::journal::{self, Journal, Open};
+use crate::volume::quarantine::Damaged;
 
 /// How often a disk is asked; the bytes that go by meanwhile are counted here.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
@@ -109,7 +109,7 @@ struct State {
     /// None as long as it could not be opened; then there are no new files.
     journal: Option<Arc<Journal>>,
     /// The marker that was found, and which file it was. It stays: another disk is not this store path.
-    marker: Option<(Marker, volume::Stamp)>,
+    marker: Option<(Marker, identity::Stamp)>,
     /// How often in a row the journal was missing on its disk, and how often it was opened anew.
     missed: u32,
     reopened: u64,
@@ -334,7 +334,7 @@ impl Stores {
     }
 
     fn store_of(&self, path: &str) -> Option<&Arc<Store>> {
-        let holds = |store: &&Arc<Store>| paths::is_below(&store.path, path);
+        let holds = |store: &&Arc<Store>| path::is_below(&store.path, path);
         self.stores.iter().filter(holds).max_by_key(|store| store.path.len())
     }
 }
@@ -360,7 +360,7 @@ impl Store {
         };
         Store {
             key: key.clone(),
-            path: paths::plain(key.as_str()).to_owned(),
+            path: path::plain(key.as_str()).to_owned(),
             opening: opening.clone(),
             state: Mutex::new(state),
             search: Mutex::default(),
@@ -521,13 +521,13 @@ impl Store {
     /// Where the marker lies that was found. None where it is not there, or is another volume's.
     fn place(&self) -> Option<Lies> {
         let (known, before) = self.state().marker.clone()?;
-        let now = volume::stamp(&self.path).ok()?;
+        let now = identity::stamp(&self.path).ok()?;
         if now == before {
             return Some(Lies::There);
         }
         // The journal is open, which keeps the number of its device from being given to another mount.
         let is_other_mount = now.0 != before.0;
-        let is_same_volume = || matches!(volume::read(&self.path), Ok(Some(found)) if found.id == known.id);
+        let is_same_volume = || matches!(identity::read(&self.path), Ok(Some(found)) if found.id == known.id);
         (is_other_mount && is_same_volume()).then_some(Lies::Elsewhere)
     }
 
@@ -542,7 +542,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => return Err(Error::from(error).into()),
         };
-        let found = if is_there { volume::read(path).context(|| "read its marker")? } else { None };
+        let found = if is_there { identity::read(path).context(|| "read its marker")? } else { None };
         let known = self.state().marker.as_ref().map(|(marker, _)| marker.id.clone());
         let group = &self.opening.group;
         let fault = |what: String| Err(not_yet(Error::new(ErrorKind::Unavailable, what)));
@@ -553,7 +553,7 @@ impl Store {
                 found.id
             )),
             (Some(_), None) => {
-                fault(format!("it has no {} any more: its disk is not mounted; mount it", volume::NAME))
+                fault(format!("it has no {} any more: its disk is not mounted; mount it", identity::NAME))
             }
             (Some(_), Some(found)) => self.keep(found),
             (None, Some(found)) if found.store_path == path && found.group == *group => self.keep(found),
@@ -572,7 +572,7 @@ impl Store {
             Some(Marker { id, store_path, group, .. }) => {
                 format!("it is volume {id}, which was made for store path '{store_path}' of group {group}")
             }
-            None => format!("it has no {}", volume::NAME),
+            None => format!("it has no {}", identity::NAME),
         };
         let fault = |what: String| Err(not_yet(Error::new(ErrorKind::Unavailable, what)));
         match (finding, found) {
@@ -598,8 +598,8 @@ impl Store {
             }
             (Finding::NoRows | Finding::Right, None) => {
                 make_durably(Path::new(path)).context(|| "make the directory")?;
-                let marker = volume::create(path, &Marker::new(path, &self.opening.group));
-                let marker = marker.context(|| format!("make {path}/{}", volume::NAME))?;
+                let marker = identity::create(path, &Marker::new(path, &self.opening.group));
+                let marker = marker.context(|| format!("make {path}/{}", identity::NAME))?;
                 log::info!("store path '{path}' is volume {} from now on", marker.id);
                 self.keep(marker)
             }
@@ -607,7 +607,7 @@ impl Store {
     }
 
     fn keep(&self, marker: Marker) -> std::result::Result<(), Fault> {
-        let stamp = volume::stamp(&self.path).context(|| "look at its marker")?;
+        let stamp = identity::stamp(&self.path).context(|| "look at its marker")?;
         self.state().marker = Some((marker, stamp));
         Ok(())
     }
@@ -869,9 +869,9 @@ impl Stores {
 mod tests {
     use super::*;
     use crate::db::{FileRow, Next};
-    use crate::file::journal::Record;
-    use crate::file::volume::{Claim, Page};
     use crate::scratch::Scratch;
+    use crate::volume::identity::{Claim, Page};
+    use crate::volume::journal::Record;
     use std::net::SocketAddr;
     use tnv_common::proto::{FileId, HostName, UserId};
 
@@ -1250,7 +1250,7 @@ mod tests {
         assert!(slot.is_held());
         // Another volume is none of ours.
         mount(&memory);
-        fs::write(memory.join(volume::NAME), Marker::new(&store.path, "group001").to_string()).unwrap();
+        fs::write(memory.join(identity::NAME), Marker::new(&store.path, "group001").to_string()).unwrap();
         look(store);
         assert_eq!(order(&stores, 0), Vec::<String>::new());
         assert!(slot.is_held() && store.losses() == before, "the first one may come back");

@@ -52,11 +52,13 @@ use tnv_common::net::stop::Stop;
 use tnv_common::proto::IdKey;
 
 use crate::db::{Db, Entry, SCHEMA, TABLES};
-use crate::file::heartbeat::Watch;
-use crate::file::journal::Journals;
 use crate::file::verify::{self, Fault};
-use crate::file::{journal, paths, volume};
 use crate::globals::{MemberName, Settings, host_name, now};
+use crate::path;
+use crate::volume::heartbeat::Watch;
+use crate::volume::identity;
+use crate::volume::journal;
+use crate::volume::journal::Journals;
 
 /// How it is asked for.
 pub static JOB: Job = Job {
@@ -108,7 +110,7 @@ const LEVELS: usize = 3;
 
 /// Compares; says whether all agrees.
 pub fn run(settings: &Settings, given: &Given, out: &mut dyn Write, stop: &Stop) -> Result<bool> {
-    let plain = |path: &IdKey| paths::plain(path.as_str()).to_owned();
+    let plain = |path: &IdKey| path::plain(path.as_str()).to_owned();
     let stores: Vec<String> = settings.store_paths.iter().map(plain).collect();
     check_stores(&stores)?;
     if !Database::may_exist(&settings.database, &SCHEMA) {
@@ -158,7 +160,7 @@ fn check_stores(stores: &[String]) -> Result<()> {
         if let Some((_, other)) = seen.iter().find(|(known, _)| *known == identity) {
             return fail!(Invalid, "store paths '{other}' and '{store}' are one directory; name it once");
         }
-        match volume::read(store).context(|| format!("read the marker of store path '{store}'"))? {
+        match identity::read(store).context(|| format!("read the marker of store path '{store}'"))? {
             Some(marker) if marker.store_path != *store => log::warn!(
                 "store path '{store}' is volume {}, which was made for store path '{}': is the right disk mounted?",
                 marker.id,
@@ -240,7 +242,7 @@ impl Fsck<'_> {
             let mut suspects = Vec::new();
             for entry in page {
                 if fsck.is_here(&entry.file.path) {
-                    fsck.known.add(hash(&paths::normal(&entry.file.path)));
+                    fsck.known.add(hash(&path::normal(&entry.file.path)));
                 }
                 if !fsck.count_owner(&entry) {
                     continue;
@@ -277,7 +279,7 @@ impl Fsck<'_> {
 
     /// Whether a path is one under the store paths.
     fn is_here(&self, path: &str) -> bool {
-        self.stores.iter().any(|store| paths::is_below(store, path)) && paths::check(path).is_ok()
+        self.stores.iter().any(|store| path::is_below(store, path)) && path::check(path).is_ok()
     }
 
     /// Rows whose files were not as they should be: once more the file, then the row.
@@ -338,11 +340,11 @@ impl Fsck<'_> {
                 self.counts.other_entries += 1;
                 continue;
             };
-            if levels > 0 && kind.is_dir() && paths::is_directory(&path) {
+            if levels > 0 && kind.is_dir() && path::is_directory(&path) {
                 self.walk(&path, levels - 1, candidates)?;
-            } else if levels == 0 && kind.is_file() && paths::check(&path).is_ok() {
+            } else if levels == 0 && kind.is_file() && path::check(&path).is_ok() {
                 self.counts.files += 1;
-                if !self.known.has(hash(&paths::normal(&path))) {
+                if !self.known.has(hash(&path::normal(&path))) {
                     candidates.push(Candidate { path, doubtful: false });
                 }
                 if candidates.len() >= CANDIDATES_MAX {
@@ -403,7 +405,7 @@ impl Fsck<'_> {
             }
             let doubtful = names(&all.doubtful);
             let is_doubtful =
-                candidates.iter().any(|candidate| doubtful.contains(&*paths::normal(&candidate.path)));
+                candidates.iter().any(|candidate| doubtful.contains(&*path::normal(&candidate.path)));
             if !is_doubtful || self.waited > self.watch.silence() + WAIT_STEP {
                 let mut open = names(&all.open);
                 open.extend(doubtful);
@@ -414,7 +416,7 @@ impl Fsck<'_> {
             self.waited += WAIT_STEP;
         };
         let before = candidates.len();
-        candidates.retain(|candidate| !open.contains(&*paths::normal(&candidate.path)));
+        candidates.retain(|candidate| !open.contains(&*path::normal(&candidate.path)));
         self.counts.open += (before - candidates.len()) as u64;
         Ok(candidates)
     }
@@ -487,7 +489,7 @@ impl Fsck<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             found => found.context(|| format!("look at {}", escaped(path)))?,
         };
-        let named = paths::time(path).unwrap_or(i64::MAX);
+        let named = path::time(path).unwrap_or(i64::MAX);
         let changed = metadata.mtime().max(metadata.ctime()).max(named);
         Ok(Some(now().saturating_sub(u64::try_from(changed).unwrap_or(0))))
     }
@@ -618,7 +620,7 @@ impl Fsck<'_> {
 
 /// Paths as they are compared.
 fn names(texts: &[String]) -> HashSet<String> {
-    texts.iter().map(|path| paths::normal(path).into_owned()).collect()
+    texts.iter().map(|path| path::normal(path).into_owned()).collect()
 }
 
 fn is_there(path: &str) -> bool {
@@ -631,7 +633,7 @@ fn named_by(row: &str, file: &str) -> Option<bool> {
     if row == file {
         return Some(true);
     }
-    if paths::check(row).is_err() {
+    if path::check(row).is_err() {
         return None;
     }
     let look = |path: &str| fs::symlink_metadata(Path::new(path)).ok().as_ref().map(identity);
@@ -658,7 +660,7 @@ fn escaped(text: impl Display) -> String {
 }
 
 fn hash(path: &str) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = paths::unique(path).0;
+    let [a, b, c, d, e, f, g, h, ..] = path::unique(path).0;
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 

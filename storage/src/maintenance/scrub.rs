@@ -17,10 +17,10 @@ use tnv_common::error::{Context, Result};
 use tnv_common::net::stop::Stop;
 
 use crate::db::{Db, Entry, TABLES};
-use crate::file::damaged::{At, Damaged};
-use crate::file::space::Stores;
 use crate::file::verify::{self, Fault};
 use crate::globals::Settings;
+use crate::volume::placement::Stores;
+use crate::volume::quarantine::{At, Damaged};
 
 /// What opening a file counts as, beside its bytes: a disk seeks for it, and a database is asked.
 const FILE_BYTES: u64 = 64 << 10;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
 
-use super::disk::{above, sync_directory};
+use crate::volume::disk::{above, sync_directory};
 
 /// Proofs in a row: with the pauses between them they span several of the kernel's write-backs.
 pub const PROOFS: u32 = 3;

@@ -24,9 +24,9 @@ use tnv_common::proto::tnv::tracker::{Beat, Join};
 use tnv_common::proto::tnv::{REPLY_TRACKER, command};
 use tnv_common::rpc::client::Conn;
 
-use crate::call::connect_from;
-use crate::file::space::Stores;
+use crate::cluster::connect::connect_from;
 use crate::globals::{Globals, now};
+use crate::volume::placement::Stores;
 
 /// The pause before a tracker that was lost is called again: short, since the storage is of no use to
 /// its clients meanwhile, and a call costs next to nothing.

@@ -38,9 +38,11 @@ use std::time::{Duration, Instant};
 
 use tnv_common::error::Result;
 
-use super::{disk, paths, verify};
 use crate::db::{FileRow, Next, TABLES};
+use crate::file::verify;
 use crate::globals::now;
+use crate::path;
+use crate::volume::disk;
 
 /// The marker's name in the store path.
 pub const NAME: &str = ".tnv-volume";
@@ -344,7 +346,7 @@ impl Search {
 
     /// Takes rows of a page into the sample; true where one of them has its file here.
     fn sample_has_here(&mut self, store_path: &str, claims: Vec<Claim>) -> bool {
-        let below = |claim: &Claim| paths::is_below(store_path, &claim.file.path);
+        let below = |claim: &Claim| path::is_below(store_path, &claim.file.path);
         let mut claims: Vec<_> = claims.into_iter().filter(below).collect();
         // What names no group may be another one's.
         claims.sort_by_key(|claim| !claim.is_own);
