@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tnv_common::cache;
 use tnv_common::proto::tnv::file_key::Triple;
 
-use crate::db::FileRow;
+use crate::file::StoredFile;
 
 /// At most this many entries, of 400 bytes or so each: 12 MiB.
 const ENTRIES_MAX: usize = 32_768;
@@ -58,7 +58,7 @@ pub struct Epoch {
     removals: u64,
 }
 
-type Rows = cache::Cache<Triple, FileRow>;
+type Rows = cache::Cache<Triple, StoredFile>;
 
 impl Cache {
     /// A cache whose entries live so long; 0 keeps none.
@@ -67,7 +67,7 @@ impl Cache {
     }
 
     /// What the database said of this file, if that is not too long ago.
-    pub fn get(&self, file: &Triple) -> Option<FileRow> {
+    pub fn get(&self, file: &Triple) -> Option<StoredFile> {
         self.rows().get(file, Instant::now()).cloned()
     }
 
@@ -79,7 +79,7 @@ impl Cache {
     }
 
     /// Keeps what the database said in this epoch, unless the epoch has ended.
-    pub fn put(&self, epoch: Epoch, file: &Triple, row: &FileRow) {
+    pub fn put(&self, epoch: Epoch, file: &Triple, row: &StoredFile) {
         let mut rows = self.rows();
         if self.removals.counts[epoch.shard].load(Ordering::Acquire) == epoch.removals {
             rows.put(file.clone(), row.clone(), Instant::now());
@@ -112,8 +112,8 @@ mod tests {
         }
     }
 
-    fn row(size: u64) -> FileRow {
-        FileRow { path: "p".into(), size, crc32: None }
+    fn row(size: u64) -> StoredFile {
+        StoredFile { path: "p".into(), size, crc32: None }
     }
 
     fn put(cache: &Cache, name: usize, size: u64) {

@@ -12,6 +12,8 @@ use tnv_common::proto::tnv::file_key::Triple;
 use tnv_common::proto::tnv::storage::file_table;
 use tnv_common::proto::{FileId, GroupName, UserId};
 
+use crate::file::StoredFile;
+
 /// The status of a file that is served; any other is not.
 const LIVE: i64 = 0;
 
@@ -119,17 +121,6 @@ macro_rules! tables {
 
 tables!("t_file_01", "t_file_02", "t_file_03");
 
-/// What a row says of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileRow {
-    /// Where its content lies.
-    pub path: String,
-    /// How many bytes it has.
-    pub size: u64,
-    /// The CRC-32 of its content, where it is known.
-    pub crc32: Option<u32>,
-}
-
 /// A row as a walk through a whole table meets it: of any user, and of any status. IDs are as the table
 /// has them (see [`Db::name`]), so that a walk can go on from each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,7 +136,7 @@ pub struct Entry {
     /// Whose members have its content; `None` where an existing storage wrote the row.
     pub group: Option<String>,
     /// The file; its path may be anything.
-    pub file: FileRow,
+    pub file: StoredFile,
 }
 
 /// Which rows of a table come next, where it is read from both ends. The database compares the keys: it alone
@@ -177,7 +168,7 @@ impl Db {
     }
 
     /// The row of a file, if there is one that is live and belongs to this appid and userid.
-    pub fn find(&self, file: &Triple) -> Result<Option<FileRow>> {
+    pub fn find(&self, file: &Triple) -> Result<Option<StoredFile>> {
         let _permit = self.permits.acquire()?;
         for row in self.rows(file)? {
             if is_of(&row, file)? {
@@ -211,7 +202,7 @@ impl Db {
     }
 
     /// Records a file. Its content must be durable: this makes it visible.
-    pub fn insert(&self, file: &Triple, row: &FileRow) -> Result<()> {
+    pub fn insert(&self, file: &Triple, row: &StoredFile) -> Result<()> {
         let params = vec![
             file.fileid.as_str().into(),
             file.appid.as_str().into(),
@@ -319,7 +310,7 @@ impl Db {
             live: row.opt_int(3)? == Some(LIVE),
             group: row.opt_text(7)?.map(str::to_owned),
             // No file has the size of a row that names none.
-            file: FileRow { path, size: size.unwrap_or(u64::MAX), crc32: checksum(row)? },
+            file: StoredFile { path, size: size.unwrap_or(u64::MAX), crc32: checksum(row)? },
             id,
         })
     }
@@ -357,12 +348,12 @@ fn checksum(row: &Row) -> Result<Option<u32>> {
     Ok(row.opt_int(6)?.and_then(|checksum| u32::try_from(checksum).ok()))
 }
 
-fn file_row(row: &Row) -> Result<FileRow> {
+fn file_row(row: &Row) -> Result<StoredFile> {
     let size = row.int(5)?;
     let Ok(size) = u64::try_from(size) else {
         return fail!(Internal, "its file_size is {size}, want 0 or more");
     };
-    Ok(FileRow { path: row.text(4)?.to_owned(), size, crc32: checksum(row)? })
+    Ok(StoredFile { path: row.text(4)?.to_owned(), size, crc32: checksum(row)? })
 }
 
 fn signed(size: u64) -> Result<i64> {
@@ -406,8 +397,8 @@ mod tests {
         }
     }
 
-    fn row(path: &str) -> FileRow {
-        FileRow { path: path.into(), size: 7, crc32: Some(0xFFFF_FFFF) }
+    fn row(path: &str) -> StoredFile {
+        StoredFile { path: path.into(), size: 7, crc32: Some(0xFFFF_FFFF) }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! files, and `init`, which marks a store path's disk.
 
 mod cache;
+mod catalog;
 mod cluster;
 mod db;
 mod file;

@@ -18,10 +18,10 @@ use tnv_common::net::event_loop;
 use tnv_common::net::stop::Stop;
 use tnv_common::rpc::server::RpcServer;
 
+use crate::catalog::Catalog;
 use crate::cluster::ids::Ids;
 use crate::cluster::tracker;
 use crate::db::{Db, SCHEMA};
-use crate::file::Files;
 use crate::globals::{Globals, MemberName, Settings, host_name, now};
 use crate::maintenance::fsck;
 use crate::maintenance::init;
@@ -84,21 +84,21 @@ impl Server for Storage {
         let ids = Ids::new(&globals.settings.id_servers);
         let db = Db::new(database, &globals.settings.group, common.threads);
         // The disks are looked after until the last upload is finished: without heartbeats none could be acknowledged.
-        let files_stop = Stop::new()?;
-        let files = Files::new(&globals, db.clone(), ids, &files_stop)?;
-        let stores = files.stores();
-        scrub::start(&globals.settings, db, files.stores(), files.damaged(), stop)?;
+        let catalog_stop = Stop::new()?;
+        let catalog = Catalog::new(&globals, db.clone(), ids, &catalog_stop)?;
+        let stores = catalog.stores();
+        scrub::start(&globals.settings, db, catalog.stores(), catalog.quarantine(), stop)?;
         let keys = Keys::new(globals.settings.app_keys_file.clone(), globals.settings.app_keys.clone());
         let reloaded = Arc::clone(&keys);
         daemon::on_hangup(move || reloaded.reload());
-        let service = Service::new(Arc::new(files), keys);
+        let service = Service::new(Arc::new(catalog), keys);
         let service = RpcServer::new(service, service::dialect(globals.host.as_str()), common.max_conns)
             .with_pace(globals.settings.upload_pace);
         tracker::start(&globals, &stores, stop)?;
         let ready = || daemon::ready(Part::Storage, address);
         let settings = common.server(Part::Storage);
         let outcome = event_loop::run_announced(listener, &settings, Arc::new(service), stop, ready);
-        files_stop.set();
+        catalog_stop.set();
         stores.close();
         outcome
     }

@@ -18,26 +18,27 @@ use tnv_common::proto::tnv::{REPLY_STORAGE, command};
 use tnv_common::rpc::dialect::Tnv;
 use tnv_common::rpc::server::{Handler, Request};
 
-use crate::file::Files;
-use crate::file::read::Found;
+use crate::catalog::Catalog;
+use crate::catalog::find::{self, stat};
+use crate::file::read::OpenFile;
 use crate::session::{Keys, Session};
 
-/// The commands on these files.
+/// The commands on the files of this catalog.
 pub struct Service {
-    files: Arc<Files>,
+    catalog: Arc<Catalog>,
     keys: Arc<Keys>,
 }
 
 impl Service {
     /// Serves these files, to whom these keys let.
-    pub fn new(files: Arc<Files>, keys: Arc<Keys>) -> Service {
-        Service { files, keys }
+    pub fn new(catalog: Arc<Catalog>, keys: Arc<Keys>) -> Service {
+        Service { catalog, keys }
     }
 
     fn upload(&self, request: &mut Request<'_, Session>) -> Result<()> {
         let upload = Upload::decode(&request.head()?, request.body_bytes())?;
         self.keys.check(request.conn, &upload.file.appid)?;
-        request.receive(self.files.upload(upload.file, upload.size, None)?);
+        request.receive(self.catalog.upload(upload.file, upload.size, None)?);
         Ok(())
     }
 
@@ -49,25 +50,25 @@ impl Service {
         }
         let CheckedUpload { upload, crc32 } = CheckedUpload::decode(&request.head()?, request.body_bytes())?;
         self.keys.check(request.conn, &upload.file.appid)?;
-        request.receive(self.files.upload(upload.file, upload.size, Some(crc32))?);
+        request.receive(self.catalog.upload(upload.file, upload.size, Some(crc32))?);
         Ok(())
     }
 
     fn file_size(&self, request: &mut Request<'_, Session>) -> Result<()> {
-        let found = self.files.look(&Triple::decode(&request.fixed()?)?)?;
+        let found = self.catalog.look(&Triple::decode(&request.fixed()?)?)?;
         request.reply(&found.size().to_be_bytes());
         Ok(())
     }
 
     fn stat(&self, request: &mut Request<'_, Session>) -> Result<()> {
-        let found = self.files.look(&Triple::decode(&request.fixed()?)?)?;
-        request.reply(&found.stat().encode());
+        let found = self.catalog.look(&Triple::decode(&request.fixed()?)?)?;
+        request.reply(&stat(&found).encode());
         Ok(())
     }
 
     fn download(&self, request: &mut Request<'_, Session>) -> Result<()> {
         let download = Download::decode(&request.fixed()?)?;
-        let found = self.files.open(&download.file)?;
+        let found = self.catalog.open(&download.file)?;
         let (offset, bytes) = download.check(found.size())?;
         self.reply_file(request, download.file, &[], found, offset..offset + bytes);
         Ok(())
@@ -75,17 +76,17 @@ impl Service {
 
     fn fetch(&self, request: &mut Request<'_, Session>) -> Result<()> {
         let download = Download::decode(&request.fixed()?)?;
-        let found = self.files.open(&download.file)?;
+        let found = self.catalog.open(&download.file)?;
         let (offset, bytes) = download.clip(found.size())?;
-        let stat = found.stat().encode();
+        let stat = stat(&found).encode();
         self.reply_file(request, download.file, &stat, found, offset..offset + bytes);
         Ok(())
     }
 
     fn read(&self, request: &mut Request<'_, Session>) -> Result<()> {
         let Read { download, unique } = Read::decode(&request.fixed()?)?;
-        let found = self.files.open(&download.file)?;
-        if found.unique() != unique {
+        let found = self.catalog.open(&download.file)?;
+        if find::unique(&found) != unique {
             return fail!(NotFound, "the file was uploaded anew, fileid: {}", download.file.fileid);
         }
         let (offset, bytes) = download.check(found.size())?;
@@ -100,19 +101,19 @@ impl Service {
         request: &mut Request<'_, Session>,
         file: Triple,
         head: &[u8],
-        found: Found<File>,
+        found: OpenFile<File>,
         part: Range<u64>,
     ) {
-        let files = Arc::clone(&self.files);
+        let catalog = Arc::clone(&self.catalog);
         let (content, row) = found.into_parts();
-        let failed = move |error: &io::Error| files.read_failed(&file, &row.path, error);
+        let failed = move |error: &io::Error| catalog.read_failed(&file, &row.path, error);
         request.reply_file(head, content, part, Box::new(failed));
     }
 
     fn delete(&self, request: &mut Request<'_, Session>) -> Result<()> {
         let file = Triple::decode(&request.fixed()?)?;
         self.keys.check(request.conn, &file.appid)?;
-        self.files.delete(&file)?;
+        self.catalog.delete(&file)?;
         request.reply(&[]);
         Ok(())
     }

@@ -34,6 +34,19 @@ const ORDER: &[(&str, &[&str])] = &[
     ),
     ("idserver", &["main", "server", "service", "db", "globals marks"]),
     (
+        "storage",
+        &[
+            "main",
+            "fuzz server",
+            "service maintenance",
+            "session catalog",
+            "db cache cluster",
+            "file",
+            "volume",
+            "path globals scratch",
+        ],
+    ),
+    (
         "client",
         &[
             "main",

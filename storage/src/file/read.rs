@@ -1,223 +1,58 @@
-//! Finding a file: the row, from the cache or the database, held against what is on the disk, so that
-//! no answer is given from a row whose file another member has deleted or replaced.
+//! Files on their way out: held against what is known of them before anything is read.
 
-use std::fs::{self, File, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::Duration;
 
 use rustix::io::Errno;
-use tnv_common::error::{Error, ErrorKind, Result};
-use tnv_common::fail;
-use tnv_common::proto::tnv::file_key::Triple;
-use tnv_common::proto::tnv::storage::{Stat, Unique};
 
-use super::Files;
-use super::no_such_file;
-use crate::db::{FileRow, table_of};
-use crate::file::verify;
-use crate::path;
-use crate::volume::quarantine::At;
+use super::StoredFile;
 
-/// A file that is not as its row says is looked at again after these pauses, 1.55 s in all. At once,
-/// since it may have been deleted or replaced between the row and the file. Then because it may have
-/// come through another member just now: on a replicated file system it shows here a moment later,
-/// and until then as absent, stale, or with another size. The client's deadline for an answer is
-/// longer, so that it learns of a failure while it can still ask another member.
-const LOOK_PAUSES: [Duration; 7] = [
-    Duration::ZERO,
-    Duration::ZERO,
-    Duration::from_millis(50),
-    Duration::from_millis(100),
-    Duration::from_millis(200),
-    Duration::from_millis(400),
-    Duration::from_millis(800),
-];
-
-/// Most workers that wait for a file to show, so that rows whose files are lost cannot hold all of them.
-const LOOKERS_MAX: usize = 64;
-
-/// How many workers wait for a file to show.
-#[derive(Default)]
-pub struct Lookers {
-    count: AtomicUsize,
-}
-
-/// One of them, until it is dropped.
-struct Looker<'a>(&'a Lookers);
-
-impl Lookers {
-    /// One more, where there is room.
-    fn join(&self) -> Option<Looker<'_>> {
-        // Made first: it takes back its count where there was no room.
-        let (before, looker) = (self.count.fetch_add(1, Ordering::Relaxed), Looker(self));
-        (before < LOOKERS_MAX).then_some(looker)
-    }
-}
-
-impl Drop for Looker<'_> {
-    fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A file that is there and has the size that its row says.
-pub struct Found<T> {
-    row: FileRow,
+/// A file that is there and has the size that is known of it.
+pub struct OpenFile<T> {
+    file: StoredFile,
     modified: i64,
-    /// What was wanted of it beside what the row says.
+    /// What was wanted of it beside what is known.
     pub what: T,
 }
 
-impl<T> Found<T> {
-    /// What was wanted of it, and its row.
-    pub fn into_parts(self) -> (T, FileRow) {
-        (self.what, self.row)
+impl<T> OpenFile<T> {
+    /// What was wanted of it, and what is known.
+    pub fn into_parts(self) -> (T, StoredFile) {
+        (self.what, self.file)
+    }
+
+    /// Where its content lies.
+    pub fn path(&self) -> &str {
+        &self.file.path
     }
 
     /// Bytes of the file.
     pub fn size(&self) -> u64 {
-        self.row.size
+        self.file.size
     }
 
-    /// The value unique to this upload.
-    pub fn unique(&self) -> Unique {
-        path::unique(&self.row.path)
+    /// The CRC-32 of its content, where it is known.
+    pub fn crc32(&self) -> Option<u32> {
+        self.file.crc32
     }
 
-    /// All that is known of it.
-    pub fn stat(&self) -> Stat {
-        Stat {
-            size: self.row.size,
-            time: path::time(&self.row.path).unwrap_or(self.modified),
-            crc32: self.row.crc32,
-            unique: self.unique(),
-        }
+    /// When its content was changed last, as its file system says, seconds since the epoch.
+    pub fn modified(&self) -> i64 {
+        self.modified
     }
 }
 
-impl Files {
-    /// Looks at a file without opening it.
-    pub fn look(&self, file: &Triple) -> Result<Found<()>> {
-        self.find(file, |path| Ok(((), fs::symlink_metadata(path)?)))
-    }
-
-    /// Opens a file for reading.
-    pub fn open(&self, file: &Triple) -> Result<Found<File>> {
-        self.find(file, |path| {
-            let file = verify::open(path)?;
-            let metadata = file.metadata()?;
-            Ok((file, metadata))
-        })
-    }
-
-    fn find<T>(&self, file: &Triple, look: impl Fn(&str) -> io::Result<(T, Metadata)>) -> Result<Found<T>> {
-        if let Some(row) = self.cache.get(file) {
-            self.check_disk(file, &row)?;
-            let is_damaged = self.damaged.has(&row.path);
-            match check(row, &look) {
-                Ok(found) if !is_damaged => return Ok(found),
-                // Deleted or replaced by another member; the database knows.
-                _ => self.cache.remove(file),
-            }
-        }
-        let mut fault = String::new();
-        let mut waits = None;
-        for pause in LOOK_PAUSES {
-            if !pause.is_zero() {
-                // Whoever finds too many waiting does not: another member may have the file in sight.
-                if waits.get_or_insert_with(|| self.lookers.join()).is_none() {
-                    break;
-                }
-                thread::sleep(pause);
-            }
-            let epoch = self.cache.epoch(file);
-            let Some(row) = self.db.find(file)? else { return Err(no_such_file(file)) };
-            path::check(&row.path)?;
-            self.check_disk(file, &row)?;
-            if self.damaged.has(&row.path) {
-                // As with a disk that does not answer: another member's copy may be sound.
-                return fail!(
-                    Unavailable,
-                    "the file's content is damaged on this storage, fileid: {}",
-                    file.fileid
-                );
-            }
-            match check(row.clone(), &look) {
-                Ok(found) => {
-                    self.cache.put(epoch, file, &row);
-                    return Ok(found);
-                }
-                Err(Unfit { error: Some(error), .. }) if is_of_disk(&error) => {
-                    return Err(self.read_failed(file, &row.path, &error));
-                }
-                Err(unfit) => fault = unfit.text,
-            }
-        }
-        log::error!("{fault}, fileid: {}", file.fileid);
-        // The path is no business of the client's. Another member may see the file as it should be.
-        fail!(
-            Unavailable,
-            "the file's content is missing or damaged on this storage, fileid: {}",
-            file.fileid
-        )
-    }
-
-    /// Notes that a file cannot be read here, and gives the failure for its reader, who asks another member. The
-    /// file is out of service until the scrub has read it whole, and where the disk failed its store path takes no
-    /// new files until it has proven itself: reads count like writes.
-    pub fn read_failed(&self, file: &Triple, path: &str, error: &io::Error) -> Error {
-        let fileid = &file.fileid;
-        if is_of_disk(error) || error.kind() == io::ErrorKind::UnexpectedEof {
-            // Out of service at once, whatever the database does.
-            let at = |id| At { table: table_of(&file.userid), id };
-            let kept = self.damaged.add(path, at(fileid.to_string()));
-            // The scrub asks for the row by its key, which need not be the name that it was asked for by.
-            match self.db.key_of(file, path) {
-                Ok(key) if kept && key != fileid.as_str() => drop(self.damaged.add(path, at(key))),
-                Ok(_) => {}
-                Err(error) => log::debug!("ask for the key of fileid: {fileid}: {error}"),
-            }
-            let what = if kept { "out of service here" } else { "still served, too many are damaged" };
-            log::error!("unreadable, {what}: {path}: {error}, fileid: {fileid}, userid: {}", file.userid);
-        } else {
-            log::error!("read {path}: {error}, fileid: {fileid}");
-        }
-        if is_of_disk(error) {
-            self.stores.read_failed(path, error);
-        }
-        self.cache.remove(file);
-        Error::new(
-            ErrorKind::Unavailable,
-            format!(
-                "the file cannot be read on this storage, ask another one of its group, fileid: {fileid}"
-            ),
-        )
-    }
-
-    /// A disk that hangs would take one worker after the other, for a minute each.
-    fn check_disk(&self, file: &Triple, row: &FileRow) -> Result<()> {
-        match self.stores.answers_soon(&row.path) {
-            Ok(()) => Ok(()),
-            Err(_) => {
-                fail!(Unavailable, "the file's disk does not answer on this storage, fileid: {}", file.fileid)
-            }
-        }
-    }
-}
-
-/// Holds a row against its file.
-fn check<T>(
-    row: FileRow,
+/// Holds what is known of a file against the file.
+pub fn check<T>(
+    row: StoredFile,
     look: impl Fn(&str) -> io::Result<(T, Metadata)>,
-) -> std::result::Result<Found<T>, Unfit> {
+) -> std::result::Result<OpenFile<T>, Unfit> {
     let unfit = |text| Unfit { text, error: None };
     match look(&row.path) {
         Ok((_, metadata)) if !metadata.is_file() => Err(unfit(format!("{} is no regular file", row.path))),
         Ok((what, metadata)) if metadata.len() == row.size => {
-            Ok(Found { row, modified: metadata.mtime(), what })
+            Ok(OpenFile { file: row, modified: metadata.mtime(), what })
         }
         Ok((_, metadata)) => {
             Err(unfit(format!("{} has {} bytes, its row says {}", row.path, metadata.len(), row.size)))
@@ -227,29 +62,15 @@ fn check<T>(
 }
 
 /// A file that is not as its row says.
-struct Unfit {
-    text: String,
+pub struct Unfit {
+    /// In words.
+    pub text: String,
     /// What the system said, where it is that.
-    error: Option<io::Error>,
+    pub error: Option<io::Error>,
 }
 
 /// Whether an error of reading is the disk's: of its surface, of what the file system has on it, or of its link.
-fn is_of_disk(error: &io::Error) -> bool {
+pub fn is_of_disk(error: &io::Error) -> bool {
     let disk = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NXIO, Errno::NODEV, Errno::REMOTEIO];
     disk.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_so_many_wait_for_files_to_show() {
-        let lookers = Lookers::default();
-        let waiting: Vec<_> = (0..LOOKERS_MAX).map(|_| lookers.join().unwrap()).collect();
-        assert!(lookers.join().is_none() && lookers.join().is_none());
-        drop(waiting);
-        assert!(lookers.join().is_some());
-        assert_eq!(lookers.count.load(Ordering::Relaxed), 0);
-    }
 }

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use tnv_common::error::Result;
 use tnv_common::net::stop::Stop;
 
-use crate::db::Db;
-use crate::volume::journal::{Open, Record, Slot};
+use crate::volume::journal::{JournalEntry, PendingOp};
 use crate::volume::placement::Stores;
 
 /// The pause between two rounds, and before a file that could not be removed is tried again.
@@ -27,30 +26,33 @@ const STUCK_INTERVAL: Duration = Duration::from_secs(600);
 /// database is away no others get that far. Beyond it they wait in the journal for the next start.
 const OPEN_MAX: usize = 100_000;
 
+/// Whether nothing refers to the file of an entry and, for certain, nothing will.
+pub type IsAbsent = Box<dyn Fn(&JournalEntry) -> Result<bool> + Send + Sync>;
+
 /// All files whose fate is open.
-pub struct Settler {
-    db: Db,
+pub struct Recovery {
+    is_absent: IsAbsent,
     stores: Arc<Stores>,
     cases: Mutex<Vec<Case>>,
 }
 
 /// One of them.
 struct Case {
-    open: Open,
+    open: PendingOp,
     /// Not tried before.
     due: Instant,
     /// The pause after the next attempt that fails.
     pause: Duration,
 }
 
-impl Settler {
+impl Recovery {
     /// None to begin with.
-    pub fn new(db: Db, stores: Arc<Stores>) -> Settler {
-        Settler { db, stores, cases: Mutex::default() }
+    pub fn new(is_absent: IsAbsent, stores: Arc<Stores>) -> Recovery {
+        Recovery { is_absent, stores, cases: Mutex::default() }
     }
 
     /// One more.
-    pub fn add(&self, open: Open) {
+    pub fn add(&self, open: PendingOp) {
         self.keep(Case { open, due: Instant::now(), pause: PAUSE });
     }
 
@@ -59,15 +61,15 @@ impl Settler {
         if cases.len() < OPEN_MAX {
             cases.push(case);
         } else {
-            log::error!("{} is left to the next start: {OPEN_MAX} others are open", case.open.record.path);
+            log::error!("{} is left to the next start: {OPEN_MAX} others are open", case.open.entry.path);
         }
     }
 
     /// Removes a file that has no row, now or as soon as it can be.
-    pub fn discard(&self, open: Open) {
-        let path = &open.record.path;
+    pub fn discard(&self, open: PendingOp) {
+        let path = &open.entry.path;
         match self.stores.answers(path).and_then(|()| self.stores.remove(path)) {
-            Ok(()) => open.slot.into_iter().for_each(Slot::release),
+            Ok(()) => open.release(),
             Err(error) => self.keep(put_off(Case { open, due: Instant::now(), pause: PAUSE }, &error)),
         }
     }
@@ -107,8 +109,8 @@ impl Settler {
                 later.push(case);
                 break;
             }
-            match self.decide(&case.open.record) {
-                Ok(Ok(())) => case.open.slot.into_iter().for_each(Slot::release),
+            match self.decide(&case.open.entry) {
+                Ok(Ok(())) => case.open.release(),
                 Ok(Err(error)) => later.push(put_off(case, &error)),
                 Err(error) => {
                     later.push(case);
@@ -127,13 +129,13 @@ impl Settler {
 
     /// The rule: where the row is, the file stays; where the row certainly is not, the file goes. The
     /// outer failure is the database's, the inner one the disk's.
-    fn decide(&self, record: &Record) -> Result<io::Result<()>> {
-        let Record { userid, fileid, path } = record;
+    fn decide(&self, entry: &JournalEntry) -> Result<io::Result<()>> {
+        let JournalEntry { name: fileid, path, .. } = entry;
         // A disk that hangs would hold up all others.
         if let Err(error) = self.stores.answers(path) {
             return Ok(Err(error));
         }
-        if !self.db.is_absent(userid, fileid, path)? {
+        if !(self.is_absent)(entry)? {
             log::info!("kept {path}, which has its row, fileid: {fileid}");
             return Ok(Ok(()));
         }
@@ -148,7 +150,7 @@ impl Settler {
     fn stuck(&self) -> Option<(usize, String)> {
         let cases = self.cases();
         let mut stuck = cases.iter().filter(|case| case.pause > 2 * PAUSE);
-        let path = stuck.next()?.open.record.path.clone();
+        let path = stuck.next()?.open.entry.path.clone();
         Some((1 + stuck.count(), path))
     }
 
@@ -160,7 +162,7 @@ impl Settler {
 /// A case whose file could not be removed now. The first time is told.
 fn put_off(mut case: Case, error: &io::Error) -> Case {
     let level = if case.pause == PAUSE { log::Level::Error } else { log::Level::Debug };
-    log::log!(level, "remove {}: {error}; trying again", case.open.record.path);
+    log::log!(level, "remove {}: {error}; trying again", case.open.entry.path);
     case.due = Instant::now() + case.pause;
     case.pause = (case.pause * 2).min(PAUSE_MAX);
     case

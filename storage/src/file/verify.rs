@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{Advice, Mode, OFlags, fadvise};
 use tnv_common::limits::COPY_BYTES;
 
-use crate::db::FileRow;
+use crate::file::StoredFile;
 use crate::path;
 
 /// What is wrong with a file.
@@ -42,7 +42,7 @@ impl Fault {
     }
 
     /// In words, beside the row.
-    pub fn told<'a>(&'a self, row: &'a FileRow) -> impl fmt::Display + 'a {
+    pub fn told<'a>(&'a self, row: &'a StoredFile) -> impl fmt::Display + 'a {
         fmt::from_fn(move |out| match self {
             Fault::Path => write!(out, "its path is not of the form STORE/000/000/000/TIME_000"),
             Fault::Missing => write!(out, "there is no file"),
@@ -72,14 +72,14 @@ pub fn open(path: &str) -> io::Result<File> {
 }
 
 /// Holds all but the content against the row.
-pub fn look(row: &FileRow) -> Result<(), Fault> {
+pub fn look(row: &StoredFile) -> Result<(), Fault> {
     if path::check(&row.path).is_err() {
         return Err(Fault::Path);
     }
     fits(&fs::symlink_metadata(&row.path)?, row)
 }
 
-fn fits(metadata: &fs::Metadata, row: &FileRow) -> Result<(), Fault> {
+fn fits(metadata: &fs::Metadata, row: &StoredFile) -> Result<(), Fault> {
     match metadata {
         metadata if !metadata.is_file() => Err(Fault::NotAFile),
         metadata if metadata.len() != row.size => Err(Fault::Size(metadata.len())),
@@ -90,14 +90,14 @@ fn fits(metadata: &fs::Metadata, row: &FileRow) -> Result<(), Fault> {
 /// Holds all of it against the row, the content where its checksum is known. `pace` is told of each
 /// piece before it is read, and ends it by saying false: then nothing was found. `anew`: from the disk,
 /// as far as the system can be brought to that, and not from memory.
-pub fn read(row: &FileRow, anew: bool, pace: impl FnMut(u64) -> bool) -> Result<(), Fault> {
+pub fn read(row: &StoredFile, anew: bool, pace: impl FnMut(u64) -> bool) -> Result<(), Fault> {
     match row.crc32 {
         Some(_) => read_whole(row, anew, pace),
         None => open_fitting(row).map(drop),
     }
 }
 
-fn open_fitting(row: &FileRow) -> Result<File, Fault> {
+fn open_fitting(row: &StoredFile) -> Result<File, Fault> {
     if path::check(&row.path).is_err() {
         return Err(Fault::Path);
     }
@@ -113,7 +113,7 @@ fn open_fitting(row: &FileRow) -> Result<File, Fault> {
 }
 
 /// The same, with the content also where its checksum is not known: whether it can be read at all.
-pub fn read_whole(row: &FileRow, anew: bool, mut pace: impl FnMut(u64) -> bool) -> Result<(), Fault> {
+pub fn read_whole(row: &StoredFile, anew: bool, mut pace: impl FnMut(u64) -> bool) -> Result<(), Fault> {
     let file = open_fitting(row)?;
     if anew {
         // Where it fails memory has to do.
@@ -157,12 +157,12 @@ mod tests {
         let scratch = Scratch::new();
         let directory = scratch.path().join("000/000/000");
         fs::create_dir_all(&directory).unwrap();
-        let row = |name: &str| FileRow {
+        let row = |name: &str| StoredFile {
             path: directory.join(name).to_str().unwrap().to_owned(),
             size: 5,
             crc32: Some(crc32fast::hash(b"hello")),
         };
-        let both = |row: &FileRow, want: Result<(), Fault>| {
+        let both = |row: &StoredFile, want: Result<(), Fault>| {
             assert_eq!(look(row), want);
             assert_eq!(read(row, false, |_| true), want);
         };
@@ -174,12 +174,12 @@ mod tests {
         fs::write(directory.join("4_000"), "hullo").unwrap();
         assert_eq!(look(&row("4_000")), Ok(()));
         assert_eq!(read(&row("4_000"), true, |_| true), Err(Fault::Checksum(crc32fast::hash(b"hullo"))));
-        assert_eq!(read(&FileRow { crc32: None, ..row("4_000") }, false, |_| true), Ok(()));
+        assert_eq!(read(&StoredFile { crc32: None, ..row("4_000") }, false, |_| true), Ok(()));
         assert_eq!(read(&row("4_000"), false, |_| false), Ok(()), "called off");
         std::os::unix::fs::symlink(directory.join("1_000"), directory.join("5_000")).unwrap();
         fs::create_dir(directory.join("6_000")).unwrap();
         both(&row("5_000"), Err(Fault::NotAFile));
         both(&row("6_000"), Err(Fault::NotAFile));
-        both(&FileRow { path: "/etc/passwd".into(), ..row("1_000") }, Err(Fault::Path));
+        both(&StoredFile { path: "/etc/passwd".into(), ..row("1_000") }, Err(Fault::Path));
     }
 }

@@ -52,6 +52,7 @@ use tnv_common::net::stop::Stop;
 use tnv_common::proto::IdKey;
 
 use crate::db::{Db, Entry, SCHEMA, TABLES};
+use crate::file::StoredFile;
 use crate::file::verify::{self, Fault};
 use crate::globals::{MemberName, Settings, host_name, now};
 use crate::path;
@@ -624,7 +625,7 @@ fn names(texts: &[String]) -> HashSet<String> {
 }
 
 fn is_there(path: &str) -> bool {
-    verify::look(&crate::db::FileRow { path: path.to_owned(), size: 0, crc32: None }) != Err(Fault::Missing)
+    verify::look(&StoredFile { path: path.to_owned(), size: 0, crc32: None }) != Err(Fault::Missing)
 }
 
 /// Whether a row's path, which ends like the file's, names that file; none where that cannot be seen

@@ -44,7 +44,6 @@ use rustix::io::Errno;
 use tnv_common::error::{Context, Result};
 use tnv_common::fail;
 use tnv_common::proto::field::Reader;
-use tnv_common::proto::{FileId, UserId};
 
 use crate::globals::MemberName;
 use crate::path;
@@ -68,36 +67,40 @@ const ALLOCATED_SLOTS: u32 = 1024;
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long it is waited for a heartbeat of the one who holds the lock, which shows that it is a storage of the same
-/// name. Without one it may be another storage that takes much over; each record is written and read.
+/// name. Without one it may be another storage that takes much over; each entry is written and read.
 const HOLDER_PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long a journal that is given up waits for those who are writing to it.
 const WRITERS_PATIENCE: Duration = Duration::from_secs(1);
 
+/// The longest owner and the longest name of an entry.
+const OWNER_BYTES_MAX: usize = 255;
+const NAME_BYTES_MAX: usize = 127;
+
 const TAKEN: u8 = 1;
 
-/// What a slot names: which row to ask for, and which file it decides about.
+/// What a slot names: a file that is half done, and what refers to it where it is done. The journal knows nothing of
+/// owner and name but their bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// With the file ID, the key of the row; the user decides the table.
-    pub userid: UserId,
-    /// The file ID.
-    pub fileid: FileId,
+pub struct JournalEntry {
+    /// Whose file it is: 1 to 255 bytes.
+    pub owner: String,
+    /// Its name with the owner: 1 to 127 bytes.
+    pub name: String,
     /// The file.
     pub path: String,
 }
 
-impl Record {
-    /// The slot that says it.
+impl JournalEntry {
+    /// The slot that says it. Texts that are too long for it are refused by [`Journal::take`].
     pub fn encode(&self) -> [u8; SLOT_BYTES] {
         let mut slot = [0; SLOT_BYTES];
-        let (userid, fileid) = (self.userid.as_str().as_bytes(), self.fileid.as_str().as_bytes());
+        let (owner, name) = (self.owner.as_bytes(), self.name.as_bytes());
         slot[4] = TAKEN;
-        // The types hold both texts to a byte's range, and `Journal::take` the path to its width.
-        slot[5] = userid.len() as u8;
-        slot[6] = fileid.len() as u8;
+        slot[5] = owner.len() as u8;
+        slot[6] = name.len() as u8;
         slot[8..10].copy_from_slice(&(self.path.len() as u16).to_be_bytes());
-        let texts = [userid, fileid, self.path.as_bytes()].concat();
+        let texts = [owner, name, self.path.as_bytes()].concat();
         slot[10..10 + texts.len()].copy_from_slice(&texts);
         let crc = crc32fast::hash(&slot[4..]);
         slot[..4].copy_from_slice(&crc.to_be_bytes());
@@ -105,21 +108,32 @@ impl Record {
     }
 
     /// What a slot says; `None` where it is free or makes no sense.
-    pub fn decode(slot: &[u8]) -> Option<Record> {
+    pub fn decode(slot: &[u8]) -> Option<JournalEntry> {
         let mut reader = Reader::new(slot);
         let crc = reader.bytes("checksum", 4).ok()?;
         if crc != crc32fast::hash(slot.get(4..)?).to_be_bytes() || reader.u8("mark").ok()? != TAKEN {
             return None;
         }
-        let userid_bytes = reader.u8("userid length").ok()?;
-        let fileid_bytes = reader.u8("fileid length").ok()?;
+        let owner_bytes = reader.u8("owner length").ok()?;
+        let name_bytes = reader.u8("name length").ok()?;
         reader.u8("zero").ok()?;
         let path_bytes = reader.u16("path length").ok()?;
-        let userid = UserId::new(reader.bytes("userid", userid_bytes.into()).ok()?).ok()?;
-        let fileid = FileId::new(reader.bytes("fileid", fileid_bytes.into()).ok()?).ok()?;
-        let path = String::from_utf8(reader.bytes("path", path_bytes.into()).ok()?.to_vec()).ok()?;
-        path::check(&path).ok()?;
-        Some(Record { userid, fileid, path })
+        let mut text = |what, bytes: u16| -> Option<String> {
+            String::from_utf8(reader.bytes(what, bytes.into()).ok()?.to_vec()).ok()
+        };
+        let owner = text("owner", owner_bytes.into())?;
+        let name = text("name", name_bytes.into())?;
+        let path = text("path", path_bytes)?;
+        let entry = JournalEntry { owner, name, path };
+        (entry.fits() && path::check(&entry.path).is_ok()).then_some(entry)
+    }
+
+    /// Whether a slot has room for it, and its texts are ones.
+    fn fits(&self) -> bool {
+        let is_text = |text: &str, bytes_max| (1..=bytes_max).contains(&text.len()) && !text.contains('\0');
+        is_text(&self.owner, OWNER_BYTES_MAX)
+            && is_text(&self.name, NAME_BYTES_MAX)
+            && self.path.len() <= path::PATH_CHARS_MAX
     }
 }
 
@@ -166,11 +180,18 @@ pub struct Slot {
 }
 
 /// A file whose fate is open. A delete may have no slot: it must work on a full disk, too.
-pub struct Open {
+pub struct PendingOp {
     /// Released once it is decided.
     pub slot: Option<Slot>,
     /// Which row decides about which file.
-    pub record: Record,
+    pub entry: JournalEntry,
+}
+
+impl PendingOp {
+    /// It is decided, or nothing was done.
+    pub fn release(self) {
+        self.slot.into_iter().for_each(Slot::release);
+    }
 }
 
 impl Journal {
@@ -184,27 +205,27 @@ impl Journal {
         store_path: &str,
         member: &MemberName,
         watch: &mut Watch,
-    ) -> Result<(Arc<Journal>, Vec<Open>)> {
+    ) -> Result<(Arc<Journal>, Vec<PendingOp>)> {
         let path = member.file_in(store_path, PREFIX);
         let file = open_locked(&path)?;
         if member.may_move() && !heartbeat::is_local(&file) {
             wait_for_holder(&path, &file, watch)?;
         }
         begin(&file, &path)?;
-        let records = read(&file).context(|| format!("read {path}"))?;
-        let next = records.iter().map(|(index, _)| index + 1).max().unwrap_or(1);
+        let entries = read(&file).context(|| format!("read {path}"))?;
+        let next = entries.iter().map(|(index, _)| index + 1).max().unwrap_or(1);
         allocate(&file, next.max(ALLOCATED_SLOTS)).context(|| format!("shorten {path}"))?;
-        let free = Mutex::new(Free { indexes: untaken(&records, next), next });
+        let free = Mutex::new(Free { indexes: untaken(&entries, next), next });
         let identity = identity(&file.metadata().context(|| format!("look at {path}"))?);
         let pulse = Mutex::new(Pulse { holder: rand::random(), count: 0, since: None, is_closed: false });
         let is_local = heartbeat::is_local(&file);
         let retired = RwLock::new(false);
         let journal = Arc::new(Journal { file, path, identity, is_local, free, pulse, retired });
         journal.beat().context(|| format!("write the heartbeat in {}", journal.path))?;
-        tell(&journal.path, records.len());
-        let left = records.into_iter().map(|(index, record)| {
+        tell(&journal.path, entries.len());
+        let left = entries.into_iter().map(|(index, entry)| {
             let slot = Slot { journal: Arc::clone(&journal), index };
-            Open { slot: Some(slot), record }
+            PendingOp { slot: Some(slot), entry }
         });
         let left = left.collect();
         Ok((journal, left))
@@ -212,7 +233,12 @@ impl Journal {
 
     /// Takes over what storages left that have ended: their slots become slots of this journal, and their
     /// journals are removed. What cannot be taken over stays as it is, for the next time.
-    pub fn adopt(self: &Arc<Journal>, store_path: &str, member: &MemberName, watch: &mut Watch) -> Vec<Open> {
+    pub fn adopt(
+        self: &Arc<Journal>,
+        store_path: &str,
+        member: &MemberName,
+        watch: &mut Watch,
+    ) -> Vec<PendingOp> {
         let others = match journals(store_path) {
             Ok(others) => others,
             Err(error) => {
@@ -242,7 +268,7 @@ impl Journal {
         path: &str,
         member: &MemberName,
         watch: &mut Watch,
-    ) -> io::Result<Vec<Open>> {
+    ) -> io::Result<Vec<PendingOp>> {
         let file = match OpenOptions::new().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             result => result?,
@@ -254,24 +280,24 @@ impl Journal {
         let has_head = has_head(&file)?;
         // Of a journal that may be held its head is enough, and one that was empty is not read again.
         let is_empty = !has_head || watch.is_known_empty(path, &file)?;
-        let mut records = is_empty.then(Vec::new);
-        let holder = holder_of(path, &file, &mut records, member, watch)?;
+        let mut entries = is_empty.then(Vec::new);
+        let holder = holder_of(path, &file, &mut entries, member, watch)?;
         if holder == Holder::MayLive {
             return Ok(Vec::new());
         }
-        let records = match records {
-            Some(records) => records,
+        let entries = match entries {
+            Some(entries) => entries,
             None => read(&file)?,
         };
-        if records.is_empty() && !is_empty {
+        if entries.is_empty() && !is_empty {
             watch.note_empty(path, &file)?;
         }
-        if holder == Holder::Still && records.is_empty() {
+        if holder == Holder::Still && entries.is_empty() {
             return Ok(Vec::new());
         }
         let is_removed = holder == Holder::Dead && is_only_ours(&file, judged.as_ref())?;
         let is_marked = judged.as_ref().is_some_and(|heartbeat| heartbeat.count == 0);
-        if records.is_empty() && is_marked && !is_removed {
+        if entries.is_empty() && is_marked && !is_removed {
             return Ok(Vec::new());
         }
         if let (Holder::Dead, Some(judged)) = (holder, judged) {
@@ -283,24 +309,24 @@ impl Journal {
             Heartbeat { kernel, ..Heartbeat::new(0, self.holder()) }.write(&file)?;
             file.sync_data()?;
         }
-        if is_removed || !records.is_empty() {
-            tell(path, records.len());
+        if is_removed || !entries.is_empty() {
+            tell(path, entries.len());
         }
         let mut left = Vec::new();
-        for (_, record) in &records {
-            match self.take(record) {
-                Ok(slot) => left.push(Open { slot: Some(slot), record: record.clone() }),
+        for (_, entry) in &entries {
+            match self.take(entry) {
+                Ok(slot) => left.push(PendingOp { slot: Some(slot), entry: entry.clone() }),
                 Err(error) => {
-                    left.into_iter().filter_map(|open: Open| open.slot).for_each(Slot::release);
+                    left.into_iter().filter_map(|open: PendingOp| open.slot).for_each(Slot::release);
                     return Err(error);
                 }
             }
         }
         let copied = self.file.sync_data();
-        let freed = copied.and_then(|()| records.iter().try_for_each(|(index, _)| free_slot(&file, *index)));
+        let freed = copied.and_then(|()| entries.iter().try_for_each(|(index, _)| free_slot(&file, *index)));
         if let Err(error) = freed {
             // What is named twice is settled by both, to the same end; but it would be taken again and again.
-            left.into_iter().filter_map(|open: Open| open.slot).for_each(Slot::release);
+            left.into_iter().filter_map(|open: PendingOp| open.slot).for_each(Slot::release);
             return Err(error);
         }
         if is_removed && let Err(error) = fs::remove_file(path) {
@@ -457,10 +483,13 @@ impl Journal {
         }
     }
 
-    /// Takes a slot for this record.
-    pub fn take(self: &Arc<Journal>, record: &Record) -> io::Result<Slot> {
-        if record.path.len() > path::PATH_CHARS_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path is too long"));
+    /// Takes a slot for this entry.
+    pub fn take(self: &Arc<Journal>, entry: &JournalEntry) -> io::Result<Slot> {
+        if !entry.fits() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the path or a name is empty or too long",
+            ));
         }
         let index = {
             let mut free = self.free();
@@ -478,7 +507,7 @@ impl Journal {
                 }
             }
         };
-        match self.write(|file| file.write_all_at(&record.encode(), offset(index))) {
+        match self.write(|file| file.write_all_at(&entry.encode(), offset(index))) {
             Ok(()) => Ok(Slot { journal: Arc::clone(self), index }),
             Err(error) => {
                 self.free().indexes.push(index);
@@ -529,8 +558,8 @@ fn free_slot(file: &File, index: u32) -> io::Result<()> {
 }
 
 /// The slots below `next` that are not taken. The taken ones are in the order of the file.
-fn untaken(records: &[(u32, Record)], next: u32) -> Vec<u32> {
-    let mut taken = records.iter().map(|(index, _)| *index).peekable();
+fn untaken(entries: &[(u32, JournalEntry)], next: u32) -> Vec<u32> {
+    let mut taken = entries.iter().map(|(index, _)| *index).peekable();
     (1..next).filter(|index| taken.next_if_eq(index).is_none()).collect()
 }
 
@@ -590,18 +619,18 @@ impl Journals {
             let path = path.to_string_lossy();
             // The lock is let go of with the file.
             let is_free = try_lock(&file, FlockOperation::NonBlockingLockShared)?;
-            let records = read(&file)?;
-            let mut records = Some(records);
-            let holder = match is_free && records.as_ref().is_some_and(|records| !records.is_empty()) {
-                true => holder_of(&path, &file, &mut records, member, watch)?,
+            let entries = read(&file)?;
+            let mut entries = Some(entries);
+            let holder = match is_free && entries.as_ref().is_some_and(|entries| !entries.is_empty()) {
+                true => holder_of(&path, &file, &mut entries, member, watch)?,
                 false => Holder::MayLive,
             };
-            let records = records.unwrap_or_default();
+            let entries = entries.unwrap_or_default();
             let has_heartbeat = is_free && Heartbeat::read(&file)?.is_some();
             if holder == Holder::Dead {
-                all.left.push((path.into_owned(), records.len()));
+                all.left.push((path.into_owned(), entries.len()));
             } else {
-                let paths = records.into_iter().map(|(_, record)| record.path);
+                let paths = entries.into_iter().map(|(_, entry)| entry.path);
                 let doubtful = has_heartbeat && holder == Holder::MayLive;
                 if doubtful { all.doubtful.extend(paths) } else { all.open.extend(paths) }
             }
@@ -616,22 +645,22 @@ pub fn holders(store_path: &str) -> io::Result<Vec<[u8; 16]>> {
     Ok(journals(store_path)?.into_iter().filter_map(read).map(|heartbeat| heartbeat.holder).collect())
 }
 
-/// `records`: those of the journal, where they are known; they are read where they matter.
+/// `entries`: those of the journal, where they are known; they are read where they matter.
 fn holder_of(
     path: &str,
     file: &File,
-    records: &mut Option<Vec<(u32, Record)>>,
+    entries: &mut Option<Vec<(u32, JournalEntry)>>,
     member: &MemberName,
     watch: &mut Watch,
 ) -> io::Result<Holder> {
     let name = path.rsplit('/').next().and_then(|name| name.strip_prefix(PREFIX));
     let named_here = name.is_some_and(|name| member.is_of_this_host(name));
     watch.holder(path, file, named_here, &mut || {
-        let records = match records {
-            Some(records) => records,
-            None => records.insert(read(file)?),
+        let entries = match entries {
+            Some(entries) => entries,
+            None => entries.insert(read(file)?),
         };
-        Ok(records.iter().map(|(_, record)| record.path.clone()).collect())
+        Ok(entries.iter().map(|(_, entry)| entry.path.clone()).collect())
     })
 }
 
@@ -756,24 +785,24 @@ fn begin(file: &File, path: &str) -> Result<()> {
     file.set_len(0).and_then(|()| file.write_all_at(&head, 0)).context(|| format!("write the head of {path}"))
 }
 
-fn tell(path: &str, records: usize) {
-    if records > 0 {
-        log::warn!("{path}: {records} uploads or deletes were cut off");
+fn tell(path: &str, entries: usize) {
+    if entries > 0 {
+        log::warn!("{path}: {entries} uploads or deletes were cut off");
     }
 }
 
 /// The taken slots.
-fn read(mut file: &File) -> io::Result<Vec<(u32, Record)>> {
-    let mut records = Vec::new();
+fn read(mut file: &File) -> io::Result<Vec<(u32, JournalEntry)>> {
+    let mut entries = Vec::new();
     let mut slot = [0; SLOT_BYTES];
     let slots = u32::try_from(file.metadata()?.len() / SLOT_BYTES as u64).unwrap_or(u32::MAX);
     file.seek(SeekFrom::Start(offset(1)))?;
     let mut reader = BufReader::with_capacity(SLOT_BYTES * 256, file);
     for index in 1..slots.min(SLOTS_MAX + 1) {
         reader.read_exact(&mut slot)?;
-        records.extend(Record::decode(&slot).map(|record| (index, record)));
+        entries.extend(JournalEntry::decode(&slot).map(|entry| (index, entry)));
     }
-    Ok(records)
+    Ok(entries)
 }
 
 /// Makes the file so many slots long, whatever the rush was that made it grow, and gets their space
@@ -796,10 +825,10 @@ mod tests {
     use tnv_common::error::ErrorKind;
     use tnv_common::proto::HostName;
 
-    fn record(number: u32) -> Record {
-        Record {
-            userid: UserId::new("ü".repeat(127)).unwrap(),
-            fileid: FileId::new("f".repeat(127)).unwrap(),
+    fn entry(number: u32) -> JournalEntry {
+        JournalEntry {
+            owner: "ü".repeat(127),
+            name: "f".repeat(127),
             path: format!("{}/000/000/000/5F9E3FA7_{number:03X}", "d".repeat(480)),
         }
     }
@@ -808,7 +837,7 @@ mod tests {
         MemberName::new(None, &HostName::new(host).unwrap(), SocketAddr::from(([127, 0, 0, 1], port)))
     }
 
-    fn open(scratch: &Scratch) -> Result<(Arc<Journal>, Vec<Open>)> {
+    fn open(scratch: &Scratch) -> Result<(Arc<Journal>, Vec<PendingOp>)> {
         Journal::open(scratch.path().to_str().unwrap(), &member("a/host", 23000), &mut Watch::new())
     }
 
@@ -817,7 +846,7 @@ mod tests {
         let scratch = Scratch::new();
         let (journal, left) = open(&scratch).unwrap();
         assert!(left.is_empty());
-        let slots: Vec<_> = (0..5).map(|number| journal.take(&record(number)).unwrap()).collect();
+        let slots: Vec<_> = (0..5).map(|number| journal.take(&entry(number)).unwrap()).collect();
         for (index, slot) in slots.into_iter().enumerate() {
             if index != 1 && index != 3 {
                 slot.release();
@@ -825,9 +854,9 @@ mod tests {
         }
         drop(journal);
         let (journal, left) = open(&scratch).unwrap();
-        assert_eq!(left.iter().map(|open| open.record.clone()).collect::<Vec<_>>(), [record(1), record(3)]);
+        assert_eq!(left.iter().map(|open| open.entry.clone()).collect::<Vec<_>>(), [entry(1), entry(3)]);
         // New ones do not disturb the old ones.
-        let slots: Vec<_> = (10..14).map(|number| journal.take(&record(number)).unwrap()).collect();
+        let slots: Vec<_> = (10..14).map(|number| journal.take(&entry(number)).unwrap()).collect();
         slots.into_iter().for_each(Slot::release);
         left.into_iter().filter_map(|open| open.slot).for_each(Slot::release);
         drop(journal);
@@ -841,7 +870,7 @@ mod tests {
         let scratch = Scratch::new();
         let (journal, _) = open(&scratch).unwrap();
         for number in 0..100 {
-            journal.take(&record(number)).unwrap().release();
+            journal.take(&entry(number)).unwrap().release();
         }
         assert_eq!(journal.free().next, 2);
     }
@@ -899,7 +928,7 @@ mod tests {
         let mut watch = Watch::with(Duration::from_secs(3600), Duration::from_secs(3600));
         let mut adopt = || {
             let before = bytes_read();
-            let left = records(&adopt(&scratch, &journal, "a", &mut watch)).len();
+            let left = entries(&adopt(&scratch, &journal, "a", &mut watch)).len();
             (left, bytes_read() - before > offset(ALLOCATED_SLOTS) / 2)
         };
         let held = leave(&scratch, "held", Some(5));
@@ -914,7 +943,7 @@ mod tests {
         assert_eq!(adopt(), (0, true));
         assert_eq!(adopt(), (0, false));
         // A storage of that name came, and has ended.
-        file.write_all_at(&record(4).encode(), offset(7)).unwrap();
+        file.write_all_at(&entry(4).encode(), offset(7)).unwrap();
         Heartbeat { kernel: [7; 16], ..Heartbeat::new(0, [8; 16]) }.write(&file).unwrap();
         assert_eq!(adopt(), (1, true));
     }
@@ -925,38 +954,38 @@ mod tests {
     fn a_journal_that_was_given_up_acknowledges_nothing_and_touches_no_slot_of_the_next_one() {
         let scratch = Scratch::new();
         let (first, _) = open(&scratch).unwrap();
-        let slot = first.take(&record(1)).unwrap();
+        let slot = first.take(&entry(1)).unwrap();
         assert!(slot.is_held() && slot.verify());
         assert!(first.retire() && first.retire());
-        assert!(!slot.is_held() && !slot.verify() && first.take(&record(2)).is_err());
+        assert!(!slot.is_held() && !slot.verify() && first.take(&entry(2)).is_err());
         let (second, left) = open(&scratch).unwrap();
-        assert_eq!(records(&left), [record(1)]);
+        assert_eq!(entries(&left), [entry(1)]);
         left.into_iter().filter_map(|open| open.slot).for_each(Slot::release);
-        let next = second.take(&record(3)).unwrap();
+        let next = second.take(&entry(3)).unwrap();
         assert_eq!(next.index, slot.index);
         slot.release();
         first.let_go();
         assert!(next.is_held() && second.beat().is_ok());
         drop((next, second));
-        assert_eq!(records(&open(&scratch).unwrap().1), [record(3)]);
+        assert_eq!(entries(&open(&scratch).unwrap().1), [entry(3)]);
     }
 
     #[test]
     fn damage_frees_a_slot_and_never_panics() {
-        let slot = record(1).encode();
-        assert_eq!(Record::decode(&slot), Some(record(1)));
+        let slot = entry(1).encode();
+        assert_eq!(JournalEntry::decode(&slot), Some(entry(1)));
         for byte in 0..SLOT_BYTES {
             let mut damaged = slot;
             damaged[byte] ^= 0x40;
-            assert_eq!(Record::decode(&damaged), None);
+            assert_eq!(JournalEntry::decode(&damaged), None);
         }
         for length in 0..SLOT_BYTES {
-            assert_eq!(Record::decode(&slot[..length]), None);
+            assert_eq!(JournalEntry::decode(&slot[..length]), None);
         }
-        let mut evil = Record { path: "/etc/passwd".into(), ..record(1) }.encode();
-        assert_eq!(Record::decode(&evil), None, "not a path of ours");
+        let mut evil = JournalEntry { path: "/etc/passwd".into(), ..entry(1) }.encode();
+        assert_eq!(JournalEntry::decode(&evil), None, "not a path of ours");
         evil[4] = 2;
-        assert_eq!(Record::decode(&evil), None);
+        assert_eq!(JournalEntry::decode(&evil), None);
     }
 
     #[test]
@@ -983,7 +1012,7 @@ mod tests {
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         let mut writer = io::BufWriter::with_capacity(1 << 20, &file);
         writer.seek(SeekFrom::Start(offset(1))).unwrap();
-        let slot = record(1).encode();
+        let slot = entry(1).encode();
         // All but every thousandth.
         let is_free = |index: u32| index.is_multiple_of(1000);
         for index in 1..=SLOTS_MAX {
@@ -1007,12 +1036,12 @@ mod tests {
         Journal::open(store_path, &member(host, port), &mut Watch::new()).unwrap().0
     }
 
-    fn adopt(scratch: &Scratch, journal: &Arc<Journal>, host: &str, watch: &mut Watch) -> Vec<Open> {
+    fn adopt(scratch: &Scratch, journal: &Arc<Journal>, host: &str, watch: &mut Watch) -> Vec<PendingOp> {
         journal.adopt(scratch.path().to_str().unwrap(), &member(host, 1), watch)
     }
 
-    fn records(left: &[Open]) -> Vec<Record> {
-        left.iter().map(|open| open.record.clone()).collect()
+    fn entries(left: &[PendingOp]) -> Vec<JournalEntry> {
+        left.iter().map(|open| open.entry.clone()).collect()
     }
 
     /// What a storage leaves that is killed: this one's journal, under another name, as if another kernel had
@@ -1020,7 +1049,7 @@ mod tests {
     fn leave(scratch: &Scratch, name: &str, heartbeat: Option<u64>) -> PathBuf {
         let path = scratch.path().join(format!(".uploads-{name}"));
         let template = open_as(scratch, "template", 9);
-        let slot = template.take(&record(9)).unwrap();
+        let slot = template.take(&entry(9)).unwrap();
         fs::copy(&template.path, &path).unwrap();
         slot.release();
         fs::remove_file(&template.path).unwrap();
@@ -1038,13 +1067,13 @@ mod tests {
     fn what_a_storage_left_that_has_ended_is_taken_over_whatever_its_name_was() {
         let scratch = Scratch::new();
         let running = open_as(&scratch, "b", 2);
-        let _slot = running.take(&record(2)).unwrap();
+        let _slot = running.take(&entry(2)).unwrap();
         let journal = open_as(&scratch, "a", 3);
         let mut watch = Watch::with(Duration::from_millis(100), Duration::from_millis(400));
         // Of this host, and stopped in good order: at once.
         for (name, heartbeat) in [("a-127.0.0.1-7", None), ("b-127.0.0.1-7", Some(0)), ("an-id", Some(0))] {
             let path = leave(&scratch, name, heartbeat);
-            assert_eq!(records(&adopt(&scratch, &journal, "a", &mut watch)), [record(9)], "{name}");
+            assert_eq!(entries(&adopt(&scratch, &journal, "a", &mut watch)), [entry(9)], "{name}");
             // Another host may come back to its own, and finds that it was taken over.
             assert_eq!(path.exists(), heartbeat.is_some(), "{name}");
             assert!(adopt(&scratch, &journal, "a", &mut watch).is_empty(), "{name}");
@@ -1054,7 +1083,7 @@ mod tests {
         let path = leave(&scratch, "c-127.0.0.1-7", Some(5));
         assert!(adopt(&scratch, &journal, "a", &mut watch).is_empty());
         thread::sleep(Duration::from_millis(120));
-        assert_eq!(records(&adopt(&scratch, &journal, "a", &mut watch)), [record(9)]);
+        assert_eq!(entries(&adopt(&scratch, &journal, "a", &mut watch)), [entry(9)]);
         assert!(adopt(&scratch, &journal, "a", &mut watch).is_empty(), "its slots are free now");
         assert!(has_ended(&path).unwrap());
         // Of a previous version: what it names, and not the journal.
@@ -1064,7 +1093,7 @@ mod tests {
             assert!(adopt(&scratch, &journal, "a", &mut watch).is_empty());
         }
         thread::sleep(Duration::from_millis(320));
-        assert_eq!(records(&adopt(&scratch, &journal, "a", &mut watch)), [record(9)]);
+        assert_eq!(entries(&adopt(&scratch, &journal, "a", &mut watch)), [entry(9)]);
         assert!(old.exists());
         thread::sleep(Duration::from_millis(420));
         assert!(adopt(&scratch, &journal, "a", &mut watch).is_empty(), "its slots are free now");
@@ -1074,7 +1103,7 @@ mod tests {
         assert!(running.check().is_ok() && journal.check().is_ok());
         let left =
             Journals::read(scratch.path().to_str().unwrap(), &member("a", 3), &mut Watch::new()).unwrap();
-        assert!(left.open.contains(&record(2).path) && left.left.is_empty() && left.doubtful.is_empty());
+        assert!(left.open.contains(&entry(2).path) && left.left.is_empty() && left.doubtful.is_empty());
     }
 
     #[test]
@@ -1093,7 +1122,7 @@ mod tests {
         leave(&scratch, "elsewhere", Some(5));
         assert_eq!(read(), (1, 1, 1));
         let journal = open_as(&scratch, "running", 1);
-        let _slot = journal.take(&record(1)).unwrap();
+        let _slot = journal.take(&entry(1)).unwrap();
         assert_eq!(read(), (2, 1, 1));
         thread::sleep(Duration::from_millis(120));
         assert_eq!(read(), (2, 0, 2));
@@ -1151,7 +1180,7 @@ mod tests {
             return; // This file system cannot.
         }
         let slots: Vec<_> =
-            (0..ALLOCATED_SLOTS - 1).map(|number| journal.take(&record(number)).unwrap()).collect();
+            (0..ALLOCATED_SLOTS - 1).map(|number| journal.take(&entry(number)).unwrap()).collect();
         assert_eq!(journal.file.metadata().unwrap().blocks(), metadata.blocks());
         slots.into_iter().for_each(Slot::release);
     }

@@ -33,8 +33,8 @@ use crate::path;
 use crate::volume::disk::{DiskError, Volume, make_durably};
 use crate::volume::health::{PROOFS, Proof, Trust, prove};
 use crate::volume::heartbeat::Watch;
-use crate::volume::identity::{self, Finding, Marker, Pages, Search};
-use crate::volume::journal::{self, Journal, Open};
+use crate::volume::identity::{self, Evidence, Finding, Marker};
+use crate::volume::journal::{self, Journal, PendingOp};
 use crate::volume::quarantine::Damaged;
 
 /// How often a disk is asked; the bytes that go by meanwhile are counted here.
@@ -70,7 +70,7 @@ const START_SEARCH_TIMEOUT: Duration = Duration::from_millis(100);
 const SEARCH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Takes what a predecessor left in a store path.
-pub type Add = Arc<dyn Fn(Open) + Send + Sync>;
+pub type Add = Arc<dyn Fn(PendingOp) + Send + Sync>;
 
 /// What opening a store path takes.
 #[derive(Clone)]
@@ -81,8 +81,8 @@ pub struct Opening {
     pub member: MemberName,
     /// Its group's name.
     pub group: String,
-    /// The rows, to find whether a disk is the right one.
-    pub pages: Arc<Pages>,
+    /// Makes what shows whether a disk without a marker is the right one.
+    pub evidence: Arc<dyn Fn() -> Box<dyn Evidence> + Send + Sync>,
     /// Where the lists of damaged files are kept.
     pub damaged: Arc<Damaged>,
 }
@@ -101,7 +101,7 @@ pub struct Store {
     opening: Opening,
     state: Mutex<State>,
     /// What its thread knows; no other thread waits for it.
-    search: Mutex<Search>,
+    evidence: Mutex<Box<dyn Evidence>>,
     watch: Mutex<Watch>,
 }
 
@@ -181,7 +181,7 @@ impl Stores {
     /// Opens each store path, and collects what a predecessor left undone. One that cannot be opened is tried
     /// again later, unless none can, or another storage has it. One whose disk is not there or is not the
     /// right one is no failure: it may be mounted later.
-    pub fn open(store_paths: &[IdKey], opening: &Opening) -> Result<(Stores, Vec<Open>)> {
+    pub fn open(store_paths: &[IdKey], opening: &Opening) -> Result<(Stores, Vec<PendingOp>)> {
         let mut answers = Vec::new();
         let mut left = Vec::new();
         let deadline = Instant::now() + START_SEARCH_TIMEOUT;
@@ -363,7 +363,7 @@ impl Store {
             path: path::plain(key.as_str()).to_owned(),
             opening: opening.clone(),
             state: Mutex::new(state),
-            search: Mutex::default(),
+            evidence: Mutex::new((opening.evidence)()),
             watch: Mutex::new(Watch::new()),
         }
     }
@@ -373,7 +373,7 @@ impl Store {
     }
 
     /// The thread.
-    fn watch(&self, stop: &Stop, add: &dyn Fn(Open)) {
+    fn watch(&self, stop: &Stop, add: &dyn Fn(PendingOp)) {
         while !stop.wait(ASK_INTERVAL) {
             let mut left = Vec::new();
             let asked =
@@ -415,7 +415,7 @@ impl Store {
 
     /// Asks the disk for the free bytes and for all; opens the journal where it is not open yet. Not
     /// under the lock: a disk that hangs must not stop those who only count.
-    fn ask(&self, left: &mut Vec<Open>, deadline: Instant) -> Asked {
+    fn ask(&self, left: &mut Vec<PendingOp>, deadline: Instant) -> Asked {
         match self.journal() {
             Some(journal) => {
                 if let Some(why) = self.lost(&journal)? {
@@ -452,7 +452,7 @@ impl Store {
 
     /// Opens what is shown to be the right disk: first the list of damaged files, so that none of them is
     /// served.
-    fn open(&self, left: &mut Vec<Open>, deadline: Instant) -> std::result::Result<(), Fault> {
+    fn open(&self, left: &mut Vec<PendingOp>, deadline: Instant) -> std::result::Result<(), Fault> {
         self.identify(deadline)?;
         self.opening
             .damaged
@@ -472,7 +472,7 @@ impl Store {
     }
 
     /// Takes over what storages left that have ended, every few seconds.
-    fn adopt(&self, journal: &Arc<Journal>, left: &mut Vec<Open>) {
+    fn adopt(&self, journal: &Arc<Journal>, left: &mut Vec<PendingOp>) {
         if self.state().adopted_at.is_some_and(|at| at.elapsed() < ADOPT_INTERVAL) {
             return;
         }
@@ -559,7 +559,7 @@ impl Store {
             (None, Some(found)) if found.store_path == path && found.group == *group => self.keep(found),
             (None, found) => {
                 // A database that is away says nothing of the disk.
-                let finding = self.lock(&self.search).go_on(path, &*self.opening.pages, deadline);
+                let finding = self.lock(&self.evidence).look(path, deadline);
                 self.judge(found, finding.map_err(not_yet)?)
             }
         }
@@ -868,33 +868,36 @@ impl Stores {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::{FileRow, Next};
+    use crate::catalog::evidence::{Claim, Page, RowSearch};
+    use crate::db::Next;
+    use crate::file::StoredFile;
     use crate::scratch::Scratch;
-    use crate::volume::identity::{Claim, Page};
-    use crate::volume::journal::Record;
+    use crate::volume::journal::JournalEntry;
     use std::net::SocketAddr;
-    use tnv_common::proto::{FileId, HostName, UserId};
+    use tnv_common::proto::HostName;
 
     fn key(scratch: &Scratch, name: &str) -> IdKey {
         IdKey::new(scratch.path().join(name).to_str().unwrap()).unwrap()
     }
 
     /// With these rows.
-    fn opening(keys: &[IdKey], rows: &Arc<Mutex<Vec<FileRow>>>) -> Opening {
+    fn opening(keys: &[IdKey], rows: &Arc<Mutex<Vec<StoredFile>>>) -> Opening {
         let address = SocketAddr::from(([127, 0, 0, 1], 23000));
         let member = MemberName::new(None, &HostName::new("host").unwrap(), address);
-        let damaged = Arc::new(Damaged::new(keys.iter().map(IdKey::as_str), &member));
+        let damaged = Arc::new(Damaged::new(keys.iter().map(IdKey::as_str), &member, 3));
         let rows = Arc::clone(rows);
-        let pages = Arc::new(move |table, next: Next<'_>| {
+        let pages = Arc::new(move |table: usize, next: Next<'_>| {
             let is_first = table == 0 && next == Next::First;
             let files = if is_first { rows.lock().unwrap().clone() } else { Vec::new() };
             let claims: Vec<_> = files.into_iter().map(|file| Claim { file, is_own: false }).collect();
             Ok(Page { last: (!claims.is_empty()).then(String::new), claims })
         });
-        Opening { reserve: Space::Bytes(1000), member, group: "group001".to_owned(), pages, damaged }
+        let evidence =
+            Arc::new(move || -> Box<dyn Evidence> { Box::new(RowSearch::new(Arc::clone(&pages) as _)) });
+        Opening { reserve: Space::Bytes(1000), member, group: "group001".to_owned(), evidence, damaged }
     }
 
-    fn try_open(scratch: &Scratch, names: &[&str], rows: &Arc<Mutex<Vec<FileRow>>>) -> Result<Stores> {
+    fn try_open(scratch: &Scratch, names: &[&str], rows: &Arc<Mutex<Vec<StoredFile>>>) -> Result<Stores> {
         let keys: Vec<_> = names.iter().map(|name| key(scratch, name)).collect();
         Stores::open(&keys, &opening(&keys, rows)).map(|(stores, _)| stores)
     }
@@ -919,7 +922,7 @@ mod tests {
     }
 
     /// What the store path's thread does every second.
-    fn look(store: &Store) -> Vec<Open> {
+    fn look(store: &Store) -> Vec<PendingOp> {
         let mut left = Vec::new();
         let asked = store.ask(&mut left, Instant::now());
         store.note(asked);
@@ -1078,22 +1081,22 @@ mod tests {
     #[test]
     fn a_store_path_that_cannot_be_opened_is_opened_later_with_what_was_left_in_it() {
         let scratch = Scratch::new();
-        let record = Record {
-            userid: UserId::new("u").unwrap(),
-            fileid: FileId::new("f").unwrap(),
+        let entry = JournalEntry {
+            owner: "u".to_owned(),
+            name: "f".to_owned(),
             path: format!("{}/b/000/000/000/1_000", scratch.path().display()),
         };
-        drop(stores(&scratch, &["b"]).stores[0].journal().unwrap().take(&record).unwrap());
+        drop(stores(&scratch, &["b"]).stores[0].journal().unwrap().take(&entry).unwrap());
         fs::rename(scratch.path().join("b"), scratch.path().join("away")).unwrap();
         fs::write(scratch.path().join("b"), "").unwrap();
         let stores = stores(&scratch, &["a", "b"]);
         assert_eq!(order(&stores, 0), ["a"]);
-        assert!(stores.remove(&record.path).is_err());
-        assert!(stores.journal_of(&record.path).is_some(), "a delete is noted elsewhere meanwhile");
+        assert!(stores.remove(&entry.path).is_err());
+        assert!(stores.journal_of(&entry.path).is_some(), "a delete is noted elsewhere meanwhile");
         fs::remove_file(scratch.path().join("b")).unwrap();
         fs::rename(scratch.path().join("away"), scratch.path().join("b")).unwrap();
         let left = look(&stores.stores[1]);
-        assert_eq!(left.iter().map(|open| &open.record).collect::<Vec<_>>(), [&record]);
+        assert_eq!(left.iter().map(|open| &open.entry).collect::<Vec<_>>(), [&entry]);
         assert_eq!(order(&stores, 0).len(), 2);
     }
 
@@ -1118,8 +1121,8 @@ mod tests {
         assert_eq!(order(&second, 0).len(), 2);
     }
 
-    fn row(scratch: &Scratch, store: &str) -> FileRow {
-        FileRow { path: format!("{}/000/000/000/1_000", key(scratch, store)), size: 1, crc32: None }
+    fn row(scratch: &Scratch, store: &str) -> StoredFile {
+        StoredFile { path: format!("{}/000/000/000/1_000", key(scratch, store)), size: 1, crc32: None }
     }
 
     /// A disk was not mounted at the start: its store path got a directory and a journal on the disk below,
@@ -1164,7 +1167,7 @@ mod tests {
         drop(try_open(&scratch, &["a", "b"], &rows).unwrap());
         let [a, b, c] = ["a", "b", "c"].map(|name| scratch.path().join(name));
         let path = |store: &str, name: &str| format!("{}/000/000/000/{name}", key(&scratch, store));
-        let row = |path: String| FileRow { path, size: 1, crc32: None };
+        let row = |path: String| StoredFile { path, size: 1, crc32: None };
         *rows.lock().unwrap() = vec![row(path("a", "1_000")), row(path("b", "2_000"))];
         for (store, name) in [("a", "1_000"), ("b", "2_000")] {
             fs::create_dir_all(scratch.path().join(store).join("000/000/000")).unwrap();
@@ -1241,12 +1244,12 @@ mod tests {
         set(store, 9000);
         let promise = store.promise(1).unwrap();
         let (before, journal) = (store.losses(), store.journal().unwrap());
-        let record = Record {
-            userid: UserId::new("u").unwrap(),
-            fileid: FileId::new("f").unwrap(),
+        let entry = JournalEntry {
+            owner: "u".to_owned(),
+            name: "f".to_owned(),
             path: format!("{}/000/000/000/1_000", store.path),
         };
-        let slot = journal.take(&record).unwrap();
+        let slot = journal.take(&entry).unwrap();
         assert!(slot.is_held());
         // Another volume is none of ours.
         mount(&memory);
@@ -1259,7 +1262,7 @@ mod tests {
             fs::copy(entry.path(), memory.join(entry.file_name())).unwrap();
         }
         let left = look(store);
-        assert_eq!(left.iter().map(|open| &open.record).collect::<Vec<_>>(), [&record], "to be undone");
+        assert_eq!(left.iter().map(|open| &open.entry).collect::<Vec<_>>(), [&entry], "to be undone");
         assert_eq!(order(&stores, 0), ["a"]);
         assert!(!slot.is_held() && !slot.verify(), "of what was under way nothing is acknowledged");
         assert!(promise.is_outlived() && store.losses() != before);

@@ -22,7 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::db::TABLES;
 use crate::globals::MemberName;
 use crate::path;
 use crate::volume::disk;
@@ -61,6 +60,8 @@ pub struct At {
 /// What is known of damage, in memory. Readers ask it for each file.
 pub struct Damaged {
     member: MemberName,
+    /// A list that names another table is none of ours.
+    tables: usize,
     state: Mutex<State>,
     /// For each store path: held while its list is written.
     saving: Vec<Mutex<()>>,
@@ -94,14 +95,18 @@ struct List {
 }
 
 impl Damaged {
-    /// Of these store paths, none of which has been opened.
-    pub fn new<'a>(store_paths: impl Iterator<Item = &'a str>, member: &MemberName) -> Damaged {
+    /// Of these store paths, none of which has been opened, and rows of so many tables.
+    pub fn new<'a>(
+        store_paths: impl Iterator<Item = &'a str>,
+        member: &MemberName,
+        tables: usize,
+    ) -> Damaged {
         let list =
             |path| List { store_path: path::plain(path).to_owned(), is_open: false, is_changed: false };
         let lists: Vec<_> = store_paths.map(list).collect();
         let saving = lists.iter().map(|_| Mutex::default()).collect();
         let state = State { rows: BTreeMap::new(), lists, reached: At::default(), taken: BTreeMap::new() };
-        Damaged { member: member.clone(), state: Mutex::new(state), saving }
+        Damaged { member: member.clone(), tables, state: Mutex::new(state), saving }
     }
 
     /// A store path was opened: what its list says counts from now on. Where the list cannot be read it stays
@@ -114,7 +119,7 @@ impl Damaged {
             return Ok(());
         }
         let path = PathBuf::from(self.member.file_in(store_path, PREFIX));
-        let (rows, reached) = match load(&path) {
+        let (rows, reached) = match load(&path, self.tables) {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 let aside = with_end(&path, BAD);
                 fs::rename(&path, &aside)?;
@@ -157,7 +162,7 @@ impl Damaged {
             if may_return && (!journal::has_ended(&journal)? || self.has_taken(&entry)?) {
                 continue;
             }
-            let (rows, _) = match load(&entry.path()) {
+            let (rows, _) = match load(&entry.path(), self.tables) {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     fs::rename(entry.path(), with_end(&entry.path(), BAD))?;
                     continue;
@@ -351,21 +356,21 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     disk::replace_file(path, &with_end(path, NEW), bytes)
 }
 
-fn load(path: &Path) -> io::Result<(BTreeMap<String, At>, At)> {
+fn load(path: &Path, tables: usize) -> io::Result<(BTreeMap<String, At>, At)> {
     let mut bytes = Vec::new();
     match File::open(path) {
         Ok(file) => file.take(BYTES_MAX).read_to_end(&mut bytes)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
         Err(error) => return Err(error),
     };
-    parse(&bytes)
+    parse(&bytes, tables)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has not the form of such a file"))
 }
 
-fn parse(bytes: &[u8]) -> Option<(BTreeMap<String, At>, At)> {
+fn parse(bytes: &[u8], tables: usize) -> Option<(BTreeMap<String, At>, At)> {
     let mut texts = std::str::from_utf8(bytes).ok()?.strip_suffix('\0')?.split('\0');
     let at = |table: &str, id: &str| {
-        let table = table.parse().ok().filter(|table| *table < TABLES)?;
+        let table = table.parse().ok().filter(|table| *table < tables)?;
         Some(At { table, id: id.to_owned() })
     };
     if texts.next()? != MAGIC {
@@ -420,7 +425,7 @@ mod tests {
         /// What its lists say when these store paths were opened.
         fn start(&self, stores: &[&str]) -> Damaged {
             let all = [self.store("a"), self.store("b")];
-            let damaged = Damaged::new(all.iter().map(String::as_str), &self.name);
+            let damaged = Damaged::new(all.iter().map(String::as_str), &self.name, 3);
             stores.iter().for_each(|store| damaged.open(&self.store(store)).unwrap());
             damaged
         }
@@ -542,10 +547,10 @@ mod tests {
         assert_eq!(member.start(&["a"]).all().len(), DAMAGED_MAX);
         let whole = fs::read(member.list("a")).unwrap();
         for end in [0, 1, 14, 20, whole.len() - 1] {
-            assert_eq!(parse(&whole[..end]), None, "{end}");
+            assert_eq!(parse(&whole[..end], 3), None, "{end}");
         }
         for bad in ["", "x\0", "TNV-SCRUB-0001\x003\0\0", "TNV-SCRUB-0001\x000\0\x000\0a\0"] {
-            assert_eq!(parse(bad.as_bytes()), None, "{bad:?}");
+            assert_eq!(parse(bad.as_bytes(), 3), None, "{bad:?}");
         }
         fs::write(member.list("a"), "no list").unwrap();
         let damaged = member.start(&["a"]);

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tnv_common::config::kinds::Space;
 use tnv_common::db::{Charset, Database, DbSettings, Password, Tls};
@@ -15,9 +16,11 @@ use tnv_common::rpc::header::{HEADER_BYTES, Header};
 
 use super::*;
 use crate::db::SCHEMA;
+use crate::file::StoredFile;
+use crate::file::recovery::Recovery;
 use crate::globals::{MemberName, Settings};
 use crate::scratch::Scratch;
-use crate::volume::journal;
+use crate::volume::journal::PendingOp;
 use tnv_common::rpc::receive::Receiver;
 use tnv_tests::tools::promptly;
 
@@ -64,7 +67,7 @@ impl Group {
     }
 
     /// A storage of the group.
-    fn member(&self, port: u16) -> Arc<Files> {
+    fn member(&self, port: u16) -> Arc<Catalog> {
         let database = DbSettings {
             addresses: Vec::new(),
             user: String::new(),
@@ -102,7 +105,7 @@ impl Group {
         };
         let database = Database::open(&database, &SCHEMA, &self.stop).unwrap();
         let db = Db::new(database, &globals.settings.group, 8);
-        Arc::new(Files::new(&globals, db, Ids::new(&id_servers), &self.stop).unwrap())
+        Arc::new(Catalog::new(&globals, db, Ids::new(&id_servers), &self.stop).unwrap())
     }
 
     fn data(&self) -> std::path::PathBuf {
@@ -141,13 +144,13 @@ fn triple(fileid: &str) -> Triple {
     }
 }
 
-fn upload(files: &Arc<Files>, fileid: &str, content: &[u8]) -> Result<()> {
+fn upload(files: &Arc<Catalog>, fileid: &str, content: &[u8]) -> Result<()> {
     let mut upload = Box::new(files.upload(triple(fileid), content.len() as u64, None)?);
     content.chunks(100_000).try_for_each(|piece| upload.write(piece))?;
     upload.finish().map(drop)
 }
 
-fn content(files: &Files, fileid: &str) -> Result<Vec<u8>> {
+fn content(files: &Catalog, fileid: &str) -> Result<Vec<u8>> {
     let mut found = files.open(&triple(fileid))?;
     let mut content = Vec::new();
     found.what.read_to_end(&mut content).unwrap();
@@ -162,7 +165,7 @@ fn a_file_comes_back_as_it_went_in() {
     for (name, bytes) in [("empty", &b""[..]), ("one", b"1"), ("large", &large)] {
         upload(&files, name, bytes).unwrap();
         assert_eq!(content(&files, name).unwrap(), bytes);
-        let stat = files.look(&triple(name)).unwrap().stat();
+        let stat = find::stat(&files.look(&triple(name)).unwrap());
         assert_eq!((stat.size, stat.crc32), (bytes.len() as u64, Some(crc32fast::hash(bytes))));
     }
     assert_eq!(group.files().len(), 3);
@@ -189,7 +192,7 @@ fn a_sync_that_fails_for_one_upload_fails_all_that_were_under_way_there() {
     let group = Group::new(1);
     let files = group.member(1);
     let mut pending = Box::new(files.upload(triple("a"), 1, None).unwrap());
-    files.stores.lose();
+    files.stores().lose();
     pending.write(b"x").unwrap();
     let outcome = pending.finish();
     let error = outcome.unwrap_err();
@@ -235,11 +238,11 @@ fn an_answer_from_the_cache_is_held_against_what_another_member_did() {
     two.delete(&triple("a")).unwrap();
     assert_eq!(one.look(&triple("a")).err().unwrap().kind(), ErrorKind::NotFound);
     upload(&one, "a", b"old").unwrap();
-    let before = one.look(&triple("a")).unwrap().unique();
+    let before = find::unique(&one.look(&triple("a")).unwrap());
     two.delete(&triple("a")).unwrap();
     upload(&two, "a", b"newer").unwrap();
     assert_eq!(one.look(&triple("a")).unwrap().size(), 5);
-    assert_ne!(one.look(&triple("a")).unwrap().unique(), before);
+    assert_ne!(find::unique(&one.look(&triple("a")).unwrap()), before);
     assert_eq!(content(&one, "a").unwrap(), b"newer");
     two.delete(&triple("a")).unwrap();
     upload(&two, "a", b"newest").unwrap();
@@ -287,9 +290,9 @@ fn the_next_start_removes_what_a_kill_left_and_keeps_what_has_its_row() {
     // ...the other has its row, but its slot is not released.
     upload(&files, "other", b"other").unwrap();
     let path = files.db.find(&triple("other")).unwrap().unwrap().path;
-    let Triple { userid, fileid, .. } = triple("other");
-    let record = journal::Record { userid, fileid, path: path.clone() };
-    std::mem::forget(files.stores.journal_of(&path).unwrap().take(&record).unwrap());
+    let Owner { owner, name } = owner(&triple("other"));
+    let entry = JournalEntry { owner, name, path: path.clone() };
+    std::mem::forget(files.stores().journal_of(&path).unwrap().take(&entry).unwrap());
     assert_eq!(group.files().len(), 2);
     // What a kill would leave now, in the name of another member.
     let journal = |port: u16| group.data().join(format!(".uploads-host-127.0.0.1-{port}"));
@@ -306,7 +309,7 @@ fn a_row_that_names_a_file_elsewhere_is_not_followed() {
     let files = group.member(1);
     let secret = group.scratch.path().join("secret");
     std::fs::write(&secret, "12345").unwrap();
-    let row = crate::db::FileRow { path: secret.to_str().unwrap().into(), size: 5, crc32: None };
+    let row = StoredFile { path: secret.to_str().unwrap().into(), size: 5, crc32: None };
     files.db.insert(&triple("a"), &row).unwrap();
     assert_eq!(content(&files, "a").unwrap_err().kind(), ErrorKind::Internal);
     assert!(files.delete(&triple("a")).is_err());
@@ -342,30 +345,30 @@ fn a_file_that_cannot_be_removed_is_in_the_way_of_no_other() {
     let group = Group::new(1);
     let files = group.member(1);
     let open = |name: &str| {
-        let Triple { userid, fileid, .. } = triple(name);
+        let Owner { owner, name } = owner(&triple(name));
         let path = format!("{}/000/000/000/1_{name}", group.data().display());
-        journal::Open { slot: None, record: journal::Record { userid, fileid, path } }
+        PendingOp { slot: None, entry: JournalEntry { owner, name, path } }
     };
     std::fs::create_dir_all(group.data().join("000/000/000")).unwrap();
-    let (settler, left) = promptly(Duration::from_secs(1), || {
+    let (recovery, left) = promptly(Duration::from_secs(1), || {
         // Left by a look that took too long.
-        let _ = std::fs::remove_file(open("002").record.path);
+        let _ = std::fs::remove_file(open("002").entry.path);
         for name in ["001", "003"] {
-            std::fs::write(open(name).record.path, "").unwrap();
+            std::fs::write(open(name).entry.path, "").unwrap();
         }
-        std::fs::create_dir(open("002").record.path).unwrap();
-        let settler = recovery::Settler::new(files.db.clone(), Arc::clone(&files.stores));
-        ["001", "002", "003"].into_iter().for_each(|name| settler.add(open(name)));
-        settler.round(None).unwrap();
+        std::fs::create_dir(open("002").entry.path).unwrap();
+        let recovery = Recovery::new(is_absent(&files.db), files.stores());
+        ["001", "002", "003"].into_iter().for_each(|name| recovery.add(open(name)));
+        recovery.round(None).unwrap();
         assert_eq!(group.files(), Vec::<String>::new());
-        std::fs::remove_dir(open("002").record.path).unwrap();
-        std::fs::write(open("002").record.path, "").unwrap();
-        settler.round(None).unwrap();
-        (settler, group.files().len())
+        std::fs::remove_dir(open("002").entry.path).unwrap();
+        std::fs::write(open("002").entry.path, "").unwrap();
+        recovery.round(None).unwrap();
+        (recovery, group.files().len())
     });
     assert_eq!(left, 1, "it is put off for a while");
     thread::sleep(Duration::from_millis(1100));
-    settler.round(None).unwrap();
+    recovery.round(None).unwrap();
     assert_eq!(group.files(), Vec::<String>::new());
 }
 
@@ -378,29 +381,30 @@ fn a_disk_that_hangs_takes_no_worker() {
     let mut files = Arc::into_inner(files).expect("no upload has it any more");
     // One whose threads do not ask the disk behind the test's back.
     let path = IdKey::new(group.data().to_str().unwrap()).unwrap();
+    let pages = evidence::pages(&files.db, "group001");
     let opening = Opening {
         reserve: Space::Bytes(0),
         member: member_name(2),
         group: "group001".to_owned(),
-        pages: pages(&files.db, "group001"),
-        damaged: files.damaged(),
+        evidence: Arc::new(move || Box::new(RowSearch::new(Arc::clone(&pages)))),
+        damaged: files.quarantine(),
     };
     let (stores, _) = Stores::open(&[path], &opening).unwrap();
-    files.stores = Arc::new(stores);
-    files.settler = Arc::new(Settler::new(files.db.clone(), Arc::clone(&files.stores)));
+    let engine = Files::new(Arc::new(stores), Fsync::Yes, is_absent(&files.db)).unwrap();
+    files.files = Arc::new(engine);
     let files = Arc::new(files);
 
-    files.stores.silence();
+    files.stores().silence();
     assert_eq!(upload(&files, "b", b"b").unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(content(&files, "a").unwrap_err().kind(), ErrorKind::Unavailable);
-    files.stores.ask();
+    files.stores().ask();
     assert_eq!(content(&files, "a").unwrap(), b"a");
-    files.stores.silence();
+    files.stores().silence();
     files.delete(&triple("a")).unwrap();
     assert_eq!(files.look(&triple("a")).err().unwrap().kind(), ErrorKind::NotFound);
     assert_eq!(group.files().len(), 1);
-    files.stores.ask();
+    files.stores().ask();
     thread::sleep(Duration::from_millis(1100));
-    files.settler.round(None).unwrap();
+    files.files.recovery().round(None).unwrap();
     assert_eq!(group.files(), Vec::<String>::new(), "it is removed when the disk answers");
 }
