@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use tnv_client::{AppId, Client, Error, ErrorKind, Options, Result, Triple, UserId};
+use tnv_client::{AppId, Client, Error, ErrorKind, FileKey, Options, Result, UserId};
 
 fn main() -> ExitCode {
     match run() {
@@ -32,7 +32,7 @@ fn run() -> Result<()> {
     let fileid = client.upload_file(&appid, &userid, Path::new(film))?;
     println!("stored as {fileid}");
 
-    let file = Triple { appid, userid, fileid };
+    let file = FileKey { appid, userid, fileid };
     let info = client.stat(&file)?;
     match info.stat {
         Some(stat) => println!("{} bytes, CRC-32 {:08x?}, uploaded at {}", info.size, stat.crc32, stat.time),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tnv_common::error::{Context, Result};
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::tracker::Route;
 use tnv_common::proto::{AppId, FileId, UserId};
 
@@ -147,13 +147,13 @@ impl Client {
     }
 
     /// The size of a file.
-    pub fn file_size(&self, file: &Triple) -> Result<u64> {
+    pub fn file_size(&self, file: &FileKey) -> Result<u64> {
         let what = format!("get the size of {}", file.fileid);
         self.storages.ask(file, &what, |conn| conn::file_size(conn, file))
     }
 
     /// All that is known of a file without its content.
-    pub fn stat(&self, file: &Triple) -> Result<FileInfo> {
+    pub fn stat(&self, file: &FileKey) -> Result<FileInfo> {
         let owner = owner(file);
         let route = self.storages.route(&owner)?.addresses;
         let what = format!("look up {}", file.fileid);
@@ -164,7 +164,7 @@ impl Client {
 
     /// The same, and the content from `offset` on as far as it exists and fits into `buffer`; returns how
     /// much that is. It takes one request if the storage has `FETCH`.
-    pub fn open(&self, file: &Triple, offset: u64, buffer: &mut [u8]) -> Result<(FileInfo, usize)> {
+    pub fn open(&self, file: &FileKey, offset: u64, buffer: &mut [u8]) -> Result<(FileInfo, usize)> {
         download::open(&self.storages, file, offset, buffer)
     }
 
@@ -173,20 +173,20 @@ impl Client {
     /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound). An `info` without a stat is from a legacy
     /// storage: only that storage is asked, and a replaced file is not noticed. No request is open when this
     /// returns.
-    pub fn read_slice(&self, file: &Triple, info: &FileInfo, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    pub fn read_slice(&self, file: &FileKey, info: &FileInfo, offset: u64, buffer: &mut [u8]) -> Result<()> {
         download::read_slice(&self.storages, file, info, offset, buffer)
     }
 
     /// Writes the content from `offset` on to `out`: `size` bytes, or with 0 all that follow. Returns how
     /// many. If a storage fails during the transfer, another one with the same upload continues. A whole file
     /// is compared with its checksum if one is known; that error comes after `out` has received everything.
-    pub fn download(&self, file: &Triple, offset: u64, size: u64, out: &mut dyn Write) -> Result<u64> {
+    pub fn download(&self, file: &FileKey, offset: u64, size: u64, out: &mut dyn Write) -> Result<u64> {
         download::download(&self.storages, file, offset, size, out)
     }
 
     /// The same into a file, which is complete and on disk when this returns, or absent. An older file is
     /// replaced only then. Damaged content is fetched again from other storages.
-    pub fn download_file(&self, file: &Triple, offset: u64, size: u64, path: &Path) -> Result<u64> {
+    pub fn download_file(&self, file: &FileKey, offset: u64, size: u64, path: &Path) -> Result<u64> {
         let temporary = TemporaryFile::create(path)?;
         let count = download::download_to_file(&self.storages, file, offset, size, temporary.file())?;
         temporary.publish().context(|| format!("download {}", file.fileid))?;
@@ -195,7 +195,7 @@ impl Client {
 
     /// Removes a file. If a reply was lost and the file is then unknown, it counts as removed. If no storage
     /// can confirm that, the error is [`ErrorKind::OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown).
-    pub fn delete(&self, file: &Triple) -> Result<()> {
+    pub fn delete(&self, file: &FileKey) -> Result<()> {
         self.storages.delete(file)
     }
 }

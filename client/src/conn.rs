@@ -8,7 +8,7 @@ use tnv_common::limits::{GROUP_LIST_BYTES_MAX, MESSAGE_TIMEOUT, REPLY_TIMEOUT};
 use tnv_common::proto::AppId;
 use tnv_common::proto::field::Reader;
 use tnv_common::proto::tnv::auth::{NONCE_BYTES, Nonce, Proof, encode_challenge};
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::storage::{CheckedUpload, Download, Read, STAT_BYTES, Stat, Upload};
 use tnv_common::proto::tnv::tracker::{Addresses, ROUTE_BYTES_MAX, Route};
 use tnv_common::proto::tnv::{REPLY_STORAGE, REPLY_TRACKER, command};
@@ -68,20 +68,20 @@ pub(crate) fn prove(conn: &mut Conn, proof: &Proof) -> Result<()> {
 }
 
 /// The size of a file.
-pub(crate) fn file_size(conn: &mut Conn, file: &Triple) -> Result<u64> {
+pub(crate) fn file_size(conn: &mut Conn, file: &FileKey) -> Result<u64> {
     conn.set_reply_timeout(LOOKUP_TIMEOUT);
     let body: [u8; 8] = conn.call_fixed(command::FILE_SIZE, &file.encode(), REPLY_STORAGE)?;
     Reader::new(&body).count("file size")
 }
 
 /// The stat of a file. Legacy storages lack this command.
-pub(crate) fn stat(conn: &mut Conn, file: &Triple) -> Result<Stat> {
+pub(crate) fn stat(conn: &mut Conn, file: &FileKey) -> Result<Stat> {
     conn.set_reply_timeout(LOOKUP_TIMEOUT);
     Stat::decode(&conn.call_fixed(command::STAT, &file.encode(), REPLY_STORAGE)?)
 }
 
 /// Removes a file.
-pub(crate) fn delete(conn: &mut Conn, file: &Triple) -> Result<()> {
+pub(crate) fn delete(conn: &mut Conn, file: &FileKey) -> Result<()> {
     conn.set_reply_timeout(REPLY_TIMEOUT);
     conn.call(command::DELETE, &file.encode(), REPLY_STORAGE, 0).map(drop)
 }

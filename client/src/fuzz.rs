@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use tnv_common::error::Result;
 use tnv_common::net::Stream;
 use tnv_common::proto::tnv::failure::FAILURE_BYTES_MAX;
-use tnv_common::proto::tnv::file_key::Triple;
-use tnv_common::proto::tnv::storage::{Download, Read, Unique};
+use tnv_common::proto::tnv::file_key::FileKey;
+use tnv_common::proto::tnv::storage::{Download, Read, VersionId};
 use tnv_common::proto::tnv::tracker::{Addresses, ROUTE_ADDRESSES_MAX};
 use tnv_common::proto::{AppId, FileId, UserId};
 use tnv_common::rpc::client::Conn;
@@ -31,7 +31,7 @@ pub fn client_replies(data: &[u8]) {
     let mut conn = Conn::new(stream, ([127, 0, 0, 1], 23000).into());
     let appid = AppId::new("tnvideo").expect("an appid");
     let userid = UserId::new("tnv001").expect("a userid");
-    let file = Triple { appid, userid, fileid: FileId::new("f").expect("a fileid") };
+    let file = FileKey { appid, userid, fileid: FileId::new("f").expect("a fileid") };
     let user = Addresses { appid: file.appid.clone(), userid: file.userid.clone() };
     let download = || Download { file: file.clone(), offset: 0, size: 0 };
     let outcome = match command % 8 {
@@ -47,7 +47,7 @@ pub fn client_replies(data: &[u8]) {
         5 => conn::delete(&mut conn, &file),
         6 => conn::download(&mut conn, &download()).and_then(|bytes| content(&mut conn, bytes, sent)),
         _ => {
-            let read = Read { download: download(), unique: Unique([7; 16]) };
+            let read = Read { download: download(), unique: VersionId([7; 16]) };
             conn::read(&mut conn, &read).and_then(|bytes| content(&mut conn, bytes, sent))
         }
     };

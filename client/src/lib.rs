@@ -71,8 +71,8 @@ pub use storages::FileInfo;
 pub use tnv_common::auth::app_key::AppKeys;
 pub use tnv_common::auth::secret::Secret;
 pub use tnv_common::error::{Error, ErrorKind, Result};
-pub use tnv_common::proto::tnv::file_key::Triple;
-pub use tnv_common::proto::tnv::storage::{Stat, Unique};
+pub use tnv_common::proto::tnv::file_key::FileKey;
+pub use tnv_common::proto::tnv::storage::{Stat, VersionId};
 pub use tnv_common::proto::tnv::tracker::Route;
 pub use tnv_common::proto::{AppId, FileId, GroupName, UserId};
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tnv_common::error::{ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::storage::Stat;
 use tnv_common::proto::tnv::tracker::Route;
 use tnv_common::rpc::client::Conn;
@@ -61,7 +61,7 @@ impl Storages {
     /// Makes a small request that is safe to repeat to any storage of a file's group.
     pub(crate) fn ask<T>(
         &self,
-        file: &Triple,
+        file: &FileKey,
         what: &str,
         mut request: impl FnMut(&mut Conn) -> Result<T>,
     ) -> Result<T> {
@@ -72,7 +72,7 @@ impl Storages {
 
     /// Asks one storage for the stat of a file; `None` if it lacks the command. A legacy storage refuses and
     /// closes with the request unread, so its refusal may be lost.
-    pub(crate) fn stat_at(&self, candidate: Candidate, file: &Triple) -> Attempt<Option<Stat>> {
+    pub(crate) fn stat_at(&self, candidate: Candidate, file: &FileKey) -> Attempt<Option<Stat>> {
         if self.mngr.is_legacy(candidate.address) {
             return Ok(None);
         }
@@ -101,7 +101,7 @@ impl Storages {
     pub(crate) fn info_at(
         &self,
         candidate: Candidate,
-        file: &Triple,
+        file: &FileKey,
         route: &[SocketAddr],
     ) -> Attempt<FileInfo> {
         let (size, stat) = match self.stat_at(candidate, file)? {
@@ -112,12 +112,12 @@ impl Storages {
     }
 
     /// Asks one storage for the size of a file.
-    pub(crate) fn size_at(&self, candidate: Candidate, file: &Triple) -> Attempt<u64> {
+    pub(crate) fn size_at(&self, candidate: Candidate, file: &FileKey) -> Attempt<u64> {
         self.mngr.look_up(candidate, |conn| conn::file_size(conn, file))
     }
 
     /// Removes a file; see [`Client::delete`](crate::Client::delete).
-    pub(crate) fn delete(&self, file: &Triple) -> Result<()> {
+    pub(crate) fn delete(&self, file: &FileKey) -> Result<()> {
         let owner = owner(file);
         let route = self.route(&owner)?.addresses;
         // An earlier attempt may have removed it although its reply was lost.

@@ -9,7 +9,7 @@ use tnv_common::cache::Cache;
 use tnv_common::error::{ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::net::resolve;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::tracker::{Addresses, Route};
 use tnv_common::proto::{AppId, UserId};
 
@@ -29,7 +29,7 @@ const RESOLVED_LIFETIME: Duration = Duration::from_secs(30);
 pub(crate) type Owner = (AppId, UserId);
 
 /// The owner of a file.
-pub(crate) fn owner(file: &Triple) -> Owner {
+pub(crate) fn owner(file: &FileKey) -> Owner {
     (file.appid.clone(), file.userid.clone())
 }
 

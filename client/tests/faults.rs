@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use peer::{
     Peer, Request, Then, appid, client, content, file, stat, tracker, tracker_of, unused_address, userid,
 };
-use tnv_client::{Client, ErrorKind, FileId, Options, Result, Triple};
+use tnv_client::{Client, ErrorKind, FileId, FileKey, Options, Result};
 use tnv_common::proto::tnv::storage::{Download, Read as ReadRequest, Stat, Upload};
 use tnv_common::proto::tnv::{REPLY_STORAGE, command};
 use tnv_common::rpc::header::Header;
@@ -20,10 +20,10 @@ fn upload(client: &Client, bytes: &[u8]) -> Result<FileId> {
 }
 
 /// The uploads of a storage.
-type Stored = Arc<Mutex<Vec<(Triple, Vec<u8>)>>>;
+type Stored = Arc<Mutex<Vec<(FileKey, Vec<u8>)>>>;
 
 /// Reads a whole upload and returns its file and content.
-fn take_upload(request: &mut Request<'_>) -> (Triple, Vec<u8>) {
+fn take_upload(request: &mut Request<'_>) -> (FileKey, Vec<u8>) {
     let bytes = request.header.body_bytes;
     let head = request.read(408);
     let upload = Upload::decode(head.as_slice().try_into().unwrap(), bytes).unwrap();
@@ -575,7 +575,7 @@ fn a_slice_of_a_replaced_upload_is_not_found() {
     let tracker = tracker(&[&storages[0], &storages[1]]);
     let client = client(&tracker);
     let mut info = client.stat(&file("f")).unwrap();
-    info.stat = info.stat.map(|stat| Stat { unique: tnv_client::Unique([1; 16]), ..stat });
+    info.stat = info.stat.map(|stat| Stat { unique: tnv_client::VersionId([1; 16]), ..stat });
     let error = client.read_slice(&file("f"), &info, 0, &mut [0; 5]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     for storage in &storages {

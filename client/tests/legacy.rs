@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peer::{Peer, Then, appid, captured, client, file, tracker, userid};
 use tnv_client::{AppKeys, Client, ErrorKind, GroupName, Options, Route, Secret};
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::storage::{Download, Upload};
 use tnv_common::proto::tnv::{REPLY_STORAGE, REPLY_TRACKER, command};
 
@@ -32,7 +32,7 @@ fn legacy_storage() -> Peer {
                 "UPLOAD"
             }
             command::FILE_SIZE => {
-                Triple::decode(request.body().as_slice().try_into().unwrap()).unwrap();
+                FileKey::decode(request.body().as_slice().try_into().unwrap()).unwrap();
                 "FILESIZE"
             }
             command::DOWNLOAD => {

@@ -13,13 +13,13 @@ use crate::error::{Error, Result};
 use crate::proto::names::ID_KEY_BYTES_MAX;
 use crate::proto::tnv::auth::{Proof, decode_challenge, encode_challenge};
 use crate::proto::tnv::failure::{ERROR_TEXT_BYTES_MAX, FAILURE_BYTES_MAX, decode_failure};
-use crate::proto::tnv::file_key::Triple;
+use crate::proto::tnv::file_key::FileKey;
 use crate::proto::tnv::ids::{IdRange, decode_id_key, encode_id_key};
 use crate::proto::tnv::shares::{SHARES_BYTES_MAX, Shares};
 use crate::proto::tnv::storage::{
     CheckedUpload, Download, Read, Stat, UPLOAD_BYTES, UPLOAD_CHECKED_BYTES, Upload, file_table,
 };
-use crate::proto::tnv::tracker::{Addresses, Beat, Join, ROUTE_ADDRESSES_MAX, Route, VERSION_BYTES};
+use crate::proto::tnv::tracker::{Addresses, Heartbeat, Join, ROUTE_ADDRESSES_MAX, Route, VERSION_BYTES};
 use crate::proto::tnv::{REPLY_TRACKER, command};
 use crate::rpc::dialect::{Dialect, Tnv};
 use crate::rpc::header::{FAILURE, HEADER_BYTES, Header};
@@ -100,7 +100,9 @@ pub fn wire_tracker(data: &[u8]) {
             }
             check_again(shares, |shares| Shares::decode(&shares.encode()));
         }
-        command::BEAT => check_again(Beat::decode(&fit(body)), |beat| Beat::decode(&encoded(beat.encode()))),
+        command::HEARTBEAT => {
+            check_again(Heartbeat::decode(&fit(body)), |beat| Heartbeat::decode(&encoded(beat.encode())))
+        }
         _ => check_again(Addresses::decode(&fit(body)), |user| Addresses::decode(&encoded(user.encode()))),
     }
 }
@@ -165,11 +167,11 @@ pub fn wire_storage(data: &[u8]) {
             check_again(Proof::decode(&fit(body)), |proof| Proof::decode(&encoded(proof.encode())));
         }
         _ => {
-            let file = Triple::decode(&fit(body));
+            let file = FileKey::decode(&fit(body));
             if let Ok(file) = &file {
                 assert!((1..=3).contains(&file_table(&file.userid)));
             }
-            check_again(file, |file| Triple::decode(&encoded(file.encode())));
+            check_again(file, |file| FileKey::decode(&encoded(file.encode())));
         }
     }
 }
@@ -211,7 +213,7 @@ pub fn wire_replies(data: &[u8]) {
 pub fn signed_link(data: &[u8]) {
     const EXPIRES: u64 = 1_000_000;
     let secrets = LinkSecrets::one(Secret::new("0123456789abcdef0123456789abcdef").expect("a secret"));
-    let file = Triple {
+    let file = FileKey {
         appid: "tnvideo".parse().expect("an appid"),
         userid: "tnv001".parse().expect("a userid"),
         fileid: "f".parse().expect("a fileid"),

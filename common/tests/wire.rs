@@ -6,13 +6,13 @@ use std::path::Path;
 use tnv_common::error::ErrorKind;
 use tnv_common::proto::tnv::command;
 use tnv_common::proto::tnv::failure::decode_failure;
-use tnv_common::proto::tnv::file_key::{TRIPLE_BYTES, Triple};
+use tnv_common::proto::tnv::file_key::{FILE_KEY_BYTES, FileKey};
 use tnv_common::proto::tnv::ids::{decode_id_key, encode_id_key};
 use tnv_common::proto::tnv::storage::{
     CheckedUpload, DOWNLOAD_BYTES, Download, READ_BYTES, Read, STAT_BYTES, Stat, UPLOAD_BYTES,
-    UPLOAD_CHECKED_BYTES, Unique, Upload, file_table,
+    UPLOAD_CHECKED_BYTES, Upload, VersionId, file_table,
 };
-use tnv_common::proto::tnv::tracker::{Addresses, BEAT_BYTES, Beat, JOIN_BYTES, Join, Route};
+use tnv_common::proto::tnv::tracker::{Addresses, HEARTBEAT_BYTES, Heartbeat, JOIN_BYTES, Join, Route};
 use tnv_common::proto::{AppId, FileId, GroupName, HostName, UserId};
 use tnv_common::rpc::dialect::{Dialect, Tnv};
 use tnv_common::rpc::header::{HEADER_BYTES, Header};
@@ -38,8 +38,8 @@ fn request<const N: usize>(name: &str, command: u8) -> [u8; N] {
     body[..N].try_into().unwrap()
 }
 
-fn tnv001(fileid: &str) -> Triple {
-    Triple {
+fn tnv001(fileid: &str) -> FileKey {
+    FileKey {
         appid: AppId::new("tnvideo").unwrap(),
         userid: UserId::new("tnv001").unwrap(),
         fileid: FileId::new(fileid).unwrap(),
@@ -58,14 +58,14 @@ fn a_captured_join_is_understood() {
 
 #[test]
 fn a_captured_heartbeat_is_understood() {
-    let beat = Beat::decode(&request::<BEAT_BYTES>("BEAT", command::BEAT)).unwrap();
+    let beat = Heartbeat::decode(&request::<HEARTBEAT_BYTES>("BEAT", command::HEARTBEAT)).unwrap();
     assert_eq!((beat.group.as_str(), beat.host.as_str()), ("group001", "vm"));
-    assert_eq!(beat.encode().len(), BEAT_BYTES);
+    assert_eq!(beat.encode().len(), HEARTBEAT_BYTES);
 }
 
 #[test]
 fn a_captured_question_for_addresses_is_understood() {
-    let asked = Addresses::decode(&request::<TRIPLE_BYTES>("SADDRS", command::ADDRESSES)).unwrap();
+    let asked = Addresses::decode(&request::<FILE_KEY_BYTES>("SADDRS", command::ADDRESSES)).unwrap();
     assert_eq!((asked.appid.as_str(), asked.userid.as_str()), ("tnvideo", "tnv001"));
     assert_eq!(Addresses::decode(asked.encode().as_slice().try_into().unwrap()).unwrap(), asked);
 }
@@ -86,8 +86,8 @@ fn a_captured_route_is_read_and_written_alike() {
 fn captured_file_commands_are_understood_through_leftover_memory() {
     let upload = Upload::decode(&request::<UPLOAD_BYTES>("UPLOAD", command::UPLOAD), 0x1b3).unwrap();
     assert_eq!(upload, Upload { file: tnv001(FILE), size: 27 });
-    assert_eq!(Triple::decode(&request("FILESIZE", command::FILE_SIZE)).unwrap(), tnv001(FILE));
-    assert_eq!(Triple::decode(&request("DELETE", command::DELETE)).unwrap(), tnv001(FILE));
+    assert_eq!(FileKey::decode(&request("FILESIZE", command::FILE_SIZE)).unwrap(), tnv001(FILE));
+    assert_eq!(FileKey::decode(&request("DELETE", command::DELETE)).unwrap(), tnv001(FILE));
     let whole = Download::decode(&request::<DOWNLOAD_BYTES>("DOWNLOAD", command::DOWNLOAD)).unwrap();
     assert_eq!(whole, Download { file: tnv001(FILE), offset: 0, size: 0 });
     let range =
@@ -176,10 +176,12 @@ fn an_id_servers_failure_fills_the_18_bytes_that_existing_storages_read() {
 
 #[test]
 fn what_was_added_is_read_as_it_was_written() {
-    let stat = Stat { size: 5 << 30, time: 0x5F9E_3FA7, crc32: Some(0xDEAD_BEEF), unique: Unique([7; 16]) };
+    let stat =
+        Stat { size: 5 << 30, time: 0x5F9E_3FA7, crc32: Some(0xDEAD_BEEF), unique: VersionId([7; 16]) };
     let bytes: [u8; STAT_BYTES] = stat.encode().try_into().unwrap();
     assert_eq!(Stat::decode(&bytes), Ok(stat));
-    let read = Read { download: Download { file: tnv001("f"), offset: 1, size: 2 }, unique: Unique([9; 16]) };
+    let read =
+        Read { download: Download { file: tnv001("f"), offset: 1, size: 2 }, unique: VersionId([9; 16]) };
     let bytes: [u8; READ_BYTES] = read.encode().try_into().unwrap();
     assert_eq!(Read::decode(&bytes), Ok(read));
 }
@@ -187,9 +189,9 @@ fn what_was_added_is_read_as_it_was_written() {
 #[test]
 fn a_field_without_nul_is_refused() {
     for field in [0..16, 16..272, 272..400] {
-        let mut body = request::<TRIPLE_BYTES>("FILESIZE", command::FILE_SIZE);
+        let mut body = request::<FILE_KEY_BYTES>("FILESIZE", command::FILE_SIZE);
         body[field].fill(b'x');
-        assert_eq!(Triple::decode(&body).unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(FileKey::decode(&body).unwrap_err().kind(), ErrorKind::Invalid);
     }
 }
 

@@ -28,7 +28,7 @@ use tnv_common::http::{Method, status_code};
 use tnv_common::limits::{DRAIN_TIMEOUT, HELD_BYTES_MAX, IDLE_TIMEOUT};
 use tnv_common::net::Stream;
 use tnv_common::net::event_loop::{Next, Service, Until};
-use tnv_common::net::lingering_close::{Drain, Drained};
+use tnv_common::net::lingering_close::{Drained, LingeringClose};
 use tnv_common::net::memory_budget::{Held, MemoryBudget};
 use tnv_common::net::stop::Stop;
 
@@ -68,7 +68,7 @@ enum Phase<I> {
     ReadingHead,
     Responding(Box<Responding<I>>),
     /// Closing at once, while the client is still sending, would reset the connection and lose the response.
-    LingeringClose(Drain),
+    LingeringClose(LingeringClose),
 }
 
 /// A response on its way.
@@ -161,11 +161,12 @@ impl<F: Files> FrontEnd<F> {
                         conn.phase = match responding.after {
                             After::KeepAlive => Phase::ReadingHead,
                             After::Close if !stream.readable_now() => return conn.close(),
-                            After::Close => {
-                                Phase::LingeringClose(Drain::farewell(stream, REFUSED_CLOSE_TIMEOUT))
-                            }
+                            After::Close => Phase::LingeringClose(LingeringClose::shut_down(
+                                stream,
+                                REFUSED_CLOSE_TIMEOUT,
+                            )),
                             After::LingeringClose(timeout) => {
-                                Phase::LingeringClose(Drain::farewell(stream, timeout))
+                                Phase::LingeringClose(LingeringClose::shut_down(stream, timeout))
                             }
                         };
                         if matches!(conn.phase, Phase::ReadingHead) {

@@ -8,7 +8,7 @@ use tnv_common::http::StatusCode;
 use tnv_common::http::refusal::Refusal;
 use tnv_common::http::request_head::{self, HEAD_BYTES_MAX, HEADERS_MAX, RequestHead};
 use tnv_common::http::response::{self, Connection, Part, header};
-use tnv_common::proto::tnv::storage::{Stat, Unique};
+use tnv_common::proto::tnv::storage::{Stat, VersionId};
 use tnv_common::proto::{AppId, UserId};
 use tnv_common::text::is_harmful;
 
@@ -194,7 +194,7 @@ pub fn http_conditional(data: &[u8]) {
         if_range: line(),
     };
     let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-    let stat = Stat { size: 1, time: 0x5F9E_5747, crc32: None, unique: Unique([7; 16]) };
+    let stat = Stat { size: 1, time: 0x5F9E_5747, crc32: None, unique: VersionId([7; 16]) };
     let validator = Validator::new(&stat, now);
     let has_tag = |tags: &str| tags.contains(validator.etag.as_str());
     let is_any = |tags: &str| tags.trim() == "*";

@@ -11,7 +11,7 @@ use tnv_common::http::request_head::RequestHead;
 use tnv_common::http::response::{self, Response, header};
 use tnv_common::http::{Header, Method, status_code};
 use tnv_common::limits::COPY_BYTES;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::storage::Stat;
 
 use crate::download::buffers::{self, Buffer, Buffers, PIECE_BYTES};
@@ -107,7 +107,7 @@ impl<F: Files> FileService<F> {
 
     /// Checks the link's signature. It is checked before the file is looked up, so that an unsigned link
     /// reveals nothing.
-    fn check_link(&self, request: &Request<'_>, file: &Triple) -> std::result::Result<(), Refusal> {
+    fn check_link(&self, request: &Request<'_>, file: &FileKey) -> std::result::Result<(), Refusal> {
         let Some(links) = self.links.as_ref() else { return Ok(()) };
         let query = request.target.split_once('?').map_or("", |(_, query)| query);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
@@ -165,7 +165,7 @@ impl<F: Files> FileService<F> {
     }
 
     /// Looks the file up. A plain request gets the first piece with the same round trip.
-    fn find(&self, request: &Request<'_>, file: &Triple) -> Result<OpenFile<F::Info>> {
+    fn find(&self, request: &Request<'_>, file: &FileKey) -> Result<OpenFile<F::Info>> {
         if !request.is_plain {
             return Ok(OpenFile { info: self.files.look_up(file)?, first: None });
         }
@@ -219,7 +219,7 @@ impl<F: Files> FileService<F> {
 }
 
 /// The refusal for a failure. A failure of the deployment is logged in full.
-fn refusal(file: &Triple, error: &Error) -> Refusal {
+fn refusal(file: &FileKey, error: &Error) -> Refusal {
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::Invalid => log::debug!("{error}"),
         _ => log::warn!("file {} of user {} is unavailable: {error}", file.fileid, file.userid),

@@ -16,8 +16,8 @@ use tnv_common::net::allow::AllowList;
 use tnv_common::net::event_loop::{self, ServerSettings};
 use tnv_common::net::listen;
 use tnv_common::net::stop::Stop;
-use tnv_common::proto::tnv::file_key::Triple;
-use tnv_common::proto::tnv::storage::{Stat, Unique};
+use tnv_common::proto::tnv::file_key::FileKey;
+use tnv_common::proto::tnv::storage::{Stat, VersionId};
 use tnv_common::proto::{AppId, UserId};
 
 use crate::download::files::Files;
@@ -67,7 +67,7 @@ impl Samples {
 impl Files for Arc<Samples> {
     type Info = Sample;
 
-    fn look_up(&self, file: &Triple) -> Result<Sample> {
+    fn look_up(&self, file: &FileKey) -> Result<Sample> {
         match file.fileid.as_str() {
             "away" => return fail!(Unavailable, "connect to 10.0.0.1:23000: refused"),
             "broken" => return fail!(Protocol, "10.0.0.1:23000 sent nonsense"),
@@ -82,7 +82,7 @@ impl Files for Arc<Samples> {
         }
     }
 
-    fn open(&self, file: &Triple, buffer: &mut [u8]) -> Result<(Sample, usize)> {
+    fn open(&self, file: &FileKey, buffer: &mut [u8]) -> Result<(Sample, usize)> {
         let info = self.look_up(file)?;
         let bytes = usize::try_from(info.size).unwrap_or(usize::MAX).min(buffer.len());
         self.read(file, &info, 0, &mut buffer[..bytes])?;
@@ -94,11 +94,11 @@ impl Files for Arc<Samples> {
     }
 
     fn stat(info: &Sample) -> Option<Stat> {
-        let unique = Unique([info.unique?; 16]);
+        let unique = VersionId([info.unique?; 16]);
         Some(Stat { size: info.size, time: 0x5F9E_5747, crc32: None, unique })
     }
 
-    fn read(&self, file: &Triple, info: &Sample, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    fn read(&self, file: &FileKey, info: &Sample, offset: u64, buffer: &mut [u8]) -> Result<()> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         if offset >= self.fails_from.load(Ordering::Relaxed) {
             return fail!(Unavailable, "no storage has it any more");

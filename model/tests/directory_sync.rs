@@ -8,7 +8,7 @@ use shuttle::thread;
 use tnv_model::file::directory_sync::DirectorySyncs;
 use tnv_model::scenario::check;
 use tnv_model::sync::{self, Arc, Mutex, chance};
-use tnv_model::volume::disk::{DiskError, DiskResult, Fsync, Volume};
+use tnv_model::volume::disk::{DiskError, DiskHealth, DiskResult, Fsync};
 
 const WHAT: &str = "sync";
 
@@ -56,19 +56,24 @@ impl Directory {
 #[derive(Default)]
 struct Counted(Mutex<u64>);
 
-impl Volume for Counted {
+impl DiskHealth for Counted {
     fn failed(&self, failure: &DiskError) {
-        *self.0.lock().unwrap() += u64::from(failure.distrust);
+        *self.0.lock().unwrap() += u64::from(failure.lost_writes);
     }
 
-    fn losses(&self) -> u64 {
+    fn error_epoch(&self) -> u64 {
         *self.0.lock().unwrap()
     }
 }
 
 /// What an upload does, as `write` has it; true where it is acknowledged.
-fn upload(syncs: &DirectorySyncs, volume: &Arc<dyn Volume>, directory: &Arc<Directory>, name: u32) -> bool {
-    let losses = volume.losses();
+fn upload(
+    syncs: &DirectorySyncs,
+    volume: &Arc<dyn DiskHealth>,
+    directory: &Arc<Directory>,
+    name: u32,
+) -> bool {
+    let error_epoch = volume.error_epoch();
     thread::yield_now();
     directory.make(name);
     let kernel = Arc::clone(directory);
@@ -85,7 +90,7 @@ fn upload(syncs: &DirectorySyncs, volume: &Arc<dyn Volume>, directory: &Arc<Dire
         }
         return false;
     }
-    volume.losses() == losses
+    volume.error_epoch() == error_epoch
 }
 
 #[test]
@@ -94,7 +99,7 @@ fn an_acknowledged_name_is_on_the_disk_whichever_sync_fails() {
         let syncs = Arc::new(DirectorySyncs::new(Fsync::Yes).unwrap());
         sync::set(faults);
         let directory = Arc::new(Directory::default());
-        let volume: Arc<dyn Volume> = Arc::new(Counted::default());
+        let volume: Arc<dyn DiskHealth> = Arc::new(Counted::default());
         let uploads: Vec<_> = (0..3)
             .map(|uploader| {
                 let (syncs, volume, directory) =

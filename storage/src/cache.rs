@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tnv_common::cache;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 
 use crate::file::StoredFile;
 
@@ -45,7 +45,7 @@ impl Default for Removals {
 }
 
 impl Removals {
-    fn shard(&self, file: &Triple) -> usize {
+    fn shard(&self, file: &FileKey) -> usize {
         // The remainder is less than the number of shards.
         (self.hasher.hash_one(file) % SHARDS as u64) as usize
     }
@@ -58,7 +58,7 @@ pub struct Epoch {
     removals: u64,
 }
 
-type Rows = cache::Cache<Triple, StoredFile>;
+type Rows = cache::Cache<FileKey, StoredFile>;
 
 impl Cache {
     /// A cache whose entries live so long; 0 keeps none.
@@ -67,19 +67,19 @@ impl Cache {
     }
 
     /// What the database said of this file, if that is not too long ago.
-    pub fn get(&self, file: &Triple) -> Option<StoredFile> {
+    pub fn get(&self, file: &FileKey) -> Option<StoredFile> {
         self.rows().get(file, Instant::now()).cloned()
     }
 
     /// The present epoch of a file. It must be taken before the database is asked, or the row written,
     /// that [`Cache::put`] is given.
-    pub fn epoch(&self, file: &Triple) -> Epoch {
+    pub fn epoch(&self, file: &FileKey) -> Epoch {
         let shard = self.removals.shard(file);
         Epoch { shard, removals: self.removals.counts[shard].load(Ordering::Acquire) }
     }
 
     /// Keeps what the database said in this epoch, unless the epoch has ended.
-    pub fn put(&self, epoch: Epoch, file: &Triple, row: &StoredFile) {
+    pub fn put(&self, epoch: Epoch, file: &FileKey, row: &StoredFile) {
         let mut rows = self.rows();
         if self.removals.counts[epoch.shard].load(Ordering::Acquire) == epoch.removals {
             rows.put(file.clone(), row.clone(), Instant::now());
@@ -87,7 +87,7 @@ impl Cache {
     }
 
     /// Forgets a file and ends its epoch. A delete calls this after its row is gone.
-    pub fn remove(&self, file: &Triple) {
+    pub fn remove(&self, file: &FileKey) {
         let shard = self.removals.shard(file);
         let mut rows = self.rows();
         self.removals.counts[shard].fetch_add(1, Ordering::AcqRel);
@@ -104,8 +104,8 @@ mod tests {
     use super::*;
     use tnv_common::proto::{AppId, FileId, UserId};
 
-    fn file(name: usize) -> Triple {
-        Triple {
+    fn file(name: usize) -> FileKey {
+        FileKey {
             appid: AppId::new("tnvideo").unwrap(),
             userid: UserId::new("tnv001").unwrap(),
             fileid: FileId::new(name.to_string()).unwrap(),

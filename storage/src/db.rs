@@ -8,7 +8,7 @@ use tnv_common::db::semaphore::Semaphore;
 use tnv_common::db::{Column, Database, Row, Schema, Sql, Table, Value};
 use tnv_common::error::{Context, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::storage::file_table;
 use tnv_common::proto::{FileId, GroupName, UserId};
 
@@ -168,7 +168,7 @@ impl Db {
     }
 
     /// The row of a file, if there is one that is live and belongs to this appid and userid.
-    pub fn find(&self, file: &Triple) -> Result<Option<StoredFile>> {
+    pub fn find(&self, file: &FileKey) -> Result<Option<StoredFile>> {
         let _permit = self.permits.acquire()?;
         for row in self.rows(file)? {
             if is_of(&row, file)? {
@@ -181,12 +181,12 @@ impl Db {
     }
 
     /// Refuses a file ID that cannot be given to a new file.
-    pub fn check_free(&self, file: &Triple) -> Result<()> {
+    pub fn check_free(&self, file: &FileKey) -> Result<()> {
         let _permit = self.permits.acquire()?;
         self.find_free(file)
     }
 
-    fn find_free(&self, file: &Triple) -> Result<()> {
+    fn find_free(&self, file: &FileKey) -> Result<()> {
         match self.rows(file)?.first() {
             None => Ok(()),
             Some(row) if row.opt_text(0)? == Some(file.fileid.as_str()) => {
@@ -202,7 +202,7 @@ impl Db {
     }
 
     /// Records a file. Its content must be durable: this makes it visible.
-    pub fn insert(&self, file: &Triple, row: &StoredFile) -> Result<()> {
+    pub fn insert(&self, file: &FileKey, row: &StoredFile) -> Result<()> {
         let params = vec![
             file.fileid.as_str().into(),
             file.appid.as_str().into(),
@@ -225,7 +225,7 @@ impl Db {
     }
 
     /// Removes the row of this upload and of no other; false if it was gone already.
-    pub fn delete(&self, file: &Triple, path: &str) -> Result<bool> {
+    pub fn delete(&self, file: &FileKey, path: &str) -> Result<bool> {
         let params = vec![file.fileid.as_str().into(), path.into()];
         let _permit = self.permits.acquire()?;
         match self.database.write(&statements(&file.userid).delete, params) {
@@ -234,7 +234,7 @@ impl Db {
         }
     }
 
-    /// Whether this upload has no row and, for certain, will not get one. Only the settler asks, whom
+    /// Whether this upload has no row and, for certain, will not get one. Only recovery asks, which
     /// the bound on workers does not concern.
     pub fn is_absent(&self, userid: &UserId, fileid: &FileId, path: &str) -> Result<bool> {
         self.database.is_absent(&statements(userid).settle, &[fileid.as_str().into(), path.into()])
@@ -270,7 +270,7 @@ impl Db {
 
     /// The key of the row that this file has, as the table has it: the database may take other names for equal to it,
     /// and existing storages were served by these. Of a row that is gone, the key that it would have.
-    pub fn key_of(&self, file: &Triple, path: &str) -> Result<String> {
+    pub fn key_of(&self, file: &FileKey, path: &str) -> Result<String> {
         let texts = [file.appid.as_str(), file.userid.as_str(), file.fileid.as_str()];
         let params = texts.map(|text| Value::Text(self.database.stored(text)));
         for row in self.database.read_stored(&statements(&file.userid).find, &params)? {
@@ -315,7 +315,7 @@ impl Db {
         })
     }
 
-    fn rows(&self, file: &Triple) -> Result<Vec<Row>> {
+    fn rows(&self, file: &FileKey) -> Result<Vec<Row>> {
         self.database
             .read(
                 &statements(&file.userid).find,
@@ -336,7 +336,7 @@ pub fn table_of(userid: &UserId) -> usize {
 
 /// Whether a row is that of a live file of this very triple, or one of an existing storage that takes it for
 /// this one.
-fn is_of(row: &Row, file: &Triple) -> Result<bool> {
+fn is_of(row: &Row, file: &FileKey) -> Result<bool> {
     let exact = row.opt_bytes(0)? == Some(file.fileid.as_str().as_bytes())
         && row.opt_bytes(1)? == Some(file.appid.as_str().as_bytes())
         && row.opt_bytes(2)? == Some(file.userid.as_str().as_bytes());
@@ -389,8 +389,8 @@ mod tests {
         Db::new(database, &GroupName::new("group001").unwrap(), 8)
     }
 
-    fn triple(appid: &str, userid: &str, fileid: &str) -> Triple {
-        Triple {
+    fn triple(appid: &str, userid: &str, fileid: &str) -> FileKey {
+        FileKey {
             appid: AppId::new(appid).unwrap(),
             userid: UserId::new(userid).unwrap(),
             fileid: FileId::new(fileid).unwrap(),

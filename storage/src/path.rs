@@ -24,7 +24,7 @@ use md5::{Digest, Md5};
 use tnv_common::error::Result;
 use tnv_common::fail;
 use tnv_common::proto::IdKey;
-use tnv_common::proto::tnv::storage::Unique;
+use tnv_common::proto::tnv::storage::VersionId;
 use tnv_common::text::shown;
 
 /// Entries of each directory level.
@@ -128,8 +128,8 @@ pub fn time(path: &str) -> Option<i64> {
 }
 
 /// The value that is unique to one upload: its path, hashed, since the path's number never repeats.
-pub fn unique(path: &str) -> Unique {
-    Unique(Md5::digest(path).into())
+pub fn unique(path: &str) -> VersionId {
+    VersionId(Md5::digest(path).into())
 }
 
 #[cfg(test)]
@@ -221,7 +221,10 @@ mod tests {
 
     #[test]
     fn every_upload_has_a_unique_value() {
-        assert_eq!(unique(""), Unique(*b"\xd4\x1d\x8c\xd9\x8f\x00\xb2\x04\xe9\x80\x09\x98\xec\xf8\x42\x7e"));
+        assert_eq!(
+            unique(""),
+            VersionId(*b"\xd4\x1d\x8c\xd9\x8f\x00\xb2\x04\xe9\x80\x09\x98\xec\xf8\x42\x7e")
+        );
         assert_ne!(unique(&place(0).path), unique(&place(1).path));
     }
 }

@@ -86,20 +86,20 @@ impl Server for Storage {
         // The disks are looked after until the last upload is finished: without heartbeats none could be acknowledged.
         let catalog_stop = Stop::new()?;
         let catalog = Catalog::new(&globals, db.clone(), ids, &catalog_stop)?;
-        let stores = catalog.stores();
-        scrub::start(&globals.settings, db, catalog.stores(), catalog.quarantine(), stop)?;
+        let volumes = catalog.volumes();
+        scrub::start(&globals.settings, db, catalog.volumes(), catalog.quarantine(), stop)?;
         let keys = Keys::new(globals.settings.app_keys_file.clone(), globals.settings.app_keys.clone());
         let reloaded = Arc::clone(&keys);
         daemon::on_hangup(move || reloaded.reload());
         let service = Service::new(Arc::new(catalog), keys);
         let service = RpcServer::new(service, service::dialect(globals.host.as_str()), common.max_conns)
             .with_pace(globals.settings.upload_pace);
-        tracker::start(&globals, &stores, stop)?;
+        tracker::start(&globals, &volumes, stop)?;
         let ready = || daemon::ready(Part::Storage, address);
         let settings = common.server(Part::Storage);
         let outcome = event_loop::run_announced(listener, &settings, Arc::new(service), stop, ready);
         catalog_stop.set();
-        stores.close();
+        volumes.close();
         outcome
     }
 

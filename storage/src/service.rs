@@ -10,7 +10,7 @@ use std::time::Instant;
 use tnv_common::error::Result;
 use tnv_common::fail;
 use tnv_common::proto::tnv::auth::{Proof, decode_challenge};
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::storage::{
     CheckedUpload, Download, Read, UPLOAD_BYTES, UPLOAD_CHECKED_BYTES, Upload,
 };
@@ -55,13 +55,13 @@ impl Service {
     }
 
     fn file_size(&self, request: &mut Request<'_, Session>) -> Result<()> {
-        let found = self.catalog.look(&Triple::decode(&request.fixed()?)?)?;
+        let found = self.catalog.look(&FileKey::decode(&request.fixed()?)?)?;
         request.reply(&found.size().to_be_bytes());
         Ok(())
     }
 
     fn stat(&self, request: &mut Request<'_, Session>) -> Result<()> {
-        let found = self.catalog.look(&Triple::decode(&request.fixed()?)?)?;
+        let found = self.catalog.look(&FileKey::decode(&request.fixed()?)?)?;
         request.reply(&stat(&found).encode());
         Ok(())
     }
@@ -99,7 +99,7 @@ impl Service {
     fn reply_file(
         &self,
         request: &mut Request<'_, Session>,
-        file: Triple,
+        file: FileKey,
         head: &[u8],
         found: OpenFile<File>,
         part: Range<u64>,
@@ -111,7 +111,7 @@ impl Service {
     }
 
     fn delete(&self, request: &mut Request<'_, Session>) -> Result<()> {
-        let file = Triple::decode(&request.fixed()?)?;
+        let file = FileKey::decode(&request.fixed()?)?;
         self.keys.check(request.conn, &file.appid)?;
         self.catalog.delete(&file)?;
         request.reply(&[]);

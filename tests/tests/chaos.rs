@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tnv_client::{AppId, Client, ErrorKind, FileId, Options, Triple, UserId};
+use tnv_client::{AppId, Client, ErrorKind, FileId, FileKey, Options, UserId};
 use tnv_tests::cluster::Part;
 use tnv_tests::fsck::fsck;
 use tnv_tests::http::{self, Http};
@@ -148,7 +148,7 @@ fn schedule(kills: usize, kinds: usize, seed: u64) -> Vec<Blow> {
 /// One upload, which was given an ID.
 #[derive(Clone, Debug)]
 struct Stored {
-    file: Triple,
+    file: FileKey,
     bytes: usize,
     seed: u64,
 }
@@ -314,7 +314,7 @@ impl Worker<'_> {
         } else {
             self.client.upload(&app(), &userid, &mut content.as_slice(), bytes as u64)
         };
-        let stored = |fileid| Stored { file: Triple { appid: app(), userid, fileid }, bytes, seed };
+        let stored = |fileid| Stored { file: FileKey { appid: app(), userid, fileid }, bytes, seed };
         match outcome {
             Ok(fileid) => self.ledger.kept.push(stored(fileid)),
             Err(error) => {
@@ -337,7 +337,7 @@ impl Worker<'_> {
         let address = route.addresses[self.dice.below(route.addresses.len() as u64) as usize];
         let id = format!("raw-{}-{:012x}", self.number, self.dice.next());
         let fileid = FileId::new(&id).expect("a file ID");
-        let stored = Stored { file: Triple { appid: app(), userid, fileid }, bytes, seed };
+        let stored = Stored { file: FileKey { appid: app(), userid, fileid }, bytes, seed };
         let Ok(mut raw) = Raw::try_connect(address) else { return self.ledger.failures += 1 };
         let user = stored.file.userid.as_str();
         let sent = raw.try_send(&raw::upload("tnvideo", user, &id, &stored.content()));
@@ -605,7 +605,7 @@ fn check(cluster: &mut Cluster, stage: &Stage, ledger: &Ledger) {
     // All of it works as before.
     let userid = UserId::new("afterwards").expect("a userid");
     let fileid = client.upload(&app(), &userid, &mut &b"after"[..], 5).expect("an upload");
-    client.delete(&Triple { appid: app(), userid, fileid }).expect("a delete");
+    client.delete(&FileKey { appid: app(), userid, fileid }).expect("a delete");
     cluster.assert_peaks_below(192);
 }
 
@@ -652,7 +652,7 @@ fn calm(name: &str, database: Option<&MariaDb>) {
             let (bytes, seed) = (if index == 0 { 8 << 20 } else { dice.below(300_000) as usize }, index);
             let mut content = &sample(bytes, seed)[..];
             let fileid = client.upload(&app(), &userid, &mut content, bytes as u64).expect("an upload");
-            Stored { file: Triple { appid: app(), userid, fileid }, bytes, seed }
+            Stored { file: FileKey { appid: app(), userid, fileid }, bytes, seed }
         })
         .collect();
     let met: Vec<Met> = thread::scope(|scope| {
@@ -761,7 +761,7 @@ fn upload_calmly(client: &Client, stage: &Stage, number: u64, dice: &mut Dice, m
     match client.upload_file(&app(), &userid, &path) {
         Ok(fileid) => {
             met.longest_upload = met.longest_upload.max(start.elapsed());
-            read_calmly(client, &Stored { file: Triple { appid: app(), userid, fileid }, bytes, seed }, met);
+            read_calmly(client, &Stored { file: FileKey { appid: app(), userid, fileid }, bytes, seed }, met);
         }
         Err(error) => met.failed.push(format!("upload, after {:?}: {error}", start.elapsed())),
     }
@@ -787,7 +787,7 @@ fn a_paused_storage_keeps_a_reader_for_seconds_and_the_next_one_not_at_all() {
     let id = cluster.upload("tnvideo", "tnv001", &content);
     let client = Stage::of(&cluster, 1).client(Duration::from_secs(5));
     let fileid = FileId::new(&id).expect("a file ID");
-    let file = Triple { appid: app(), userid: UserId::new("tnv001").expect("a userid"), fileid };
+    let file = FileKey { appid: app(), userid: UserId::new("tnv001").expect("a userid"), fileid };
     for victim in [0, 1] {
         let mut conn = Http::connect(cluster.httpd());
         conn.request("GET", &format!("/files/{id}"), &[]);
@@ -864,7 +864,7 @@ fn an_upload_whose_reply_is_lost_is_stored_once() {
         }
         cluster.wait_active(2);
         let mut content = Vec::new();
-        let file = Triple { appid: app(), userid: userid.clone(), fileid };
+        let file = FileKey { appid: app(), userid: userid.clone(), fileid };
         let reader = Stage::of(&cluster, 1).client(Duration::ZERO);
         reader.download(&file, 0, 0, &mut content).expect("a download");
         assert!(content == std::fs::read(&path).expect("the file"));
@@ -891,7 +891,7 @@ fn a_delete_whose_reply_is_lost_is_settled_or_says_so() {
             let client = Stage::of(&cluster, 1).client(Duration::ZERO);
             client.upload(&app(), &userid, &mut &b"content"[..], 7).expect("an upload")
         };
-        let file = Triple { appid: app(), userid, fileid };
+        let file = FileKey { appid: app(), userid, fileid };
         let client = Stage::of(&cluster, 1).client(Duration::from_secs(60));
         client.route(&file.appid, &file.userid).expect("a route");
         server.pause();

@@ -25,7 +25,7 @@ use tnv_common::error::Result;
 use tnv_common::fail;
 use tnv_common::net::allow::host;
 use tnv_common::proto::tnv::shares::{Share, Shares};
-use tnv_common::proto::tnv::tracker::{Beat, Join, ROUTE_ADDRESSES_MAX};
+use tnv_common::proto::tnv::tracker::{Heartbeat, Join, ROUTE_ADDRESSES_MAX};
 use tnv_common::proto::{GroupName, HostName};
 
 use crate::shares::{Compared, Report};
@@ -533,7 +533,7 @@ impl Groups {
     }
 
     /// A beat on the connection of a storage that joined.
-    pub fn beat_of(&self, member: &Membership, beat: &Beat, now: Now) -> Result<()> {
+    pub fn beat_of(&self, member: &Membership, beat: &Heartbeat, now: Now) -> Result<()> {
         let Membership { group, id, .. } = member;
         if (&beat.group, &beat.host) != (group, &id.host) {
             return fail!(
@@ -555,8 +555,8 @@ impl Groups {
     }
 
     /// A beat on a connection that did not join: that of the one storage which it may be.
-    pub fn beat_from(&self, beat: &Beat, ip: IpAddr, now: Now) -> Result<()> {
-        let Beat { group: name, host } = beat;
+    pub fn beat_from(&self, beat: &Heartbeat, ip: IpAddr, now: Now) -> Result<()> {
+        let Heartbeat { group: name, host } = beat;
         let mut table = self.lock();
         let Some(group) = table.groups.get_mut(name) else {
             return fail!(NotFound, "unknown group: {name}");
@@ -826,7 +826,7 @@ mod tests {
         }
 
         fn beat(&self, member: &Membership) -> Result<()> {
-            let beat = Beat { group: member.group.clone(), host: member.id.host.clone() };
+            let beat = Heartbeat { group: member.group.clone(), host: member.id.host.clone() };
             self.groups.beat_of(member, &beat, self.now)
         }
 
@@ -844,8 +844,8 @@ mod tests {
         Join { version: "1.0".into(), group: name(group), host, port, started: 1, joined: 2 }
     }
 
-    fn beat(group: &str, host: &str) -> Beat {
-        Beat { group: name(group), host: HostName::new(host).unwrap() }
+    fn beat(group: &str, host: &str) -> Heartbeat {
+        Heartbeat { group: name(group), host: HostName::new(host).unwrap() }
     }
 
     #[test]
@@ -984,7 +984,7 @@ mod tests {
     fn a_beat_on_another_connection_is_that_of_the_one_storage_it_may_be() {
         let bench = Bench::new();
         let kind =
-            |beat: &Beat, ip| bench.groups.beat_from(beat, ip, bench.now).map_err(|error| error.kind());
+            |beat: &Heartbeat, ip| bench.groups.beat_from(beat, ip, bench.now).map_err(|error| error.kind());
         assert_eq!(kind(&beat("g1", "vm"), IP), Err(ErrorKind::NotFound));
         assert_eq!(kind(&beat("g9", "vm"), IP), Err(ErrorKind::NotFound));
         let first = bench.join("g1", "vm", 1);

@@ -97,7 +97,7 @@ mod tests {
     use chrono::{FixedOffset, Utc};
     use std::time::Instant;
     use tnv_common::proto::GroupName;
-    use tnv_common::proto::tnv::tracker::{Beat, Join};
+    use tnv_common::proto::tnv::tracker::{Heartbeat, Join};
 
     const CAPTURE: &str = include_str!("../../tests/fixtures/wire/GROUPS.response.hex");
     const JOIN: &str = include_str!("../../tests/fixtures/wire/JOIN.request.hex");
@@ -113,7 +113,7 @@ mod tests {
         let groups = Groups::default();
         groups.set_listed(&[GroupName::new("group001").unwrap()]);
         let join = Join::decode(bytes(JOIN)[10..].try_into().unwrap()).unwrap();
-        let beat = Beat::decode(bytes(BEAT)[10..].try_into().unwrap()).unwrap();
+        let beat = Heartbeat::decode(bytes(BEAT)[10..].try_into().unwrap()).unwrap();
         // The capture's storage listens on 23000 and beat ten seconds after it had joined.
         let now = Now { instant: Instant::now(), epoch: join.joined + 10 };
         let ip = [127, 0, 0, 1].into();

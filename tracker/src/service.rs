@@ -12,9 +12,9 @@ use tnv_common::fail;
 use tnv_common::limits::IDLE_TIMEOUT;
 use tnv_common::net::stop::Stop;
 use tnv_common::proto::GroupName;
-use tnv_common::proto::tnv::file_key::TRIPLE_BYTES;
+use tnv_common::proto::tnv::file_key::FILE_KEY_BYTES;
 use tnv_common::proto::tnv::shares::{SHARES_BYTES_MAX, Shares};
-use tnv_common::proto::tnv::tracker::{Addresses, BEAT_BYTES, Beat, JOIN_BYTES, Join, Route};
+use tnv_common::proto::tnv::tracker::{Addresses, HEARTBEAT_BYTES, Heartbeat, JOIN_BYTES, Join, Route};
 use tnv_common::proto::tnv::{REPLY_TRACKER, command};
 use tnv_common::rpc::dialect::Tnv;
 use tnv_common::rpc::reply::SharedReply;
@@ -155,7 +155,7 @@ impl Service {
     /// Command 11. The body has no port: on the connection that joined it is that storage's.
     fn beat(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
         self.check_may_join(request)?;
-        let beat = Beat::decode(&request.fixed::<BEAT_BYTES>()?)?;
+        let beat = Heartbeat::decode(&request.fixed::<HEARTBEAT_BYTES>()?)?;
         let ip = request.peer().ip().to_canonical();
         match request.conn {
             Some(member) => self.globals.groups.beat_of(member, &beat, Now::read())?,
@@ -192,7 +192,7 @@ impl Service {
 
     /// Whose storages are asked for.
     fn user(&self, request: &mut Request<'_, Option<Membership>>) -> Result<Addresses> {
-        let user = Addresses::decode(&request.fixed::<TRIPLE_BYTES>()?)?;
+        let user = Addresses::decode(&request.fixed::<FILE_KEY_BYTES>()?)?;
         match self.globals.settings.apps.contains(&user.appid) {
             true => Ok(user),
             false => fail!(NotFound, "unknown appid: {}", user.appid),
@@ -271,12 +271,12 @@ impl Handler for Service {
     type Conn = Option<Membership>;
 
     /// Thousands of storages beat all the time; a beat is a note in the table.
-    const PROMPT: &'static [u8] = &[command::BEAT];
+    const PROMPT: &'static [u8] = &[command::HEARTBEAT];
 
     fn handle(&self, request: &mut Request<'_, Self::Conn>) -> Result<()> {
         match request.command() {
             command::JOIN => self.join(request),
-            command::BEAT => self.beat(request),
+            command::HEARTBEAT => self.beat(request),
             command::ADDRESSES => self.addresses(request),
             command::FIND_ADDRESSES => self.find_addresses(request),
             command::GROUPS => self.groups(request),
@@ -341,7 +341,7 @@ mod tests {
         let globals = Globals::new(settings);
         globals.groups.set_listed(std::slice::from_ref(&group));
         let host = HostName::new("host").unwrap();
-        let (version, beat) = ("1.0".to_owned(), Beat { group: group.clone(), host: host.clone() });
+        let (version, beat) = ("1.0".to_owned(), Heartbeat { group: group.clone(), host: host.clone() });
         let join = Join { version, group, host, port: 23000, started: 0, joined: 0 };
         let member = globals.groups.join(&join, [127, 0, 0, 1].into(), Now::read()).unwrap();
         globals.groups.beat_of(&member, &beat, Now::read()).unwrap();

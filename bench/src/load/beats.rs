@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tnv_common::error::{Context, Error, Result};
 use tnv_common::fail;
-use tnv_common::proto::tnv::tracker::{Beat, Join};
+use tnv_common::proto::tnv::tracker::{Heartbeat, Join};
 use tnv_common::proto::tnv::{REPLY_TRACKER, command};
 use tnv_common::proto::{AppId, GroupName, HostName};
 
@@ -182,12 +182,12 @@ fn join(tracker: SocketAddr, cloud: &Cloud, number: usize) -> Result<Storage> {
     let group = GroupName::new(group(number % cloud.groups))?;
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(since_epoch.as_secs()).unwrap_or(0);
-    let (version, beat) = ("1.0".to_owned(), Beat { group: group.clone(), host: host.clone() });
+    let (version, beat) = ("1.0".to_owned(), Heartbeat { group: group.clone(), host: host.clone() });
     let join = Join { version, group, host, port: PORT, started: now, joined: now };
     let mut caller = Caller::connect_from(tracker, Some(from).filter(|_| tracker.ip().is_loopback()))?;
     let joined = caller.call(&request(command::JOIN, &join.encode()), REPLY_TRACKER);
     joined.context(|| format!("join as storage {}", number + 1))?;
-    Ok(Storage { caller, beat: request(command::BEAT, &beat.encode()) })
+    Ok(Storage { caller, beat: request(command::HEARTBEAT, &beat.encode()) })
 }
 
 /// Has all storages beat at their interval for some time, evenly spread over it.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use lexopt::prelude::*;
 use tnv_common::error::Error;
 use tnv_common::net::resolve;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::storage::Download;
 use tnv_common::proto::tnv::{REPLY_STORAGE, command};
 use tnv_common::proto::{AppId, FileId, UserId};
@@ -323,8 +323,11 @@ fn put_files(cluster: &Cluster) -> Result<Vec<Vec<u8>>> {
     let file = |number: usize| -> Result<Vec<u8>> {
         let fileid = format!("idle{number:06}");
         cluster.put("bench", &fileid, &sample(FILE_BYTES, number as u64));
-        let file =
-            Triple { appid: AppId::new(APPID)?, userid: UserId::new("bench")?, fileid: FileId::new(fileid)? };
+        let file = FileKey {
+            appid: AppId::new(APPID)?,
+            userid: UserId::new("bench")?,
+            fileid: FileId::new(fileid)?,
+        };
         Ok(request(command::DOWNLOAD, &Download { file, offset: 0, size: 0 }.encode()))
     };
     (0..FILES).map(file).collect()

@@ -2,7 +2,7 @@
 //! same first ones, and whoever measures knows what is in it without asking.
 
 use tnv_common::error::Result;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::storage::file_table;
 use tnv_common::proto::{AppId, FileId, UserId};
 
@@ -30,8 +30,8 @@ pub fn table(number: u64) -> Result<usize> {
 }
 
 /// The file with this number, and whose it is.
-pub fn triple(number: u64) -> Result<Triple> {
-    Ok(Triple {
+pub fn triple(number: u64) -> Result<FileKey> {
+    Ok(FileKey {
         appid: AppId::new(APPID)?,
         userid: UserId::new(user(number))?,
         fileid: FileId::new(file_id(number))?,

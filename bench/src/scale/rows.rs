@@ -251,7 +251,10 @@ fn any_owner(rows: u64, number: u64) -> u64 {
 }
 
 /// A new file.
-fn uploaded(owner: u64, number: u64) -> std::result::Result<tnv_common::proto::tnv::file_key::Triple, Error> {
+fn uploaded(
+    owner: u64,
+    number: u64,
+) -> std::result::Result<tnv_common::proto::tnv::file_key::FileKey, Error> {
     let mut file = triple(owner)?;
     file.fileid = tnv_common::proto::FileId::new(names::file_id(number))?;
     Ok(file)

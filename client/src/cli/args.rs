@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use lexopt::prelude::*;
-use tnv_client::{AppId, FileId, Triple, UserId};
+use tnv_client::{AppId, FileId, FileKey, UserId};
 
 use super::bench;
 
@@ -84,7 +84,7 @@ pub(super) struct Args {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Sign {
     pub(super) secret_file: PathBuf,
-    pub(super) file: Triple,
+    pub(super) file: FileKey,
     pub(super) lifetime: Duration,
 }
 
@@ -98,9 +98,9 @@ const LIFETIME_MAX: u64 = 100 * 366 * 86_400;
 pub(super) enum Command {
     Groups,
     Upload { appid: AppId, userid: UserId, file: PathBuf, crc32: Option<u32> },
-    FileSize { file: Triple },
-    Download { file: Triple, offset: u64, size: u64, out: Out },
-    Delete { file: Triple },
+    FileSize { file: FileKey },
+    Download { file: FileKey, offset: u64, size: u64, out: Out },
+    Delete { file: FileKey },
 }
 
 /// The destination of a download.
@@ -293,10 +293,10 @@ impl Rest {
         self.text(what)?.parse().map_err(|error| format!("{what}: {error}"))
     }
 
-    fn file(&mut self) -> Result<Triple, String> {
+    fn file(&mut self) -> Result<FileKey, String> {
         let (appid, userid) = (self.parsed("APPID")?, self.parsed("USERID")?);
         let fileid: FileId = self.parsed("FILEID")?;
-        Ok(Triple { appid, userid, fileid })
+        Ok(FileKey { appid, userid, fileid })
     }
 
     fn number(&mut self, what: &str) -> Result<u64, String> {
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn each_command_is_parsed() {
-        let file = || Triple {
+        let file = || FileKey {
             appid: AppId::new("tnvideo").unwrap(),
             userid: UserId::new("tnv001").unwrap(),
             fileid: FileId::new("f1").unwrap(),

@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tnv_client::{AppId, AppKeys, Client, Error, ErrorKind, Options, Result, Secret, Triple};
+use tnv_client::{AppId, AppKeys, Client, Error, ErrorKind, FileKey, Options, Result, Secret};
 use tnv_common::auth::signed_link::LinkSecrets;
 use tnv_common::error::Context;
 
@@ -39,7 +39,7 @@ pub(crate) fn run(parser: lexopt::Parser) -> std::result::Result<(), Outcome> {
     };
     log::start();
     let changing = match &command {
-        Command::Upload { appid, .. } | Command::Delete { file: Triple { appid, .. } } => Some(appid),
+        Command::Upload { appid, .. } | Command::Delete { file: FileKey { appid, .. } } => Some(appid),
         _ => None,
     };
     let app_keys = app_keys(changing, key_file.as_deref())?;
@@ -101,7 +101,7 @@ fn signed(sign: &Sign) -> Result<String> {
 
 fn download(
     client: &Client,
-    file: &Triple,
+    file: &FileKey,
     offset: u64,
     size: u64,
     out: &Out,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tnv_common::error::{ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::storage::Download;
 use tnv_common::rpc::client::Conn;
 
@@ -12,7 +12,7 @@ use crate::attempt::{Attempt, Candidate, Failure, Stage};
 use crate::mngr::Manager;
 
 /// A request for `size` bytes at `offset`; a size of 0 is all of the rest.
-pub(super) fn request(file: &Triple, offset: u64, size: u64) -> Result<Download> {
+pub(super) fn request(file: &FileKey, offset: u64, size: u64) -> Result<Download> {
     match (i64::try_from(offset), i64::try_from(size)) {
         (Ok(offset), Ok(size)) => Ok(Download { file: file.clone(), offset, size }),
         _ => fail!(Invalid, "invalid offset or size, got {offset} and {size}, want at most {}", i64::MAX),

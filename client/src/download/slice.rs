@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tnv_common::error::Result;
 use tnv_common::fail;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::storage::{Download, Read, Stat};
 use tnv_common::rpc::client::Conn;
 
@@ -18,7 +18,7 @@ use crate::trackers::owner;
 /// See [`Client::open`](crate::Client::open).
 pub(crate) fn open(
     storages: &Storages,
-    file: &Triple,
+    file: &FileKey,
     offset: u64,
     buffer: &mut [u8],
 ) -> Result<(FileInfo, usize)> {
@@ -71,7 +71,7 @@ fn fetch_at(
 /// See [`Client::read_slice`](crate::Client::read_slice).
 pub(crate) fn read_slice(
     storages: &Storages,
-    file: &Triple,
+    file: &FileKey,
     info: &FileInfo,
     offset: u64,
     buffer: &mut [u8],
@@ -112,7 +112,7 @@ fn read_legacy(storages: &Storages, info: &FileInfo, request: &Download, buffer:
 }
 
 /// The storages to ask for a slice. A cached route is newer than `info`; without a tracker `info` is enough.
-fn members(storages: &Storages, file: &Triple, info: &FileInfo) -> Vec<SocketAddr> {
+fn members(storages: &Storages, file: &FileKey, info: &FileInfo) -> Vec<SocketAddr> {
     if storages.options.route_cache.is_zero() {
         return info.members().to_vec();
     }

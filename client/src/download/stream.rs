@@ -8,8 +8,8 @@ use crc32fast::Hasher;
 use tnv_common::error::{Context, Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::limits::COPY_BYTES;
-use tnv_common::proto::tnv::file_key::Triple;
-use tnv_common::proto::tnv::storage::{Download, Read, Stat, Unique};
+use tnv_common::proto::tnv::file_key::FileKey;
+use tnv_common::proto::tnv::storage::{Download, Read, Stat, VersionId};
 use tnv_common::rpc::client::Conn;
 
 use super::request::{expect_bytes, may_lack_fetch, read_at, request};
@@ -24,7 +24,7 @@ const DAMAGED_MAX: usize = 16;
 /// See [`Client::download`](crate::Client::download).
 pub(crate) fn download(
     storages: &Storages,
-    file: &Triple,
+    file: &FileKey,
     offset: u64,
     size: u64,
     out: &mut dyn Write,
@@ -36,7 +36,7 @@ pub(crate) fn download(
 /// that sent none of it.
 pub(crate) fn download_to_file(
     storages: &Storages,
-    file: &Triple,
+    file: &FileKey,
     offset: u64,
     size: u64,
     mut out: &File,
@@ -58,7 +58,7 @@ pub(crate) fn download_to_file(
 /// content.
 fn download_without(
     storages: &Storages,
-    file: &Triple,
+    file: &FileKey,
     offset: u64,
     size: u64,
     out: &mut dyn Write,
@@ -92,7 +92,7 @@ fn download_without(
 struct Part {
     offset: u64,
     bytes: u64,
-    unique: Unique,
+    unique: VersionId,
     /// The checksum of the part, if it is the whole file and its checksum is known.
     crc32: Option<u32>,
 }

@@ -8,7 +8,7 @@ use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::limits::COPY_BYTES;
 use tnv_common::proto::FileId;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::storage::{CheckedUpload, Upload};
 use tnv_common::rpc::client::Conn;
 
@@ -71,7 +71,7 @@ pub(crate) fn upload(
     let fileid = make_file_id(&owner.1)?;
     let members = storages.trackers.route_for_upload(&storages.mngr, &owner)?.addresses;
     let (appid, userid) = owner.clone();
-    let file = Triple { appid, userid, fileid: fileid.clone() };
+    let file = FileKey { appid, userid, fileid: fileid.clone() };
     let request = Upload { file, size: content.size() };
     let mut pending = PendingUpload {
         storages,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crc32fast::Hasher;
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::limits::COPY_BYTES;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::storage::{Download, Upload};
 use tnv_common::rpc::client::Conn;
 
@@ -97,7 +97,7 @@ pub(super) fn look_up_finally(
 }
 
 /// The checksum of a stored file: from its row, or of the content that the storage returns.
-pub(super) fn stored_crc32(storages: &Storages, candidate: Candidate, file: &Triple) -> Attempt<u32> {
+pub(super) fn stored_crc32(storages: &Storages, candidate: Candidate, file: &FileKey) -> Attempt<u32> {
     if let Some(crc32) = storages.stat_at(candidate, file)?.and_then(|stat| stat.crc32) {
         return Ok(crc32);
     }
@@ -117,7 +117,7 @@ pub(super) fn stored_crc32(storages: &Storages, candidate: Candidate, file: &Tri
 
 /// Removes what a storage has of an aborted upload, and describes the result. A TNV storage
 /// stores all or nothing. A legacy storage may keep a part, with a row or without.
-pub(super) fn remove_part(storages: &Storages, address: SocketAddr, file: &Triple) -> String {
+pub(super) fn remove_part(storages: &Storages, address: SocketAddr, file: &FileKey) -> String {
     let wait_max = Some(REMOVE_TIMEOUT);
     let is_absent = |error: &Error| error.kind() == ErrorKind::NotFound;
     // A legacy storage does not know this command.

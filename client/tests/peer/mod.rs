@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use tnv_client::{
-    AppId, Client, Error, ErrorKind, FileId, GroupName, Options, Route, Stat, Triple, Unique, UserId,
+    AppId, Client, Error, ErrorKind, FileId, FileKey, GroupName, Options, Route, Stat, UserId, VersionId,
 };
 use tnv_common::proto::tnv::{REPLY_STORAGE, REPLY_TRACKER, command};
 use tnv_common::rpc::dialect::{Dialect, Tnv};
@@ -172,14 +172,14 @@ pub fn userid() -> UserId {
     UserId::new("tnv001").unwrap()
 }
 
-pub fn file(fileid: &str) -> Triple {
-    Triple { appid: appid(), userid: userid(), fileid: FileId::new(fileid).unwrap() }
+pub fn file(fileid: &str) -> FileKey {
+    FileKey { appid: appid(), userid: userid(), fileid: FileId::new(fileid).unwrap() }
 }
 
 /// The stat of content on a TNV storage.
 pub fn stat(content: &[u8], unique: u8) -> Stat {
     let crc32 = Some(crc32fast::hash(content));
-    Stat { size: content.len() as u64, time: 1_700_000_000, crc32, unique: Unique([unique; 16]) }
+    Stat { size: content.len() as u64, time: 1_700_000_000, crc32, unique: VersionId([unique; 16]) }
 }
 
 /// Content without repetition.

@@ -11,7 +11,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::auth::secret::{Secret, read_lines};
 use crate::proto::tnv::auth::MAC_BYTES;
-use crate::proto::tnv::file_key::Triple;
+use crate::proto::tnv::file_key::FileKey;
 
 /// What these signatures are for; no other HMAC of ours begins so.
 const LABEL: &str = "TNV link 1";
@@ -65,7 +65,7 @@ impl LinkSecrets {
     }
 
     /// Path and query of a file for whoever gets them, until then (seconds since the epoch).
-    pub fn sign(&self, file: &Triple, expires: u64) -> String {
+    pub fn sign(&self, file: &FileKey, expires: u64) -> String {
         let mut link = path(file);
         let mac = said(file, expires, |parts| self.0[0].mac(LABEL, parts));
         let _ = write!(link, "?expires={expires}&sig={}", URL_SAFE_NO_PAD.encode(mac));
@@ -74,7 +74,7 @@ impl LinkSecrets {
 
     /// Whether a request for this file, with this query, counts now (seconds since the epoch). That a
     /// link is over is only told to whoever has one that was good.
-    pub fn check(&self, file: &Triple, query: &str, now: u64) -> Result<(), LinkError> {
+    pub fn check(&self, file: &FileKey, query: &str, now: u64) -> Result<(), LinkError> {
         let forged = |why| Err(LinkError::Forged(why));
         let (Ok(expires), Ok(signature)) = (only(query, "expires"), only(query, "sig")) else {
             return forged("expires or sig is given twice");
@@ -107,15 +107,15 @@ impl LinkSecrets {
 }
 
 /// The path of a file for whoever gets it.
-pub fn path(file: &Triple) -> String {
-    let Triple { appid, userid, fileid } = file;
+pub fn path(file: &FileKey) -> String {
+    let FileKey { appid, userid, fileid } = file;
     let escaped = |text| utf8_percent_encode(text, ESCAPED);
     format!("/files/{appid}/{}/{}", escaped(userid.as_str()), escaped(fileid.as_str()))
 }
 
 /// What is signed.
-fn said<T>(file: &Triple, expires: u64, with: impl FnOnce(&[&[u8]]) -> T) -> T {
-    let Triple { appid, userid, fileid } = file;
+fn said<T>(file: &FileKey, expires: u64, with: impl FnOnce(&[&[u8]]) -> T) -> T {
+    let FileKey { appid, userid, fileid } = file;
     with(&[
         appid.as_str().as_bytes(),
         userid.as_str().as_bytes(),
@@ -157,9 +157,9 @@ mod tests {
         LinkSecrets(texts.iter().map(|text| Secret::new(text).unwrap()).collect())
     }
 
-    fn file(appid: &str, userid: &str, fileid: &str) -> Triple {
+    fn file(appid: &str, userid: &str, fileid: &str) -> FileKey {
         let (appid, userid) = (AppId::new(appid).unwrap(), UserId::new(userid).unwrap());
-        Triple { appid, userid, fileid: FileId::new(fileid).unwrap() }
+        FileKey { appid, userid, fileid: FileId::new(fileid).unwrap() }
     }
 
     const OLD: &str = "an-old-secret-of-ours";

@@ -164,7 +164,7 @@ impl Config {
     }
 
     /// What a server that others than this host can reach should be told of who may, a line each.
-    pub fn open_doors(&self, common: &CommonSettings) -> Vec<String> {
+    pub fn exposure_warnings(&self, common: &CommonSettings) -> Vec<String> {
         let CommonSettings { bind, allow_hosts: hosts, .. } = common;
         if bind.ip().to_canonical().is_loopback() {
             return Vec::new();

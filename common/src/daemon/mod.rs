@@ -156,7 +156,7 @@ fn job<S: Server>(name: &str, file: Option<&Path>, given: &Given) -> ExitCode {
 
 /// What the operator should know before it starts.
 fn notices(config: &Config, common: &CommonSettings) -> impl Iterator<Item = String> {
-    config.notices().into_iter().chain(config.open_doors(common))
+    config.notices().into_iter().chain(config.exposure_warnings(common))
 }
 
 /// Runs the server in the foreground.

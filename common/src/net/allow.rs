@@ -102,12 +102,12 @@ const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tells the log of strangers who were turned away.
 #[derive(Debug, Default)]
-pub struct Strangers {
+pub struct RejectedPeers {
     last: Option<Instant>,
     untold: u64,
 }
 
-impl Strangers {
+impl RejectedPeers {
     /// One more: the line to be logged of it, where it is time for one.
     pub fn line(&mut self, who: SocketAddr, now: Instant) -> Option<String> {
         if self.last.is_some_and(|last| now.saturating_duration_since(last) < LINE_INTERVAL) {
@@ -215,7 +215,7 @@ mod tests {
     /// Whoever knocks without end would fill the disk, or push other lines over the log's bound.
     #[test]
     fn a_flood_of_strangers_is_a_line_a_second() {
-        let mut strangers = Strangers::default();
+        let mut strangers = RejectedPeers::default();
         let who = SocketAddr::from(([203, 0, 113, 9], 5000));
         let start = Instant::now();
         let line = strangers.line(who, start).unwrap();

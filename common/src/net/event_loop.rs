@@ -18,7 +18,7 @@ use crate::error::{Context, Result};
 use crate::limits::{IDLE_TIMEOUT, REFUSED_CONNS_MAX};
 use crate::log_context;
 use crate::net::Stream;
-use crate::net::allow::{AllowList, Strangers};
+use crate::net::allow::{AllowList, RejectedPeers};
 use crate::net::stop::Stop;
 use crate::net::worker_pool::Workers;
 
@@ -72,7 +72,7 @@ pub trait Service: Send + Sync + 'static {
 
     /// The same on the loop's own thread, for what is done at once and never waits; all others wait meanwhile.
     /// `None` leaves the connection, whatever has been read of it, to [`Service::serve`] on a worker.
-    fn serve_promptly(&self, _stream: &Stream, _conn: &mut Self::Conn) -> Option<Next> {
+    fn serve_inline(&self, _stream: &Stream, _conn: &mut Self::Conn) -> Option<Next> {
         None
     }
 
@@ -107,7 +107,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A worker that is not needed elsewhere waits this long itself for what its connection waits for:
 /// two context switches fewer for a client that asks or reads without pause. For one that pauses, as a
 /// storage does between its beats, it would be two more: there it is not done.
-const LINGER: Duration = Duration::from_millis(1);
+const BUSY_POLL: Duration = Duration::from_millis(1);
 
 /// The loop looks at deadlines this often, whatever else happens.
 const TICK: Duration = Duration::from_secs(1);
@@ -155,7 +155,7 @@ pub fn run_announced<S: Service>(
         listener,
         max_conns: settings.max_conns,
         allow_hosts: settings.allow_hosts.clone(),
-        strangers: Strangers::default(),
+        strangers: RejectedPeers::default(),
         paused: None,
     };
     ready();
@@ -165,7 +165,7 @@ pub fn run_announced<S: Service>(
 }
 
 /// One connection that waits.
-struct Parked<C> {
+struct Idle<C> {
     stream: Arc<Stream>,
     conn: C,
     deadline: Option<Instant>,
@@ -177,7 +177,7 @@ struct Parked<C> {
 
 /// Every connection is in exactly one of the two maps.
 struct Table<C> {
-    parked: HashMap<u64, Parked<C>>,
+    idle: HashMap<u64, Idle<C>>,
     /// Those that a worker has, or that wait for one.
     busy: HashMap<u64, Arc<Stream>>,
     /// The deadlines of the parked ones, soonest first.
@@ -191,7 +191,7 @@ struct Table<C> {
 impl<C> Default for Table<C> {
     fn default() -> Table<C> {
         Table {
-            parked: HashMap::new(),
+            idle: HashMap::new(),
             busy: HashMap::new(),
             deadlines: BTreeSet::new(),
             under_way: 0,
@@ -203,24 +203,24 @@ impl<C> Default for Table<C> {
 
 impl<C> Table<C> {
     fn count(&self) -> usize {
-        self.parked.len() + self.busy.len()
+        self.idle.len() + self.busy.len()
     }
 
-    fn take_parked(&mut self, id: u64) -> Option<Parked<C>> {
-        let parked = self.parked.remove(&id)?;
-        if let Some(deadline) = parked.deadline {
+    fn take_idle(&mut self, id: u64) -> Option<Idle<C>> {
+        let idle = self.idle.remove(&id)?;
+        if let Some(deadline) = idle.deadline {
             self.deadlines.remove(&(deadline, id));
         }
-        self.under_way -= usize::from(parked.under_way);
-        Some(parked)
+        self.under_way -= usize::from(idle.under_way);
+        Some(idle)
     }
 
-    fn park(&mut self, id: u64, parked: Parked<C>) {
-        if let Some(deadline) = parked.deadline {
+    fn idle(&mut self, id: u64, idle: Idle<C>) {
+        if let Some(deadline) = idle.deadline {
             self.deadlines.insert((deadline, id));
         }
-        self.under_way += usize::from(parked.under_way);
-        self.parked.insert(id, parked);
+        self.under_way += usize::from(idle.under_way);
+        self.idle.insert(id, idle);
     }
 }
 
@@ -287,25 +287,25 @@ impl<S: Service> Shared<S> {
         }
         let since = Instant::now();
         let deadline = self.service.idle_timeout(&conn).map(|timeout| since + timeout);
-        table.park(id, Parked { stream, conn, deadline, under_way: false, since });
+        table.idle(id, Idle { stream, conn, deadline, under_way: false, since });
         Ok(())
     }
 
     /// Goes on with a connection on which what it waited for has come: at once, or on a worker.
     fn dispatch(self: &Arc<Self>, id: u64) {
         let mut table = self.table();
-        let Some(Parked { stream, mut conn, under_way, since, .. }) = table.take_parked(id) else { return };
+        let Some(Idle { stream, mut conn, under_way, since, .. }) = table.take_idle(id) else { return };
         table.busy.insert(id, Arc::clone(&stream));
         drop(table);
         log_context::set_peer(stream.peer());
-        let served = catch_unwind(AssertUnwindSafe(|| self.service.serve_promptly(&stream, &mut conn)));
+        let served = catch_unwind(AssertUnwindSafe(|| self.service.serve_inline(&stream, &mut conn)));
         match served.unwrap_or(Some(Next::Close)) {
-            Some(Next::Wait) => self.park(id, stream, conn, Until::Readable, false),
-            Some(Next::Resume(until)) => self.park(id, stream, conn, until, true),
+            Some(Next::Wait) => self.idle(id, stream, conn, Until::Readable, false),
+            Some(Next::Resume(until)) => self.idle(id, stream, conn, until, true),
             Some(Next::Turn) => self.work(id, stream, conn, S::serve, true),
             Some(Next::Close) => self.close(id, stream, conn),
             None => {
-                let is_quick = under_way || since.elapsed() < LINGER;
+                let is_quick = under_way || since.elapsed() < BUSY_POLL;
                 self.work(id, stream, conn, S::serve, is_quick);
             }
         }
@@ -346,26 +346,26 @@ impl<S: Service> Shared<S> {
                 Next::Turn => continue,
                 Next::Close => return self.close(id, stream, conn),
             };
-            if !(is_quick || under_way) || !self.lingers(&stream, until, under_way) {
-                return self.park(id, stream, conn, until, under_way);
+            if !(is_quick || under_way) || !self.busy_polls(&stream, until, under_way) {
+                return self.idle(id, stream, conn, until, under_way);
             }
         }
     }
 
     /// Whether what the connection waits for comes so soon that parking it is not worth it.
-    fn lingers(&self, stream: &Stream, until: Until, under_way: bool) -> bool {
+    fn busy_polls(&self, stream: &Stream, until: Until, under_way: bool) -> bool {
         if self.workers.is_pressed() || (!under_way && self.table().stopping) {
             return false;
         }
         let came = match until {
-            Until::Readable => stream.wait_readable(LINGER),
-            Until::Writable => stream.wait_writable(LINGER),
+            Until::Readable => stream.wait_readable(BUSY_POLL),
+            Until::Writable => stream.wait_writable(BUSY_POLL),
         };
         came.unwrap_or(false)
     }
 
     /// Lets the connection wait in epoll.
-    fn park(&self, id: u64, stream: Arc<Stream>, conn: S::Conn, until: Until, under_way: bool) {
+    fn idle(&self, id: u64, stream: Arc<Stream>, conn: S::Conn, until: Until, under_way: bool) {
         let mut table = self.table();
         if table.stopping && !under_way {
             drop(table);
@@ -376,7 +376,7 @@ impl<S: Service> Shared<S> {
         let deadline = self.service.idle_timeout(&conn).map(|timeout| since + timeout);
         // Under the lock: the event may come before the connection is in the table again.
         match epoll::modify(&self.epoll, &stream, epoll::EventData::new_u64(id), flags(until)) {
-            Ok(()) => table.park(id, Parked { stream, conn, deadline, under_way, since }),
+            Ok(()) => table.idle(id, Idle { stream, conn, deadline, under_way, since }),
             Err(error) => {
                 drop(table);
                 log::error!("watch a connection: {error}");
@@ -403,7 +403,7 @@ impl<S: Service> Shared<S> {
             let mut table = self.table();
             match table.deadlines.first().copied() {
                 Some((deadline, id)) if deadline <= now => {
-                    let Some(Parked { stream, conn, under_way, .. }) = table.take_parked(id) else {
+                    let Some(Idle { stream, conn, under_way, .. }) = table.take_idle(id) else {
                         continue;
                     };
                     if under_way {
@@ -431,18 +431,18 @@ impl<S: Service> Shared<S> {
         let mut table = self.table();
         table.stopping = true;
         let ids: Vec<u64> =
-            table.parked.iter().filter(|(_, parked)| !parked.under_way).map(|(id, _)| *id).collect();
-        let idle: Vec<_> = ids.into_iter().filter_map(|id| table.take_parked(id)).collect();
+            table.idle.iter().filter(|(_, idle)| !idle.under_way).map(|(id, _)| *id).collect();
+        let idle: Vec<_> = ids.into_iter().filter_map(|id| table.take_idle(id)).collect();
         drop(table);
-        idle.into_iter().for_each(|parked| self.dismiss(parked.stream, parked.conn));
+        idle.into_iter().for_each(|idle| self.dismiss(idle.stream, idle.conn));
         if self.turn_until_done(stop_timeout)? {
             return Ok(());
         }
         let table = self.table();
         log::warn!("cutting {} connections that did not finish within {stop_timeout:?}", table.count());
         // Whoever waits on them, a worker or epoll, wakes and finds them closed.
-        let parked = table.parked.values().map(|parked| &parked.stream);
-        table.busy.values().chain(parked).for_each(|stream| stream.shutdown());
+        let idle = table.idle.values().map(|idle| &idle.stream);
+        table.busy.values().chain(idle).for_each(|stream| stream.shutdown());
         drop(table);
         self.turn_until_done(CUT_TIMEOUT).map(drop)
     }
@@ -478,7 +478,7 @@ struct Acceptor {
     listener: TcpListener,
     max_conns: usize,
     allow_hosts: AllowList,
-    strangers: Strangers,
+    strangers: RejectedPeers,
     paused: Option<Instant>,
 }
 

@@ -17,7 +17,7 @@ const LAST_REPLY_BYTES_MAX: u64 = 1 << 20;
 const DRAIN_BYTES: usize = 64 << 10;
 
 /// A connection that is being drained. Then it is kept, or closed after a moment.
-pub struct Drain {
+pub struct LingeringClose {
     left: u64,
     keep: bool,
     /// It was told that nothing more will come.
@@ -37,22 +37,22 @@ pub enum Drained {
     Closing,
 }
 
-impl Drain {
+impl LingeringClose {
     /// There is nothing to drain, and the connection is kept.
-    pub fn nothing() -> Drain {
-        Drain::rest(0, true)
+    pub fn nothing() -> LingeringClose {
+        LingeringClose::rest(0, true)
     }
 
     /// The connection is to be closed as soon as its last reply has been read.
-    pub fn close() -> Drain {
-        Drain::rest(0, false)
+    pub fn close() -> LingeringClose {
+        LingeringClose::rest(0, false)
     }
 
     /// So much is still to come of a refused request.
-    pub fn rest(unread: u64, keep: bool) -> Drain {
+    pub fn rest(unread: u64, keep: bool) -> LingeringClose {
         let now = Instant::now();
         let left = unread.min(DRAIN_BYTES_MAX);
-        Drain {
+        LingeringClose {
             left,
             keep: keep && left == unread,
             closing: false,
@@ -63,10 +63,16 @@ impl Drain {
 
     /// The connection is to be closed, but its peer is sending something of unknown length: it is
     /// told at once that nothing more will come, and may take so long to hear it.
-    pub fn farewell(stream: &Stream, timeout: Duration) -> Drain {
+    pub fn shut_down(stream: &Stream, timeout: Duration) -> LingeringClose {
         stream.shutdown_write();
         let now = Instant::now();
-        Drain { left: DRAIN_BYTES_MAX, keep: false, closing: true, until: now + timeout, progress: now }
+        LingeringClose {
+            left: DRAIN_BYTES_MAX,
+            keep: false,
+            closing: true,
+            until: now + timeout,
+            progress: now,
+        }
     }
 
     /// When it is to be closed, should nothing more come.

@@ -29,7 +29,7 @@ use crate::limits::{HELD_BYTES_MAX, IDLE_TIMEOUT, MESSAGE_TIMEOUT};
 use crate::net::Stream;
 use crate::net::buffer_pool::BufferPool;
 use crate::net::event_loop::{Next, Service, Until};
-use crate::net::lingering_close::{Drain, Drained};
+use crate::net::lingering_close::{Drained, LingeringClose};
 use crate::net::memory_budget::{Held, MemoryBudget};
 use crate::rpc::dialect::Dialect;
 use crate::rpc::header::Header;
@@ -85,8 +85,8 @@ pub struct Conn<S> {
 enum Phase {
     Collecting(Message),
     Receiving(Receiving),
-    Sending(Reply, Drain),
-    Draining(Drain),
+    Sending(Reply, LingeringClose),
+    Draining(LingeringClose),
 }
 
 /// What is to be done after a step.
@@ -135,8 +135,10 @@ impl<H: Handler, D: Dialect> RpcServer<H, D> {
         let (unread, rest) = (request.remaining, request.collected);
         let unsent = unread - rest.len() as u64;
         match (request.answer, result) {
-            (Answer::Replied(reply), Ok(())) if unread == 0 => Some(Phase::Sending(reply, Drain::nothing())),
-            (Answer::Replied(reply), Ok(())) => Some(Phase::Sending(reply, Drain::close())),
+            (Answer::Replied(reply), Ok(())) if unread == 0 => {
+                Some(Phase::Sending(reply, LingeringClose::nothing()))
+            }
+            (Answer::Replied(reply), Ok(())) => Some(Phase::Sending(reply, LingeringClose::close())),
             (Answer::Receiving(receiver), Ok(())) => {
                 Some(Phase::Receiving(Receiving::new(receiver, header, rest.to_vec(), unread, self.pace)))
             }
@@ -163,7 +165,7 @@ impl<H: Handler, D: Dialect> RpcServer<H, D> {
             _ => log::warn!("command {}: {error}", header.command),
         }
         let keep = self.dialect.keeps_connection(error.kind());
-        Phase::Sending(self.refusal(error), Drain::rest(unread, keep))
+        Phase::Sending(self.refusal(error), LingeringClose::rest(unread, keep))
     }
 
     /// Goes on with a connection, from whatever it is at, until it has to wait.
@@ -181,7 +183,7 @@ impl<H: Handler, D: Dialect> RpcServer<H, D> {
             Phase::Receiving(receiving) => {
                 match receiving.receive(stream, &self.buffers, self.dialect.reply_command()) {
                     Received::All(Ok(reply)) => {
-                        conn.phase = Phase::Sending(reply, Drain::nothing());
+                        conn.phase = Phase::Sending(reply, LingeringClose::nothing());
                         Step::Again
                     }
                     Received::All(Err(error)) => {
@@ -202,7 +204,7 @@ impl<H: Handler, D: Dialect> RpcServer<H, D> {
             Phase::Sending(reply, drain) => match reply.send(stream) {
                 Ok(()) if !reply.is_sent() => Step::Wait(Next::Resume(Until::Writable)),
                 Ok(()) => {
-                    conn.phase = Phase::Draining(std::mem::replace(drain, Drain::nothing()));
+                    conn.phase = Phase::Draining(std::mem::replace(drain, LingeringClose::nothing()));
                     Step::Again
                 }
                 Err(SendError::Peer(error)) => {
@@ -211,7 +213,7 @@ impl<H: Handler, D: Dialect> RpcServer<H, D> {
                 }
                 Err(SendError::File(error)) if reply.is_unsent() => {
                     let failure = self.refusal(&error);
-                    conn.phase = Phase::Sending(failure, std::mem::replace(drain, Drain::nothing()));
+                    conn.phase = Phase::Sending(failure, std::mem::replace(drain, LingeringClose::nothing()));
                     Step::Again
                 }
                 // The length that was announced tells the peer that this is not all.
@@ -248,7 +250,7 @@ impl<H: Handler, D: Dialect> RpcServer<H, D> {
             Collected::Bad(error) => {
                 // What follows a bad length cannot be told apart from the next message.
                 log::warn!("{error}");
-                Some(Phase::Sending(self.refusal(&error), Drain::close()))
+                Some(Phase::Sending(self.refusal(&error), LingeringClose::close()))
             }
         };
         match phase {
@@ -264,7 +266,7 @@ impl<H: Handler, D: Dialect> RpcServer<H, D> {
     fn too_slow(&self, receiving: &Receiving) -> Phase {
         let error = receiving.too_slow();
         log::info!("command {}: {error}; closing", receiving.header().command);
-        Phase::Sending(self.refusal(&error), Drain::close())
+        Phase::Sending(self.refusal(&error), LingeringClose::close())
     }
 
     /// Lets a connection wait, where the budget has room for what it holds meanwhile.
@@ -289,7 +291,7 @@ impl<H: Handler, D: Dialect> Service for RpcServer<H, D> {
         self.let_wait(conn, next)
     }
 
-    fn serve_promptly(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Option<Next> {
+    fn serve_inline(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Option<Next> {
         if let Phase::Receiving(receiving) = &mut conn.phase {
             // A sender that is given up is found by the worker.
             receiving.news();
@@ -322,7 +324,7 @@ impl<H: Handler, D: Dialect> Service for RpcServer<H, D> {
     fn refuse(&self, stream: &Stream, conn: &mut Conn<H::Conn>) -> Next {
         let text = format!("too many connections, {} are open already; try again later", self.max_conns);
         let error = Error::new(ErrorKind::Busy, text);
-        conn.phase = Phase::Sending(self.refusal(&error), Drain::close());
+        conn.phase = Phase::Sending(self.refusal(&error), LingeringClose::close());
         self.serve(stream, conn)
     }
 

@@ -1,5 +1,5 @@
 use super::*;
-use tnv_common::proto::tnv::storage::Unique;
+use tnv_common::proto::tnv::storage::VersionId;
 
 const TAG: &str = "\"07070707070707070707070707070707\"";
 const DATE: &str = "Sun, 01 Nov 2020 06:35:51 GMT";
@@ -11,7 +11,7 @@ fn now() -> SystemTime {
 }
 
 fn validator() -> Validator {
-    let stat = Stat { size: 1, time: 0x5F9E_5747, crc32: None, unique: Unique([7; 16]) };
+    let stat = Stat { size: 1, time: 0x5F9E_5747, crc32: None, unique: VersionId([7; 16]) };
     Validator::new(&stat, now())
 }
 
@@ -20,7 +20,7 @@ fn a_validator_has_a_strong_tag_and_no_future_date() {
     assert_eq!(validator().etag, TAG);
     assert_eq!(httpdate::fmt_http_date(validator().modified.unwrap()), DATE);
     for time in [-1, i64::MAX, 253_402_300_800, 1_700_000_001] {
-        let stat = Stat { size: 1, time, crc32: None, unique: Unique([7; 16]) };
+        let stat = Stat { size: 1, time, crc32: None, unique: VersionId([7; 16]) };
         assert_eq!(Validator::new(&stat, now()).modified, None, "{time}");
     }
 }

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use tnv_common::error::Result;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 
 use crate::download::buffers::Buffer;
 use crate::download::files::Files;
@@ -36,7 +36,7 @@ impl Piece {
 /// The file of a response, as it was looked up.
 pub struct Source<I> {
     /// Its owner and ID.
-    pub file: Triple,
+    pub file: FileKey,
     /// The upload.
     pub info: I,
 }

@@ -3,7 +3,7 @@
 
 use tnv_client::{Client, FileInfo};
 use tnv_common::error::Result;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::tnv::storage::Stat;
 
 /// A source of files.
@@ -12,10 +12,10 @@ pub trait Files: Send + Sync + 'static {
     type Info: Send + 'static;
 
     /// Looks a file up.
-    fn look_up(&self, file: &Triple) -> Result<Self::Info>;
+    fn look_up(&self, file: &FileKey) -> Result<Self::Info>;
 
     /// Looks a file up and reads its first bytes, as many as fit into `buffer`. Returns their number.
-    fn open(&self, file: &Triple, buffer: &mut [u8]) -> Result<(Self::Info, usize)>;
+    fn open(&self, file: &FileKey, buffer: &mut [u8]) -> Result<(Self::Info, usize)>;
 
     /// The file's size.
     fn size(info: &Self::Info) -> u64;
@@ -24,17 +24,17 @@ pub trait Files: Send + Sync + 'static {
     fn stat(info: &Self::Info) -> Option<Stat>;
 
     /// Fills `buffer` with the content at `offset` of that very upload. Occupies no storage when it returns.
-    fn read(&self, file: &Triple, info: &Self::Info, offset: u64, buffer: &mut [u8]) -> Result<()>;
+    fn read(&self, file: &FileKey, info: &Self::Info, offset: u64, buffer: &mut [u8]) -> Result<()>;
 }
 
 impl Files for Client {
     type Info = FileInfo;
 
-    fn look_up(&self, file: &Triple) -> Result<FileInfo> {
+    fn look_up(&self, file: &FileKey) -> Result<FileInfo> {
         Client::stat(self, file)
     }
 
-    fn open(&self, file: &Triple, buffer: &mut [u8]) -> Result<(FileInfo, usize)> {
+    fn open(&self, file: &FileKey, buffer: &mut [u8]) -> Result<(FileInfo, usize)> {
         Client::open(self, file, 0, buffer)
     }
 
@@ -46,7 +46,7 @@ impl Files for Client {
         info.stat
     }
 
-    fn read(&self, file: &Triple, info: &FileInfo, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    fn read(&self, file: &FileKey, info: &FileInfo, offset: u64, buffer: &mut [u8]) -> Result<()> {
         self.read_slice(file, info, offset, buffer)
     }
 }

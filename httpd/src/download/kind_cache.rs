@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
-use tnv_common::proto::tnv::storage::Unique;
+use tnv_common::proto::tnv::storage::VersionId;
 
 use crate::download::media::Kind;
 
@@ -12,7 +12,7 @@ use crate::download::media::Kind;
 const KINDS_MAX: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 
 /// Kinds by the unique value of their upload.
-pub struct KindCache(Mutex<LruCache<Unique, Kind>>);
+pub struct KindCache(Mutex<LruCache<VersionId, Kind>>);
 
 impl Default for KindCache {
     fn default() -> KindCache {
@@ -22,16 +22,16 @@ impl Default for KindCache {
 
 impl KindCache {
     /// The kind of this upload, if it is remembered.
-    pub fn get(&self, unique: &Unique) -> Option<Kind> {
+    pub fn get(&self, unique: &VersionId) -> Option<Kind> {
         self.lock().get(unique).copied()
     }
 
     /// Remembers the kind of this upload.
-    pub fn put(&self, unique: Unique, kind: Kind) {
+    pub fn put(&self, unique: VersionId, kind: Kind) {
         self.lock().put(unique, kind);
     }
 
-    fn lock(&self) -> MutexGuard<'_, LruCache<Unique, Kind>> {
+    fn lock(&self) -> MutexGuard<'_, LruCache<VersionId, Kind>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn the_cache_is_bounded_and_keeps_the_latest() {
         let cache = KindCache::default();
-        let unique = |n: u128| Unique(n.to_be_bytes());
+        let unique = |n: u128| VersionId(n.to_be_bytes());
         (0..200_000).for_each(|n| cache.put(unique(n), UNKNOWN));
         assert_eq!(cache.lock().len(), KINDS_MAX.get());
         assert!(cache.get(&unique(199_999)).is_some() && cache.get(&unique(0)).is_none());

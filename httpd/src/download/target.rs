@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 use tnv_common::http::refusal::Refusal;
 use tnv_common::http::status_code;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::{AppId, FileId, UserId};
 
 use crate::globals::Owner;
@@ -16,7 +16,7 @@ use crate::globals::Owner;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The file.
-    pub file: Triple,
+    pub file: FileKey,
     /// The name of the download.
     pub name: Option<String>,
     /// Whether an attachment is requested.
@@ -48,8 +48,8 @@ pub fn parse(target: &str, owner: &Owner) -> Result<Target, Refusal> {
     })
 }
 
-fn triple(appid: AppId, userid: UserId, fileid: &str) -> tnv_common::error::Result<Triple> {
-    Ok(Triple { appid, userid, fileid: FileId::new(fileid)? })
+fn triple(appid: AppId, userid: UserId, fileid: &str) -> tnv_common::error::Result<FileKey> {
+    Ok(FileKey { appid, userid, fileid: FileId::new(fileid)? })
 }
 
 /// Decodes a part that identifies the file.
@@ -86,7 +86,7 @@ mod tests {
 
     fn parsed(target: &str) -> (String, Option<String>, bool) {
         let target = parse(target, &owner()).unwrap();
-        let Triple { appid, userid, fileid } = target.file;
+        let FileKey { appid, userid, fileid } = target.file;
         (format!("{appid}|{userid}|{fileid}"), target.name, target.download)
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::proto::tnv::file_key::Triple;
-use tnv_common::proto::tnv::storage::{Stat, Unique};
+use tnv_common::proto::tnv::file_key::FileKey;
+use tnv_common::proto::tnv::storage::{Stat, VersionId};
 
 use super::{Catalog, no_such_file};
 use crate::db::table_of;
@@ -39,30 +39,30 @@ const LOOKERS_MAX: usize = 64;
 
 /// How many workers wait for a file to show.
 #[derive(Default)]
-pub struct Lookers {
+pub struct Waiters {
     count: AtomicUsize,
 }
 
 /// One of them, until it is dropped.
-struct Looker<'a>(&'a Lookers);
+struct Waiter<'a>(&'a Waiters);
 
-impl Lookers {
+impl Waiters {
     /// One more, where there is room.
-    fn join(&self) -> Option<Looker<'_>> {
+    fn join(&self) -> Option<Waiter<'_>> {
         // Made first: it takes back its count where there was no room.
-        let (before, looker) = (self.count.fetch_add(1, Ordering::Relaxed), Looker(self));
+        let (before, looker) = (self.count.fetch_add(1, Ordering::Relaxed), Waiter(self));
         (before < LOOKERS_MAX).then_some(looker)
     }
 }
 
-impl Drop for Looker<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         self.0.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// The value unique to an upload.
-pub fn unique<T>(file: &OpenFile<T>) -> Unique {
+pub fn unique<T>(file: &OpenFile<T>) -> VersionId {
     path::unique(file.path())
 }
 
@@ -78,12 +78,12 @@ pub fn stat<T>(file: &OpenFile<T>) -> Stat {
 
 impl Catalog {
     /// Looks at a file without opening it.
-    pub fn look(&self, file: &Triple) -> Result<OpenFile<()>> {
+    pub fn look(&self, file: &FileKey) -> Result<OpenFile<()>> {
         self.find(file, |path| Ok(((), fs::symlink_metadata(path)?)))
     }
 
     /// Opens a file for reading.
-    pub fn open(&self, file: &Triple) -> Result<OpenFile<File>> {
+    pub fn open(&self, file: &FileKey) -> Result<OpenFile<File>> {
         self.find(file, |path| {
             let file = verify::open(path)?;
             let metadata = file.metadata()?;
@@ -93,7 +93,7 @@ impl Catalog {
 
     fn find<T>(
         &self,
-        file: &Triple,
+        file: &FileKey,
         look: impl Fn(&str) -> io::Result<(T, Metadata)>,
     ) -> Result<OpenFile<T>> {
         if let Some(row) = self.cache.get(file) {
@@ -110,7 +110,7 @@ impl Catalog {
         for pause in LOOK_PAUSES {
             if !pause.is_zero() {
                 // Whoever finds too many waiting does not: another member may have the file in sight.
-                if waits.get_or_insert_with(|| self.lookers.join()).is_none() {
+                if waits.get_or_insert_with(|| self.waiters.join()).is_none() {
                     break;
                 }
                 thread::sleep(pause);
@@ -150,7 +150,7 @@ impl Catalog {
     /// Notes that a file cannot be read here, and gives the failure for its reader, who asks another member. The
     /// file is out of service until the scrub has read it whole, and where the disk failed its store path takes no
     /// new files until it has proven itself: reads count like writes.
-    pub fn read_failed(&self, file: &Triple, path: &str, error: &io::Error) -> Error {
+    pub fn read_failed(&self, file: &FileKey, path: &str, error: &io::Error) -> Error {
         let fileid = &file.fileid;
         if is_of_disk(error) || error.kind() == io::ErrorKind::UnexpectedEof {
             // Out of service at once, whatever the database does.
@@ -168,7 +168,7 @@ impl Catalog {
             log::error!("read {path}: {error}, fileid: {fileid}");
         }
         if is_of_disk(error) {
-            self.files.stores().read_failed(path, error);
+            self.files.volumes().read_failed(path, error);
         }
         self.cache.remove(file);
         Error::new(
@@ -180,8 +180,8 @@ impl Catalog {
     }
 
     /// A disk that hangs would take one worker after the other, for a minute each.
-    fn check_disk(&self, file: &Triple, row: &StoredFile) -> Result<()> {
-        match self.files.stores().answers_soon(&row.path) {
+    fn check_disk(&self, file: &FileKey, row: &StoredFile) -> Result<()> {
+        match self.files.volumes().answers_soon(&row.path) {
             Ok(()) => Ok(()),
             Err(_) => {
                 fail!(Unavailable, "the file's disk does not answer on this storage, fileid: {}", file.fileid)
@@ -196,11 +196,11 @@ mod tests {
 
     #[test]
     fn only_so_many_wait_for_files_to_show() {
-        let lookers = Lookers::default();
-        let waiting: Vec<_> = (0..LOOKERS_MAX).map(|_| lookers.join().unwrap()).collect();
-        assert!(lookers.join().is_none() && lookers.join().is_none());
+        let waiters = Waiters::default();
+        let waiting: Vec<_> = (0..LOOKERS_MAX).map(|_| waiters.join().unwrap()).collect();
+        assert!(waiters.join().is_none() && waiters.join().is_none());
         drop(waiting);
-        assert!(lookers.join().is_some());
-        assert_eq!(lookers.count.load(Ordering::Relaxed), 0);
+        assert!(waiters.join().is_some());
+        assert_eq!(waiters.count.load(Ordering::Relaxed), 0);
     }
 }

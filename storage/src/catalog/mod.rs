@@ -15,20 +15,21 @@ use std::sync::Arc;
 
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::net::stop::Stop;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::proto::{FileId, UserId};
 
 use crate::cache::Cache;
 use crate::cluster::ids::Ids;
 use crate::db::{Db, TABLES};
+use crate::file::recovery::IsAbsent;
 use crate::file::{Files, Owner};
 use crate::globals::Globals;
 use crate::volume::disk::Fsync;
 use crate::volume::journal::JournalEntry;
-use crate::volume::placement::{Opening, Stores};
-use crate::volume::quarantine::Damaged;
+use crate::volume::placement::{VolumeOptions, Volumes};
+use crate::volume::quarantine::Quarantine;
 use evidence::RowSearch;
-use find::Lookers;
+use find::Waiters;
 
 /// The files of this storage, as users name them.
 pub struct Catalog {
@@ -36,8 +37,8 @@ pub struct Catalog {
     cache: Cache,
     ids: Ids,
     files: Arc<Files>,
-    quarantine: Arc<Damaged>,
-    lookers: Lookers,
+    quarantine: Arc<Quarantine>,
+    waiters: Waiters,
 }
 
 impl Catalog {
@@ -49,9 +50,9 @@ impl Catalog {
             log::warn!("tnv_fsync = no: a power cut may take files that were acknowledged");
         }
         let paths = settings.store_paths.iter().map(|path| path.as_str());
-        let quarantine = Arc::new(Damaged::new(paths, &globals.member, TABLES));
+        let quarantine = Arc::new(Quarantine::new(paths, &globals.member, TABLES));
         let pages = evidence::pages(&db, settings.group.as_str());
-        let opening = Opening {
+        let opening = VolumeOptions {
             reserve: settings.reserve,
             member: globals.member.clone(),
             group: settings.group.to_string(),
@@ -65,30 +66,30 @@ impl Catalog {
             ids,
             files: Arc::new(files),
             quarantine,
-            lookers: Lookers::default(),
+            waiters: Waiters::default(),
         })
     }
 
     /// The store paths, for those who look through them beside the service.
-    pub fn stores(&self) -> Arc<Stores> {
-        Arc::clone(self.files.stores())
+    pub fn volumes(&self) -> Arc<Volumes> {
+        Arc::clone(self.files.volumes())
     }
 
     /// The files that are out of service.
-    pub fn quarantine(&self) -> Arc<Damaged> {
+    pub fn quarantine(&self) -> Arc<Quarantine> {
         Arc::clone(&self.quarantine)
     }
 }
 
 /// What the journal keeps of a file: the user and the file ID, which are enough to find its row.
-fn owner(file: &Triple) -> Owner {
+fn owner(file: &FileKey) -> Owner {
     Owner { owner: file.userid.to_string(), name: file.fileid.to_string() }
 }
 
 /// Asks the database whether the file of an entry has no row and will get none.
-fn is_absent(db: &Db) -> Box<dyn Fn(&JournalEntry) -> Result<bool> + Send + Sync> {
+fn is_absent(db: &Db) -> IsAbsent {
     let db = db.clone();
-    Box::new(move |entry| match (UserId::new(&entry.owner), FileId::new(&entry.name)) {
+    Box::new(move |entry: &JournalEntry| match (UserId::new(&entry.owner), FileId::new(&entry.name)) {
         (Ok(userid), Ok(fileid)) => db.is_absent(&userid, &fileid, &entry.path),
         // No row can be of such a name.
         _ => Ok(true),
@@ -96,6 +97,6 @@ fn is_absent(db: &Db) -> Box<dyn Fn(&JournalEntry) -> Result<bool> + Send + Sync
 }
 
 /// The failure of whoever asks for a file that is not there, or is not his.
-pub fn no_such_file(file: &Triple) -> Error {
+pub fn no_such_file(file: &FileKey) -> Error {
     Error::new(ErrorKind::NotFound, format!("no such file, fileid: {}", file.fileid))
 }

@@ -136,8 +136,8 @@ fn collect(directory: &Path, found: &mut Vec<String>) {
     }
 }
 
-fn triple(fileid: &str) -> Triple {
-    Triple {
+fn triple(fileid: &str) -> FileKey {
+    FileKey {
         appid: AppId::new("tnvideo").unwrap(),
         userid: UserId::new("tnv001").unwrap(),
         fileid: FileId::new(fileid).unwrap(),
@@ -192,7 +192,7 @@ fn a_sync_that_fails_for_one_upload_fails_all_that_were_under_way_there() {
     let group = Group::new(1);
     let files = group.member(1);
     let mut pending = Box::new(files.upload(triple("a"), 1, None).unwrap());
-    files.stores().lose();
+    files.volumes().lose();
     pending.write(b"x").unwrap();
     let outcome = pending.finish();
     let error = outcome.unwrap_err();
@@ -292,7 +292,7 @@ fn the_next_start_removes_what_a_kill_left_and_keeps_what_has_its_row() {
     let path = files.db.find(&triple("other")).unwrap().unwrap().path;
     let Owner { owner, name } = owner(&triple("other"));
     let entry = JournalEntry { owner, name, path: path.clone() };
-    std::mem::forget(files.stores().journal_of(&path).unwrap().take(&entry).unwrap());
+    std::mem::forget(files.volumes().journal_of(&path).unwrap().take(&entry).unwrap());
     assert_eq!(group.files().len(), 2);
     // What a kill would leave now, in the name of another member.
     let journal = |port: u16| group.data().join(format!(".uploads-host-127.0.0.1-{port}"));
@@ -357,7 +357,7 @@ fn a_file_that_cannot_be_removed_is_in_the_way_of_no_other() {
             std::fs::write(open(name).entry.path, "").unwrap();
         }
         std::fs::create_dir(open("002").entry.path).unwrap();
-        let recovery = Recovery::new(is_absent(&files.db), files.stores());
+        let recovery = Recovery::new(is_absent(&files.db), files.volumes());
         ["001", "002", "003"].into_iter().for_each(|name| recovery.add(open(name)));
         recovery.round(None).unwrap();
         assert_eq!(group.files(), Vec::<String>::new());
@@ -382,28 +382,28 @@ fn a_disk_that_hangs_takes_no_worker() {
     // One whose threads do not ask the disk behind the test's back.
     let path = IdKey::new(group.data().to_str().unwrap()).unwrap();
     let pages = evidence::pages(&files.db, "group001");
-    let opening = Opening {
+    let opening = VolumeOptions {
         reserve: Space::Bytes(0),
         member: member_name(2),
         group: "group001".to_owned(),
         evidence: Arc::new(move || Box::new(RowSearch::new(Arc::clone(&pages)))),
         damaged: files.quarantine(),
     };
-    let (stores, _) = Stores::open(&[path], &opening).unwrap();
-    let engine = Files::new(Arc::new(stores), Fsync::Yes, is_absent(&files.db)).unwrap();
+    let (volumes, _) = Volumes::open(&[path], &opening).unwrap();
+    let engine = Files::new(Arc::new(volumes), Fsync::Yes, is_absent(&files.db)).unwrap();
     files.files = Arc::new(engine);
     let files = Arc::new(files);
 
-    files.stores().silence();
+    files.volumes().silence();
     assert_eq!(upload(&files, "b", b"b").unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(content(&files, "a").unwrap_err().kind(), ErrorKind::Unavailable);
-    files.stores().ask();
+    files.volumes().ask();
     assert_eq!(content(&files, "a").unwrap(), b"a");
-    files.stores().silence();
+    files.volumes().silence();
     files.delete(&triple("a")).unwrap();
     assert_eq!(files.look(&triple("a")).err().unwrap().kind(), ErrorKind::NotFound);
     assert_eq!(group.files().len(), 1);
-    files.stores().ask();
+    files.volumes().ask();
     thread::sleep(Duration::from_millis(1100));
     files.files.recovery().round(None).unwrap();
     assert_eq!(group.files(), Vec::<String>::new(), "it is removed when the disk answers");

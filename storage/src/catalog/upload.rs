@@ -45,7 +45,7 @@ use std::sync::Arc;
 
 use tnv_common::error::{ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::proto::tnv::file_key::Triple;
+use tnv_common::proto::tnv::file_key::FileKey;
 use tnv_common::rpc::receive::Receiver;
 
 use super::{Catalog, no_such_file, owner};
@@ -60,7 +60,7 @@ const LOOK_UP_BYTES_MIN: u64 = 1 << 20;
 pub struct PendingUpload {
     catalog: Arc<Catalog>,
     pending: PendingFile,
-    file: Triple,
+    file: FileKey,
     size: u64,
     /// The CRC-32 that the content must have, where one is given.
     expected: Option<u32>,
@@ -125,7 +125,7 @@ impl Catalog {
     /// Begins to store a file of so many bytes, and with this CRC-32 where one is given: steps 1 to 4.
     pub fn upload(
         self: &Arc<Catalog>,
-        file: Triple,
+        file: FileKey,
         size: u64,
         expected: Option<u32>,
     ) -> Result<PendingUpload> {
@@ -141,7 +141,7 @@ impl Catalog {
     /// itself cannot be removed yet, because its disk is read-only or not mounted; recovery then goes
     /// on trying. Until the file goes, a member that has the row in its cache still serves it, for
     /// at most `redis_key_timeout` from when it last asked the database; this member does not.
-    pub fn delete(&self, file: &Triple) -> Result<()> {
+    pub fn delete(&self, file: &FileKey) -> Result<()> {
         // Not the cache: what goes must be what the database says now.
         let Some(row) = self.db.find(file)? else { return Err(no_such_file(file)) };
         path::check(&row.path)?;

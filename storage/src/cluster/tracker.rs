@@ -20,13 +20,13 @@ use tnv_common::limits::MESSAGE_TIMEOUT;
 use tnv_common::net::stop::Stop;
 use tnv_common::proto::IdKey;
 use tnv_common::proto::tnv::shares::{Id, Shares};
-use tnv_common::proto::tnv::tracker::{Beat, Join};
+use tnv_common::proto::tnv::tracker::{Heartbeat, Join};
 use tnv_common::proto::tnv::{REPLY_TRACKER, command};
 use tnv_common::rpc::client::Conn;
 
 use crate::cluster::connect::connect_from;
 use crate::globals::{Globals, now};
-use crate::volume::placement::Stores;
+use crate::volume::placement::Volumes;
 
 /// The pause before a tracker that was lost is called again: short, since the storage is of no use to
 /// its clients meanwhile, and a call costs next to nothing.
@@ -50,11 +50,11 @@ const LOST_MAX: u32 = 2;
 
 /// Starts a thread for each tracker. They end when `stop` is set, and close their connections, by
 /// which the trackers know that no new client should be sent here.
-pub fn start(globals: &Arc<Globals>, stores: &Arc<Stores>, stop: &Stop) -> Result<()> {
+pub fn start(globals: &Arc<Globals>, volumes: &Arc<Volumes>, stop: &Stop) -> Result<()> {
     for tracker in &globals.settings.trackers {
         let member = Member {
             globals: Arc::clone(globals),
-            stores: Arc::clone(stores),
+            volumes: Arc::clone(volumes),
             tracker: tracker.clone(),
             refusals: 0,
             lost: 0,
@@ -83,7 +83,7 @@ enum Report {
 /// This storage in the eyes of one tracker.
 struct Member {
     globals: Arc<Globals>,
-    stores: Arc<Stores>,
+    volumes: Arc<Volumes>,
     tracker: String,
     /// How often in a row this tracker refused the report of volumes, over all sessions.
     refusals: u32,
@@ -107,7 +107,7 @@ impl Member {
     fn session(&mut self, stop: &Stop) -> Result<()> {
         let mut conn = self.join()?;
         let globals = Arc::clone(&self.globals);
-        let beat = Beat { group: globals.settings.group.clone(), host: globals.host.clone() }.encode();
+        let beat = Heartbeat { group: globals.settings.group.clone(), host: globals.host.clone() }.encode();
         let mut report = Report::None;
         if self.refusals >= PROMPT_REPORTS && wait(&conn, REFUSED_PAUSE, stop)? {
             return Ok(());
@@ -133,7 +133,7 @@ impl Member {
     /// Beats. False where the tracker refuses it, as for one of two members that reported at the same moment: the
     /// session is over then, and the next one reports again.
     fn beat(&mut self, conn: &mut Conn, beat: &[u8]) -> Result<bool> {
-        match conn.call_fixed::<0>(command::BEAT, beat, REPLY_TRACKER).context(|| "heartbeat") {
+        match conn.call_fixed::<0>(command::HEARTBEAT, beat, REPLY_TRACKER).context(|| "heartbeat") {
             Ok(_) => {
                 self.refusals = 0;
                 self.show_joined(conn);
@@ -149,7 +149,7 @@ impl Member {
 
     /// Notes that the tracker refused the report; gives the pause before the next one.
     fn refused(&mut self, error: &Error) -> Duration {
-        self.stores.look_for_others();
+        self.volumes.look_for_others();
         self.refusals = self.refusals.saturating_add(1);
         if self.refusals < PROMPT_REPORTS {
             return REPORT_PAUSE;
@@ -162,7 +162,7 @@ impl Member {
     /// accepted.
     fn report_shares(&mut self, tracker: SocketAddr, report: &mut Report) -> Result<()> {
         let Globals { settings, host, address, .. } = &*self.globals;
-        let shares = self.stores.shares();
+        let shares = self.volumes.shares();
         let own: Vec<_> =
             shares.iter().map(|share| (share.store_path.clone(), share.volume, share.holder)).collect();
         if !settings.shared_store || *report == Report::Unknown || *report == Report::Accepted(own.clone()) {

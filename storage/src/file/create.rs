@@ -11,12 +11,12 @@ use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
 use tnv_common::proto::IdKey;
 
-use super::writeback::Flush;
+use super::writeback::Writeback;
 use super::{Files, Owner, StoredFile};
 use crate::path::Place;
-use crate::volume::disk::{self, DiskError, DiskResult, Volume};
+use crate::volume::disk::{self, DiskError, DiskHealth, DiskResult};
 use crate::volume::journal::{PendingOp, Slot};
-use crate::volume::placement::{Promise, Store};
+use crate::volume::placement::{SpaceReservation, Volume};
 
 /// How many places are tried for one file in a store path. That a file of a fresh number is there already takes an
 /// ID database that was lost and began anew, and the very same second.
@@ -46,13 +46,13 @@ pub enum Outcome {
 /// A file on its way in. Dropping it leaves things as its outcome demands.
 pub struct PendingFile {
     files: Arc<Files>,
-    store: Arc<Store>,
+    store: Arc<Volume>,
     place: Place,
-    promise: Promise,
+    reservation: SpaceReservation,
     received: u64,
     crc: crc32fast::Hasher,
     /// Taken when the file is synced.
-    flush: Option<Flush>,
+    flush: Option<Writeback>,
     /// Taken when it is dropped.
     op: Option<PendingOp>,
     /// What becomes of the file when this is dropped.
@@ -64,11 +64,11 @@ impl Files {
     pub fn create(self: &Arc<Files>, owner: &Owner, size: u64, place: &NewPlace<'_>) -> Result<PendingFile> {
         let name = &owner.name;
         let mut failure = None;
-        let candidates = self.stores.candidates(size);
+        let candidates = self.volumes.candidates(size);
         let no_store = |error: Error| Error::new(error.kind(), format!("{error}, fileid: {name}"));
         for store in candidates.map_err(no_store)? {
-            let Some(promise) = store.promise(size) else { continue };
-            match self.create_in(&store, promise, owner, size, place)? {
+            let Some(reservation) = store.reserve(size) else { continue };
+            match self.create_in(&store, reservation, owner, size, place)? {
                 Ok(pending) => return Ok(pending),
                 Err(fault) => {
                     self.failed(&store, &fault);
@@ -86,22 +86,22 @@ impl Files {
     /// The inner failure is the store path's, and another one may do; the outer one is final.
     fn create_in(
         self: &Arc<Files>,
-        store: &Arc<Store>,
-        promise: Promise,
+        store: &Arc<Volume>,
+        reservation: SpaceReservation,
         owner: &Owner,
         size: u64,
         place: &NewPlace<'_>,
     ) -> Result<std::result::Result<PendingFile, DiskError>> {
         for _ in 0..PLACES_MAX {
             let place = place(store.path())?;
-            match self.create_at(store, &promise, &place, owner) {
+            match self.create_at(store, &reservation, &place, owner) {
                 Ok((op, created)) => {
-                    let flush = Flush::new(created, self.fsync, &self.flushers, promise.volume());
+                    let flush = Writeback::new(created, self.fsync, &self.flushers, reservation.volume());
                     let mut pending = PendingFile {
                         files: Arc::clone(self),
                         store: Arc::clone(store),
                         place,
-                        promise,
+                        reservation,
                         received: 0,
                         crc: crc32fast::Hasher::new(),
                         flush: Some(flush),
@@ -123,8 +123,8 @@ impl Files {
 
     fn create_at(
         &self,
-        store: &Arc<Store>,
-        promise: &Promise,
+        store: &Arc<Volume>,
+        reservation: &SpaceReservation,
         place: &Place,
         owner: &Owner,
     ) -> DiskResult<(PendingOp, File)> {
@@ -132,8 +132,8 @@ impl Files {
         let Some(journal) = store.journal() else { return Err(fault(io::Error::other("it has none"))) };
         let entry = owner.entry(&place.path);
         let slot = journal.take(&entry).map_err(fault)?;
-        let volume = Arc::clone(store) as Arc<dyn Volume>;
-        let created = match self.directories.create_file(place, &volume, promise.losses()) {
+        let volume = Arc::clone(store) as Arc<dyn DiskHealth>;
+        let created = match self.directories.create_file(place, &volume, reservation.error_epoch()) {
             Ok(created) => created,
             Err(error) => {
                 // Nothing was created, so there is nothing to remove.
@@ -155,7 +155,7 @@ impl Files {
     /// deleting.
     pub fn note(&self, owner: &Owner, path: &str) -> PendingOp {
         let entry = owner.entry(path);
-        let slot = self.stores.journal_of(path).and_then(|journal| {
+        let slot = self.volumes.journal_of(path).and_then(|journal| {
             journal.take(&entry).inspect_err(|error| log::warn!("note the delete of {path}: {error}")).ok()
         });
         PendingOp { slot, entry }
@@ -186,7 +186,7 @@ impl PendingFile {
         loop {
             match fallocate(flush.file(), FallocateFlags::empty(), 0, size) {
                 Ok(()) => {
-                    self.promise.written(size);
+                    self.reservation.written(size);
                     return Ok(());
                 }
                 Err(Errno::INTR) => {}
@@ -200,13 +200,13 @@ impl PendingFile {
         let write_fault = |error| DiskError::of("write", error);
         let Some(flush) = &mut self.flush else { return Err(write_fault(io::Error::other("closed"))) };
         flush.file().write_all(bytes).map_err(write_fault)?;
-        self.promise.written(bytes.len() as u64);
+        self.reservation.written(bytes.len() as u64);
         flush.wrote(bytes.len() as u64)
     }
 
     /// Makes it durable, with its name.
     pub fn sync(&mut self) -> Result<StoredFile> {
-        let volume = Arc::clone(&self.store) as Arc<dyn Volume>;
+        let volume = Arc::clone(&self.store) as Arc<dyn DiskHealth>;
         let directory = self.files.directories.syncs().begin(WHAT, self.place.directory(), &volume);
         if let Some(flush) = self.flush.take() {
             flush.finish().map_err(|fault| self.failed(&fault))?;
@@ -214,10 +214,12 @@ impl PendingFile {
         directory.wait().map_err(|fault| self.failed(&fault))?;
         // After all syncs, and with the number from before the file had a name: a sync of the directory that failed
         // for somebody else has been counted before ours began, and then ours proves nothing (see `directory_sync`).
-        if self.promise.is_outlived() {
+        if self.reservation.is_outlived() {
             return Err(self.outlived());
         }
-        if self.store.losses() != self.promise.losses() || !self.slot().is_some_and(Slot::is_held) {
+        if self.store.error_epoch() != self.reservation.error_epoch()
+            || !self.slot().is_some_and(Slot::is_held)
+        {
             return fail!(Unavailable, "the disk failed during the upload, fileid: {}", self.name());
         }
         Ok(StoredFile { path: self.place.path.clone(), size: self.received, crc32: Some(self.crc32()) })
@@ -226,7 +228,7 @@ impl PendingFile {
     /// The disk failed under this file: others are sent elsewhere. Not so where it was mounted anew since: the mount
     /// that failed is gone.
     fn failed(&self, fault: &DiskError) -> Error {
-        if self.promise.is_outlived() {
+        if self.reservation.is_outlived() {
             return self.outlived();
         }
         self.files.failed(&self.store, fault);

@@ -10,7 +10,7 @@ use tnv_common::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::file::directory_sync::DirectorySyncs;
 use crate::path::Place;
-use crate::volume::disk::{DiskError, DiskResult, Fsync, Volume};
+use crate::volume::disk::{DiskError, DiskHealth, DiskResult, Fsync};
 
 /// What the sync of a directory is called that has a new directory in it, where it fails.
 const WHAT: &str = "sync the directory above a new one";
@@ -21,10 +21,10 @@ const KNOWN_MAX: usize = 4096;
 /// Directories that this process has seen on the disk durably: each with its name in its parent.
 ///
 /// One that another thread or member has just made need not be durable yet, so what is not known
-/// here is synced by whoever needs it, made by him or not. After a loss of its volume nothing that was
+/// here is synced by the caller that needs it. When the error epoch of its volume rises, nothing that was
 /// known of a directory counts any more.
 pub struct Directories {
-    /// Each with the number of losses of its volume when it was durable.
+    /// Each with the error epoch of its volume when it was durable.
     known: Mutex<HashMap<String, u64>>,
     syncs: DirectorySyncs,
 }
@@ -41,16 +41,21 @@ impl Directories {
     }
 
     /// Creates the file of this place, which must not be there, and what directories it lacks. The caller took
-    /// the volume's number of losses before.
-    pub fn create_file(&self, place: &Place, volume: &Arc<dyn Volume>, losses: u64) -> DiskResult<File> {
-        if self.known().get(place.directory()) != Some(&losses) {
-            self.make(place, volume, losses)?;
+    /// the volume's error epoch before.
+    pub fn create_file(
+        &self,
+        place: &Place,
+        volume: &Arc<dyn DiskHealth>,
+        error_epoch: u64,
+    ) -> DiskResult<File> {
+        if self.known().get(place.directory()) != Some(&error_epoch) {
+            self.make(place, volume, error_epoch)?;
         }
         match create_new(&place.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Someone tidied up behind our back.
                 self.known().remove(place.directory());
-                self.make(place, volume, losses)?;
+                self.make(place, volume, error_epoch)?;
                 create_new(&place.path)
             }
             result => result,
@@ -58,7 +63,7 @@ impl Directories {
         .map_err(|error| DiskError::of("create a file", error))
     }
 
-    fn make(&self, place: &Place, volume: &Arc<dyn Volume>, losses: u64) -> DiskResult<()> {
+    fn make(&self, place: &Place, volume: &Arc<dyn DiskHealth>, error_epoch: u64) -> DiskResult<()> {
         // The store path itself is not made: where it is gone, a disk is not mounted.
         for pair in place.directories.windows(2) {
             let made = match fs::create_dir(&pair[1]) {
@@ -69,7 +74,7 @@ impl Directories {
             // One directory is synced by one thread at a time, as those of the files are: of two who made names in
             // it one may have lost both at a sync that failed, and the other's then succeeds.
             let synced = self.syncs.begin(WHAT, &pair[0], volume).wait();
-            if let Err(fault) = synced.and_then(|()| is_sound(&**volume, losses)) {
+            if let Err(fault) = synced.and_then(|()| is_sound(&**volume, error_epoch)) {
                 if made {
                     // Whoever needs it next then makes it anew, which is something to be synced; of one
                     // that is there a second sync might succeed without having written anything.
@@ -82,8 +87,8 @@ impl Directories {
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        // Where the volume has had a loss since, this counts for nobody who comes later.
-        known.insert(place.directory().to_owned(), losses);
+        // Where the error epoch has risen since, this does not count for later callers.
+        known.insert(place.directory().to_owned(), error_epoch);
         Ok(())
     }
 
@@ -92,9 +97,9 @@ impl Directories {
     }
 }
 
-/// Fails where the volume had a loss since it had so many.
-fn is_sound(volume: &dyn Volume, losses: u64) -> DiskResult<()> {
-    if volume.losses() == losses {
+/// Fails where the error epoch of the volume has risen since.
+fn is_sound(volume: &dyn DiskHealth, error_epoch: u64) -> DiskResult<()> {
+    if volume.error_epoch() == error_epoch {
         return Ok(());
     }
     let error = io::Error::other("a sync of this disk failed meanwhile");
@@ -113,7 +118,7 @@ mod tests {
     use tnv_common::proto::IdKey;
 
     fn create(directories: &Directories, volume: &Arc<Counted>, place: &Place) -> DiskResult<File> {
-        directories.create_file(place, &(Arc::clone(volume) as _), volume.losses())
+        directories.create_file(place, &(Arc::clone(volume) as _), volume.error_epoch())
     }
 
     #[test]
@@ -127,7 +132,7 @@ mod tests {
         assert!(scratch.path().join("000/000/000/1_001").is_file());
         let error = create(&directories, &volume, &Place::new(&store, 1, 1)).unwrap_err();
         assert_eq!(error.error.kind(), io::ErrorKind::AlreadyExists);
-        assert!(!error.distrust);
+        assert!(!error.lost_writes);
     }
 
     #[test]
@@ -148,7 +153,7 @@ mod tests {
         let store = IdKey::new(scratch.path().to_str().unwrap()).unwrap();
         let place = |number| Place::new(&store, number, 1);
         let known = || directories.known().get(place(0).directory()).copied();
-        let before = volume.losses();
+        let before = volume.error_epoch();
         create(&directories, &volume, &place(0)).unwrap();
         assert_eq!(known(), Some(0));
         volume.failed(&DiskError::of_sync("sync", io::Error::other("lost")));
@@ -157,7 +162,7 @@ mod tests {
         assert!(fault.is_ok(), "what it knew when it began still counts for it, and its end refuses it");
         directories.known().clear();
         let fault = directories.create_file(&place(2), &(Arc::clone(&volume) as _), before).unwrap_err();
-        assert!(fault.distrust && fault.reported);
+        assert!(fault.lost_writes && fault.reported);
         assert_eq!(known(), None);
         create(&directories, &volume, &place(3)).unwrap();
         assert_eq!(known(), Some(1), "it was synced anew");

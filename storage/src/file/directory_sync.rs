@@ -8,14 +8,14 @@
 //! **A sync that failed belongs to the volume before anyone learns of it**, because the next sync of the same
 //! directory may succeed without having written what the failed one lost. The order, for a failed sync F:
 //!
-//! 1. F returns, and the thread that made it has the volume count a loss ([`Volume::failed`]).
+//! 1. F returns, and the thread that made it reports the failure to the volume, whose error epoch rises ([`DiskHealth::failed`]).
 //! 2. F's round ends, with the failure for all who waited for it.
 //! 3. The next sync of this directory begins.
 //!
-//! An upload keeps the volume's count of losses from before it made its name, and is refused where the count is
+//! An upload keeps the volume's error epoch from before it made its name, and is refused where the epoch is
 //! another one after its own sync S has succeeded. Where F lost its name, the name was there before F was over. Then
 //! S cannot be F, which failed. If S was over before F began, the name was durable already. If S began after F was
-//! over (3), the loss had been counted (1), and the upload finds it, since it kept the count before its name was
+//! over (3), the epoch had risen (1), and the upload finds that, since it kept the epoch before its name was
 //! there. So no upload is acknowledged whose name a failed sync may have lost, however long it takes for other
 //! reasons until those who waited for F go on.
 
@@ -29,7 +29,7 @@ use tnv_common::error::Result;
 use tnv_common::net::worker_pool::Workers;
 use tnv_common::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
 
-use crate::volume::disk::{DiskError, DiskResult, Fsync, Volume};
+use crate::volume::disk::{DiskError, DiskHealth, DiskResult, Fsync};
 
 /// Directories that are synced at once: far more than uploads on working disks make names in, so that those of a
 /// disk that hangs hold up no other's.
@@ -40,7 +40,7 @@ const QUEUED_MAX: usize = 1024;
 
 /// How long an upload waits for a sync that another thread makes, from when it asks for it: as long as clients wait
 /// for its reply. A disk under load takes tens of seconds at worst; one that takes longer hangs. The upload has then
-/// failed, and the volume is not trusted until it has proven itself: otherwise one upload after another would take a
+/// failed, and the volume is bad until it has proven itself: otherwise one upload after another would take a
 /// worker for a minute, until none is left.
 pub const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -94,7 +94,7 @@ impl DirectorySyncs {
 
     /// Has the names made durable that are in this directory of the volume now, as far as that is wanted; `what` is
     /// what failed otherwise.
-    pub fn begin(&self, what: &'static str, directory: &str, volume: &Arc<dyn Volume>) -> DirectorySync {
+    pub fn begin(&self, what: &'static str, directory: &str, volume: &Arc<dyn DiskHealth>) -> DirectorySync {
         let fsync = self.fsync;
         match fsync {
             Fsync::No => DirectorySync(None),
@@ -109,7 +109,7 @@ impl DirectorySyncs {
         &self,
         what: &'static str,
         directory: &str,
-        volume: &Arc<dyn Volume>,
+        volume: &Arc<dyn DiskHealth>,
         sync: impl Fn(&str) -> DiskResult<()> + Send + 'static,
     ) -> DirectorySync {
         let deadline = Instant::now() + SYNC_TIMEOUT;
@@ -144,7 +144,7 @@ impl Running {
 
 impl Rounds {
     /// Does the first round, and those that are asked for meanwhile.
-    fn run(mut self, volume: &dyn Volume, sync: impl Fn(&str) -> DiskResult<()>) {
+    fn run(mut self, volume: &dyn DiskHealth, sync: impl Fn(&str) -> DiskResult<()>) {
         loop {
             let outcome = catch_unwind(AssertUnwindSafe(|| sync(&self.directory)));
             let mut outcome =
@@ -234,7 +234,7 @@ mod tests {
 
     const WHAT: &str = "sync";
 
-    fn volume() -> (Arc<Counted>, Arc<dyn Volume>) {
+    fn volume() -> (Arc<Counted>, Arc<dyn DiskHealth>) {
         let counted = Arc::new(Counted::default());
         (Arc::clone(&counted), counted)
     }
@@ -293,11 +293,11 @@ mod tests {
                 Err(eio())
             }
             _ => {
-                assert_eq!(seen.losses(), 1, "the failure is counted before another sync begins");
+                assert_eq!(seen.error_epoch(), 1, "the failure is counted before another sync begins");
                 Ok(())
             }
         };
-        let losses = volume.losses();
+        let error_epoch = volume.error_epoch();
         // Nobody waits for this one yet: its upload still syncs its file.
         let first = syncs.begin_with(WHAT, "d", &volume, sync);
         entered.wait();
@@ -305,21 +305,21 @@ mod tests {
         go.wait();
         for other in others {
             assert!(other.wait().is_ok());
-            assert_ne!(volume.losses(), losses, "whoever had begun before is refused");
+            assert_ne!(volume.error_epoch(), error_epoch, "whoever had begun before is refused");
         }
         let fault = first.wait().unwrap_err();
-        assert!(fault.distrust && fault.reported && fault.error.raw_os_error() == Some(5));
-        assert_eq!(volume.losses(), 1, "it is counted once");
+        assert!(fault.lost_writes && fault.reported && fault.error.raw_os_error() == Some(5));
+        assert_eq!(volume.error_epoch(), 1, "it is counted once");
     }
 
     #[test]
     fn a_directory_can_be_synced_again_after_a_sync_that_panicked() {
         let syncs = DirectorySyncs::new(Fsync::Yes).unwrap();
         let (counted, volume) = volume();
-        for losses in 1..4 {
+        for error_epoch in 1..4 {
             let fault = syncs.begin_with(WHAT, "d", &volume, |_| panic!("as asked")).wait().unwrap_err();
-            assert!(fault.distrust, "what it did is not known");
-            assert_eq!(counted.losses(), losses);
+            assert!(fault.lost_writes, "what it did is not known");
+            assert_eq!(counted.error_epoch(), error_epoch);
         }
         while syncs.is_running("d") {
             thread::yield_now();
@@ -343,7 +343,7 @@ mod tests {
         let next = syncs.begin_with(WHAT, "d", &volume, |_| Ok(()));
         drop(rounds);
         assert!(present.is_over());
-        assert!(next.wait().unwrap_err().distrust);
+        assert!(next.wait().unwrap_err().lost_writes);
         assert!(!syncs.is_running("d"));
     }
 
@@ -358,7 +358,7 @@ mod tests {
         });
         hangs.0.as_mut().unwrap().deadline = Instant::now() + Duration::from_millis(20);
         let fault = hangs.wait().unwrap_err();
-        assert!(fault.distrust && !fault.reported);
+        assert!(fault.lost_writes && !fault.reported);
         assert_eq!(fault.error.kind(), io::ErrorKind::TimedOut);
         drop(go);
     }

@@ -26,7 +26,7 @@ use tnv_common::proto::IdKey;
 
 use crate::volume::disk::{DiskError, Fsync};
 use crate::volume::journal::{JournalEntry, PendingOp};
-use crate::volume::placement::{Opening, Store, Stores};
+use crate::volume::placement::{Volume, VolumeOptions, Volumes};
 use directories::Directories;
 use recovery::{IsAbsent, Recovery};
 use writeback::{FLUSHERS_MAX, FLUSHES_QUEUED_MAX};
@@ -62,7 +62,7 @@ impl Owner {
 
 /// The files of this storage.
 pub struct Files {
-    stores: Arc<Stores>,
+    volumes: Arc<Volumes>,
     fsync: Fsync,
     directories: Directories,
     recovery: Arc<Recovery>,
@@ -73,14 +73,14 @@ impl Files {
     /// Opens the store paths, and undoes what a predecessor that was killed left half done.
     pub fn open(
         store_paths: &[IdKey],
-        opening: &Opening,
+        opening: &VolumeOptions,
         fsync: Fsync,
         is_absent: IsAbsent,
         stop: &Stop,
     ) -> Result<Files> {
-        let (stores, left) = Stores::open(store_paths, opening)?;
-        let files = Files::new(Arc::new(stores), fsync, is_absent)?;
-        let Files { stores, recovery, .. } = &files;
+        let (volumes, left) = Volumes::open(store_paths, opening)?;
+        let files = Files::new(Arc::new(volumes), fsync, is_absent)?;
+        let Files { volumes, recovery, .. } = &files;
         left.into_iter().for_each(|op| recovery.add(op));
         if let Err(error) = recovery.round(Some(Instant::now() + RECOVERY_TIMEOUT)) {
             log::warn!("uploads or deletes that were cut off stay open for now: {error}");
@@ -91,15 +91,15 @@ impl Files {
             .spawn(move || thread_recovery.run(&thread_stop))
             .context(|| "start the recovery thread")?;
         let watch_recovery = Arc::clone(recovery);
-        stores.watch(stop, &(Arc::new(move |op| watch_recovery.add(op)) as _))?;
+        volumes.watch(stop, &(Arc::new(move |op| watch_recovery.add(op)) as _))?;
         Ok(files)
     }
 
     /// On open store paths, without the threads that look after them.
-    pub fn new(stores: Arc<Stores>, fsync: Fsync, is_absent: IsAbsent) -> Result<Files> {
+    pub fn new(volumes: Arc<Volumes>, fsync: Fsync, is_absent: IsAbsent) -> Result<Files> {
         Ok(Files {
-            recovery: Arc::new(Recovery::new(is_absent, Arc::clone(&stores))),
-            stores,
+            recovery: Arc::new(Recovery::new(is_absent, Arc::clone(&volumes))),
+            volumes,
             fsync,
             directories: Directories::new(fsync)?,
             flushers: Workers::new("flusher", FLUSHERS_MAX, FLUSHES_QUEUED_MAX)?,
@@ -107,8 +107,8 @@ impl Files {
     }
 
     /// The store paths.
-    pub fn stores(&self) -> &Arc<Stores> {
-        &self.stores
+    pub fn volumes(&self) -> &Arc<Volumes> {
+        &self.volumes
     }
 
     /// Removes a file that nothing refers to, now or as soon as it can be.
@@ -128,7 +128,7 @@ impl Files {
     }
 
     /// Notes that a store path's disk failed, unless that was noted where it was met.
-    fn failed(&self, store: &Store, failure: &DiskError) {
+    fn failed(&self, store: &Volume, failure: &DiskError) {
         // A file that may not be so large says nothing about its disk: all others can still go there.
         if failure.error.kind() != io::ErrorKind::FileTooLarge && !failure.reported {
             store.failed(failure);

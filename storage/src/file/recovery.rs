@@ -10,7 +10,7 @@ use tnv_common::error::Result;
 use tnv_common::net::stop::Stop;
 
 use crate::volume::journal::{JournalEntry, PendingOp};
-use crate::volume::placement::Stores;
+use crate::volume::placement::Volumes;
 
 /// The pause between two rounds, and before a file that could not be removed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ pub type IsAbsent = Box<dyn Fn(&JournalEntry) -> Result<bool> + Send + Sync>;
 /// All files whose fate is open.
 pub struct Recovery {
     is_absent: IsAbsent,
-    stores: Arc<Stores>,
+    volumes: Arc<Volumes>,
     cases: Mutex<Vec<Case>>,
 }
 
@@ -47,8 +47,8 @@ struct Case {
 
 impl Recovery {
     /// None to begin with.
-    pub fn new(is_absent: IsAbsent, stores: Arc<Stores>) -> Recovery {
-        Recovery { is_absent, stores, cases: Mutex::default() }
+    pub fn new(is_absent: IsAbsent, volumes: Arc<Volumes>) -> Recovery {
+        Recovery { is_absent, volumes, cases: Mutex::default() }
     }
 
     /// One more.
@@ -68,7 +68,7 @@ impl Recovery {
     /// Removes a file that has no row, now or as soon as it can be.
     pub fn discard(&self, open: PendingOp) {
         let path = &open.entry.path;
-        match self.stores.answers(path).and_then(|()| self.stores.remove(path)) {
+        match self.volumes.answers(path).and_then(|()| self.volumes.remove(path)) {
             Ok(()) => open.release(),
             Err(error) => self.keep(put_off(Case { open, due: Instant::now(), pause: PAUSE }, &error)),
         }
@@ -132,14 +132,14 @@ impl Recovery {
     fn decide(&self, entry: &JournalEntry) -> Result<io::Result<()>> {
         let JournalEntry { name: fileid, path, .. } = entry;
         // A disk that hangs would hold up all others.
-        if let Err(error) = self.stores.answers(path) {
+        if let Err(error) = self.volumes.answers(path) {
             return Ok(Err(error));
         }
         if !(self.is_absent)(entry)? {
             log::info!("kept {path}, which has its row, fileid: {fileid}");
             return Ok(Ok(()));
         }
-        let removed = self.stores.remove(path);
+        let removed = self.volumes.remove(path);
         if removed.is_ok() {
             log::info!("removed {path}, which has no row, fileid: {fileid}");
         }

@@ -14,7 +14,7 @@ use crate::path;
 
 /// What is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum Defect {
     /// Its row's path has not the form that is followed.
     Path,
     /// It is not there.
@@ -29,38 +29,38 @@ pub enum Fault {
     Unreadable(String),
 }
 
-impl Fault {
+impl Defect {
     /// In one word.
     pub fn kind(&self) -> &'static str {
         match self {
-            Fault::Path => "path",
-            Fault::Missing | Fault::NotAFile => "missing",
-            Fault::Size(_) => "size",
-            Fault::Checksum(_) => "checksum",
-            Fault::Unreadable(_) => "unreadable",
+            Defect::Path => "path",
+            Defect::Missing | Defect::NotAFile => "missing",
+            Defect::Size(_) => "size",
+            Defect::Checksum(_) => "checksum",
+            Defect::Unreadable(_) => "unreadable",
         }
     }
 
     /// In words, beside the row.
     pub fn told<'a>(&'a self, row: &'a StoredFile) -> impl fmt::Display + 'a {
         fmt::from_fn(move |out| match self {
-            Fault::Path => write!(out, "its path is not of the form STORE/000/000/000/TIME_000"),
-            Fault::Missing => write!(out, "there is no file"),
-            Fault::NotAFile => write!(out, "it is no regular file"),
-            Fault::Size(bytes) => write!(out, "it has {bytes} bytes, its row says {}", row.size),
-            Fault::Checksum(got) => {
+            Defect::Path => write!(out, "its path is not of the form STORE/000/000/000/TIME_000"),
+            Defect::Missing => write!(out, "there is no file"),
+            Defect::NotAFile => write!(out, "it is no regular file"),
+            Defect::Size(bytes) => write!(out, "it has {bytes} bytes, its row says {}", row.size),
+            Defect::Checksum(got) => {
                 write!(out, "its checksum is {got:08x}, its row says {:08x}", row.crc32.unwrap_or(0))
             }
-            Fault::Unreadable(error) => write!(out, "it cannot be read: {error}"),
+            Defect::Unreadable(error) => write!(out, "it cannot be read: {error}"),
         })
     }
 }
 
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Fault {
+impl From<io::Error> for Defect {
+    fn from(error: io::Error) -> Defect {
         match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Fault::Missing,
-            _ => Fault::Unreadable(error.to_string()),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Defect::Missing,
+            _ => Defect::Unreadable(error.to_string()),
         }
     }
 }
@@ -72,17 +72,17 @@ pub fn open(path: &str) -> io::Result<File> {
 }
 
 /// Holds all but the content against the row.
-pub fn look(row: &StoredFile) -> Result<(), Fault> {
+pub fn look(row: &StoredFile) -> Result<(), Defect> {
     if path::check(&row.path).is_err() {
-        return Err(Fault::Path);
+        return Err(Defect::Path);
     }
     fits(&fs::symlink_metadata(&row.path)?, row)
 }
 
-fn fits(metadata: &fs::Metadata, row: &StoredFile) -> Result<(), Fault> {
+fn fits(metadata: &fs::Metadata, row: &StoredFile) -> Result<(), Defect> {
     match metadata {
-        metadata if !metadata.is_file() => Err(Fault::NotAFile),
-        metadata if metadata.len() != row.size => Err(Fault::Size(metadata.len())),
+        metadata if !metadata.is_file() => Err(Defect::NotAFile),
+        metadata if metadata.len() != row.size => Err(Defect::Size(metadata.len())),
         _ => Ok(()),
     }
 }
@@ -90,21 +90,21 @@ fn fits(metadata: &fs::Metadata, row: &StoredFile) -> Result<(), Fault> {
 /// Holds all of it against the row, the content where its checksum is known. `pace` is told of each
 /// piece before it is read, and ends it by saying false: then nothing was found. `anew`: from the disk,
 /// as far as the system can be brought to that, and not from memory.
-pub fn read(row: &StoredFile, anew: bool, pace: impl FnMut(u64) -> bool) -> Result<(), Fault> {
+pub fn read(row: &StoredFile, anew: bool, pace: impl FnMut(u64) -> bool) -> Result<(), Defect> {
     match row.crc32 {
         Some(_) => read_whole(row, anew, pace),
         None => open_fitting(row).map(drop),
     }
 }
 
-fn open_fitting(row: &StoredFile) -> Result<File, Fault> {
+fn open_fitting(row: &StoredFile) -> Result<File, Defect> {
     if path::check(&row.path).is_err() {
-        return Err(Fault::Path);
+        return Err(Defect::Path);
     }
     let file = match open(&row.path) {
         // What a link in its place is to whoever does not follow it.
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            return Err(Fault::NotAFile);
+            return Err(Defect::NotAFile);
         }
         opened => opened?,
     };
@@ -113,7 +113,7 @@ fn open_fitting(row: &StoredFile) -> Result<File, Fault> {
 }
 
 /// The same, with the content also where its checksum is not known: whether it can be read at all.
-pub fn read_whole(row: &StoredFile, anew: bool, mut pace: impl FnMut(u64) -> bool) -> Result<(), Fault> {
+pub fn read_whole(row: &StoredFile, anew: bool, mut pace: impl FnMut(u64) -> bool) -> Result<(), Defect> {
     let file = open_fitting(row)?;
     if anew {
         // Where it fails memory has to do.
@@ -128,13 +128,13 @@ pub fn read_whole(row: &StoredFile, anew: bool, mut pace: impl FnMut(u64) -> boo
             return Ok(());
         }
         match file.read_at(&mut buffer[..piece], at) {
-            Ok(0) => return Err(Fault::Size(at)),
+            Ok(0) => return Err(Defect::Size(at)),
             Ok(count) => {
                 hasher.update(&buffer[..count]);
                 at += count as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Fault::Unreadable(error.to_string())),
+            Err(error) => return Err(Defect::Unreadable(error.to_string())),
         }
     }
     if anew {
@@ -142,7 +142,7 @@ pub fn read_whole(row: &StoredFile, anew: bool, mut pace: impl FnMut(u64) -> boo
         let _ = fadvise(&file, 0, None, Advice::DontNeed);
     }
     match (hasher.finalize(), row.crc32) {
-        (got, Some(want)) if got != want => Err(Fault::Checksum(got)),
+        (got, Some(want)) if got != want => Err(Defect::Checksum(got)),
         _ => Ok(()),
     }
 }
@@ -162,24 +162,24 @@ mod tests {
             size: 5,
             crc32: Some(crc32fast::hash(b"hello")),
         };
-        let both = |row: &StoredFile, want: Result<(), Fault>| {
+        let both = |row: &StoredFile, want: Result<(), Defect>| {
             assert_eq!(look(row), want);
             assert_eq!(read(row, false, |_| true), want);
         };
         fs::write(directory.join("1_000"), "hello").unwrap();
         both(&row("1_000"), Ok(()));
-        both(&row("2_000"), Err(Fault::Missing));
+        both(&row("2_000"), Err(Defect::Missing));
         fs::write(directory.join("3_000"), "hell").unwrap();
-        both(&row("3_000"), Err(Fault::Size(4)));
+        both(&row("3_000"), Err(Defect::Size(4)));
         fs::write(directory.join("4_000"), "hullo").unwrap();
         assert_eq!(look(&row("4_000")), Ok(()));
-        assert_eq!(read(&row("4_000"), true, |_| true), Err(Fault::Checksum(crc32fast::hash(b"hullo"))));
+        assert_eq!(read(&row("4_000"), true, |_| true), Err(Defect::Checksum(crc32fast::hash(b"hullo"))));
         assert_eq!(read(&StoredFile { crc32: None, ..row("4_000") }, false, |_| true), Ok(()));
         assert_eq!(read(&row("4_000"), false, |_| false), Ok(()), "called off");
         std::os::unix::fs::symlink(directory.join("1_000"), directory.join("5_000")).unwrap();
         fs::create_dir(directory.join("6_000")).unwrap();
-        both(&row("5_000"), Err(Fault::NotAFile));
-        both(&row("6_000"), Err(Fault::NotAFile));
-        both(&StoredFile { path: "/etc/passwd".into(), ..row("1_000") }, Err(Fault::Path));
+        both(&row("5_000"), Err(Defect::NotAFile));
+        both(&row("6_000"), Err(Defect::NotAFile));
+        both(&StoredFile { path: "/etc/passwd".into(), ..row("1_000") }, Err(Defect::Path));
     }
 }

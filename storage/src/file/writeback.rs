@@ -12,7 +12,7 @@ use tnv_common::net::worker_pool::Workers;
 use tnv_common::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
 
 use crate::file::directory_sync::{SYNC_TIMEOUT, timed_out};
-use crate::volume::disk::{DiskError, DiskResult, Fsync, Volume, copy};
+use crate::volume::disk::{DiskError, DiskHealth, DiskResult, Fsync, copy};
 
 /// So many bytes are worth a flush.
 const STEP_BYTES: u64 = 32 << 20;
@@ -27,7 +27,7 @@ pub const FLUSHERS_MAX: usize = 8;
 pub const FLUSHES_QUEUED_MAX: usize = 1024;
 
 /// A file being written, and its flush in the background.
-pub struct Flush {
+pub struct Writeback {
     workers: Workers,
     shared: Arc<Shared>,
     /// Bytes written since the last flush was begun.
@@ -37,7 +37,7 @@ pub struct Flush {
 struct Shared {
     file: File,
     fsync: Fsync,
-    volume: Arc<dyn Volume>,
+    volume: Arc<dyn DiskHealth>,
     state: Mutex<State>,
     idle: Condvar,
 }
@@ -58,11 +58,11 @@ enum Phase {
     Running,
 }
 
-impl Flush {
+impl Writeback {
     /// For a file that nobody else writes to.
-    pub fn new(file: File, fsync: Fsync, workers: &Workers, volume: Arc<dyn Volume>) -> Flush {
+    pub fn new(file: File, fsync: Fsync, workers: &Workers, volume: Arc<dyn DiskHealth>) -> Writeback {
         let shared = Shared { file, fsync, volume, state: Mutex::default(), idle: Condvar::new() };
-        Flush { workers: workers.clone(), shared: Arc::new(shared), unflushed: 0 }
+        Writeback { workers: workers.clone(), shared: Arc::new(shared), unflushed: 0 }
     }
 
     /// The file.
@@ -181,9 +181,9 @@ mod tests {
     use crate::scratch::Scratch;
     use crate::volume::disk::tests::Counted;
 
-    fn flush(file: File, fsync: Fsync, workers: &Workers) -> (Flush, Arc<Counted>) {
+    fn flush(file: File, fsync: Fsync, workers: &Workers) -> (Writeback, Arc<Counted>) {
         let volume = Arc::new(Counted::default());
-        (Flush::new(file, fsync, workers, Arc::clone(&volume) as _), volume)
+        (Writeback::new(file, fsync, workers, Arc::clone(&volume) as _), volume)
     }
 
     #[test]
@@ -219,13 +219,13 @@ mod tests {
         while flush.shared.state().phase != Phase::Idle {
             std::thread::yield_now();
         }
-        assert_eq!(volume.losses(), 1, "the volume knows, though the upload has not asked yet");
+        assert_eq!(volume.error_epoch(), 1, "the volume knows, though the upload has not asked yet");
         // However often it is asked, and though no further sync takes place.
         for _ in 0..3 {
             assert!(flush.wrote(STEP_BYTES).is_err());
         }
         assert!(flush.finish().unwrap_err().reported);
-        assert_eq!(volume.losses(), 1);
+        assert_eq!(volume.error_epoch(), 1);
     }
 
     #[test]

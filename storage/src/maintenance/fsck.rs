@@ -53,7 +53,7 @@ use tnv_common::proto::IdKey;
 
 use crate::db::{Db, Entry, SCHEMA, TABLES};
 use crate::file::StoredFile;
-use crate::file::verify::{self, Fault};
+use crate::file::verify::{self, Defect};
 use crate::globals::{MemberName, Settings, host_name, now};
 use crate::path;
 use crate::volume::heartbeat::Watch;
@@ -112,8 +112,8 @@ const LEVELS: usize = 3;
 /// Compares; says whether all agrees.
 pub fn run(settings: &Settings, given: &Given, out: &mut dyn Write, stop: &Stop) -> Result<bool> {
     let plain = |path: &IdKey| path::plain(path.as_str()).to_owned();
-    let stores: Vec<String> = settings.store_paths.iter().map(plain).collect();
-    check_stores(&stores)?;
+    let volumes: Vec<String> = settings.store_paths.iter().map(plain).collect();
+    check_stores(&volumes)?;
     if !Database::may_exist(&settings.database, &SCHEMA) {
         let directory = settings.database.directory.display();
         return fail!(
@@ -125,7 +125,7 @@ pub fn run(settings: &Settings, given: &Given, out: &mut dyn Write, stop: &Stop)
     let mut fsck = Fsck {
         db: Db::new(database, &settings.group, 1),
         group: settings.group.as_str(),
-        stores,
+        volumes,
         // The address does not matter: journals of this host's names are its own, whatever follows.
         member: MemberName::new(settings.storage_id.as_ref(), &host_name()?, ANY_ADDRESS),
         watch: Watch::new(),
@@ -148,9 +148,9 @@ pub fn run(settings: &Settings, given: &Given, out: &mut dyn Write, stop: &Stop)
 }
 
 /// One and the same directory under two texts would have each file twice, one time without a row.
-fn check_stores(stores: &[String]) -> Result<()> {
+fn check_stores(volumes: &[String]) -> Result<()> {
     let mut seen: Vec<((u64, u64), &String)> = Vec::new();
-    for store in stores {
+    for store in volumes {
         let metadata = fs::metadata(store).context(|| {
             format!("store path '{store}' (run this in the directory that the server runs in)")
         })?;
@@ -210,7 +210,7 @@ struct Fsck<'a> {
     db: Db,
     group: &'a str,
     /// Plain texts.
-    stores: Vec<String>,
+    volumes: Vec<String>,
     member: MemberName,
     /// Of the journals that may have no holder.
     watch: Watch,
@@ -280,7 +280,7 @@ impl Fsck<'_> {
 
     /// Whether a path is one under the store paths.
     fn is_here(&self, path: &str) -> bool {
-        self.stores.iter().any(|store| path::is_below(store, path)) && path::check(path).is_ok()
+        self.volumes.iter().any(|store| path::is_below(store, path)) && path::check(path).is_ok()
     }
 
     /// Rows whose files were not as they should be: once more the file, then the row.
@@ -304,16 +304,16 @@ impl Fsck<'_> {
         }
     }
 
-    fn report_if_there(&mut self, table: usize, entry: &Entry, fault: &Fault) -> Result<()> {
+    fn report_if_there(&mut self, table: usize, entry: &Entry, fault: &Defect) -> Result<()> {
         if self.db.look(table, &entry.id)?.as_ref() != Some(entry) {
             return Ok(()); // Deleted, or deleted and uploaded anew, which has a row of its own to come.
         }
         let count = match fault {
-            Fault::Path => &mut self.counts.path,
-            Fault::Missing | Fault::NotAFile => &mut self.counts.missing,
-            Fault::Size(_) => &mut self.counts.size,
-            Fault::Checksum(_) => &mut self.counts.checksum,
-            Fault::Unreadable(_) => &mut self.counts.unreadable,
+            Defect::Path => &mut self.counts.path,
+            Defect::Missing | Defect::NotAFile => &mut self.counts.missing,
+            Defect::Size(_) => &mut self.counts.size,
+            Defect::Checksum(_) => &mut self.counts.checksum,
+            Defect::Unreadable(_) => &mut self.counts.unreadable,
         };
         *count += 1;
         let Entry { id, appid, userid, file, .. } = entry;
@@ -325,7 +325,7 @@ impl Fsck<'_> {
     /// Each file, and then whether it has a row.
     fn compare_files(&mut self) -> Result<()> {
         let mut candidates = Vec::new();
-        for store in self.stores.clone() {
+        for store in self.volumes.clone() {
             self.walk(&store, LEVELS, &mut candidates)?;
         }
         self.judge(std::mem::take(&mut candidates))
@@ -389,7 +389,7 @@ impl Fsck<'_> {
     fn without_open(&mut self, mut candidates: Vec<Candidate>) -> Result<Vec<Candidate>> {
         let open = loop {
             let mut all = Journals::default();
-            for store in &self.stores {
+            for store in &self.volumes {
                 let read = Journals::read(store, &self.member, &mut self.watch);
                 let Journals { open, doubtful, left } =
                     read.context(|| format!("read the journals in '{store}'"))?;
@@ -522,7 +522,7 @@ impl Fsck<'_> {
 
     fn compare_content(&mut self, table: usize, entry: &Entry) -> Result<()> {
         let read = |anew| match verify::read(&entry.file, anew, |_| !self.stop.is_set()) {
-            Err(fault @ (Fault::Checksum(_) | Fault::Unreadable(_))) => Some(fault),
+            Err(fault @ (Defect::Checksum(_) | Defect::Unreadable(_))) => Some(fault),
             _ => None,
         };
         if read(false).is_none() {
@@ -625,7 +625,7 @@ fn names(texts: &[String]) -> HashSet<String> {
 }
 
 fn is_there(path: &str) -> bool {
-    verify::look(&StoredFile { path: path.to_owned(), size: 0, crc32: None }) != Err(Fault::Missing)
+    verify::look(&StoredFile { path: path.to_owned(), size: 0, crc32: None }) != Err(Defect::Missing)
 }
 
 /// Whether a row's path, which ends like the file's, names that file; none where that cannot be seen

@@ -17,10 +17,10 @@ use tnv_common::error::{Context, Result};
 use tnv_common::net::stop::Stop;
 
 use crate::db::{Db, Entry, TABLES};
-use crate::file::verify::{self, Fault};
+use crate::file::verify::{self, Defect};
 use crate::globals::Settings;
-use crate::volume::placement::Stores;
-use crate::volume::quarantine::{At, Damaged};
+use crate::volume::placement::Volumes;
+use crate::volume::quarantine::{At, Quarantine};
 
 /// What opening a file counts as, beside its bytes: a disk seeks for it, and a database is asked.
 const FILE_BYTES: u64 = 64 << 10;
@@ -47,14 +47,14 @@ type Stamp = (u64, u64, i64, i64, i64, i64);
 pub fn start(
     settings: &Settings,
     db: Db,
-    stores: Arc<Stores>,
-    damaged: Arc<Damaged>,
+    volumes: Arc<Volumes>,
+    damaged: Arc<Quarantine>,
     stop: &Stop,
 ) -> Result<()> {
     let reached = damaged.reached();
     let scrub = Scrub {
         db,
-        stores,
+        volumes,
         damaged,
         group: settings.group.as_str().to_owned(),
         bytes_a_second: settings.scrub_bytes_a_second,
@@ -73,8 +73,8 @@ pub fn start(
 
 struct Scrub {
     db: Db,
-    stores: Arc<Stores>,
-    damaged: Arc<Damaged>,
+    volumes: Arc<Volumes>,
+    damaged: Arc<Quarantine>,
     group: String,
     /// 0: nothing is read but what is damaged.
     bytes_a_second: u64,
@@ -166,9 +166,9 @@ impl Scrub {
         let path = &entry.file.path;
         let own = match &entry.group {
             Some(group) => *group == self.group,
-            None => verify::look(&entry.file) != Err(Fault::Missing),
+            None => verify::look(&entry.file) != Err(Defect::Missing),
         };
-        if !own || !entry.live || self.damaged.has(path) || self.stores.answers(path).is_err() {
+        if !own || !entry.live || self.damaged.has(path) || self.volumes.answers(path).is_err() {
             return;
         }
         let first = self.read(entry);
@@ -188,7 +188,7 @@ impl Scrub {
     }
 
     /// A file that was wrong twice.
-    fn condemn(&mut self, table: usize, entry: &Entry, fault: &Fault) {
+    fn condemn(&mut self, table: usize, entry: &Entry, fault: &Defect) {
         match self.db.look(table, &entry.id) {
             Ok(Some(now)) if now == *entry => {}
             Ok(_) => return,
@@ -201,16 +201,16 @@ impl Scrub {
         let (path, fileid, userid) = (&entry.file.path, self.db.name(&entry.id), self.db.name(&entry.userid));
         match fault {
             // It cannot be served anyway, and where its disk is away it is not one file's matter.
-            Fault::Path | Fault::Missing | Fault::NotAFile => {
+            Defect::Path | Defect::Missing | Defect::NotAFile => {
                 self.round.missing += 1;
-                if self.stores.is_mounted(path) {
+                if self.volumes.is_mounted(path) {
                     log::error!("LOST here: {path}: {told}, fileid: {fileid}, userid: {userid}");
                 }
             }
-            Fault::Size(_) | Fault::Checksum(_) | Fault::Unreadable(_) => {
+            Defect::Size(_) | Defect::Checksum(_) | Defect::Unreadable(_) => {
                 let kept = self.damaged.add(path, At { table, id: entry.id.clone() });
                 // What could not be read may be read again though the file has not changed.
-                if !matches!(fault, Fault::Unreadable(_)) {
+                if !matches!(fault, Defect::Unreadable(_)) {
                     self.stamps.push((path.clone(), stamp(path)));
                 }
                 // Kept before it is logged.
@@ -230,7 +230,7 @@ impl Scrub {
         let mut changed = false;
         let known = std::mem::take(&mut self.stamps);
         for (path, at) in self.damaged.all() {
-            if self.stop.is_set() || self.stores.answers(&path).is_err() {
+            if self.stop.is_set() || self.volumes.answers(&path).is_err() {
                 continue;
             }
             let stamp = stamp(&path);
@@ -241,7 +241,7 @@ impl Scrub {
             }
             match self.ask_again(&path, &at) {
                 Ok(None) => changed = true,
-                Ok(Some(Fault::Unreadable(_))) => {}
+                Ok(Some(Defect::Unreadable(_))) => {}
                 Ok(Some(_)) => self.stamps.push((path, stamp)),
                 // It is asked about the next time, too.
                 Err(error) => log::info!("scrub: {error}"),
@@ -255,7 +255,7 @@ impl Scrub {
     }
 
     /// A damaged file: what is wrong with it still.
-    fn ask_again(&mut self, path: &str, at: &At) -> Result<Option<Fault>> {
+    fn ask_again(&mut self, path: &str, at: &At) -> Result<Option<Defect>> {
         match self.db.look(at.table, &at.id)? {
             Some(entry) if entry.file.path == path => {
                 // A reader may have met what cannot be read, which the size of a row without a checksum does not show.
@@ -263,7 +263,7 @@ impl Scrub {
                     return Ok(Some(fault));
                 }
                 if self.stop.is_set() {
-                    return Ok(Some(Fault::Unreadable("this storage stops".to_owned())));
+                    return Ok(Some(Defect::Unreadable("this storage stops".to_owned())));
                 }
                 log::warn!("sound again and back in service: {path}, fileid: {}", self.db.name(&at.id));
             }
@@ -274,13 +274,13 @@ impl Scrub {
     }
 
     /// From the disk, at the rate.
-    fn read(&self, entry: &Entry) -> std::result::Result<(), Fault> {
+    fn read(&self, entry: &Entry) -> std::result::Result<(), Defect> {
         let pace = self.pace();
         pace(FILE_BYTES);
         verify::read(&entry.file, true, pace)
     }
 
-    fn read_whole(&self, entry: &Entry) -> std::result::Result<(), Fault> {
+    fn read_whole(&self, entry: &Entry) -> std::result::Result<(), Defect> {
         let pace = self.pace();
         pace(FILE_BYTES);
         verify::read_whole(&entry.file, true, pace)
@@ -297,7 +297,7 @@ impl Scrub {
         // At the end of a round there is no such table.
         let reached = if self.reached.table < TABLES { self.reached.clone() } else { At::default() };
         self.damaged.reach(reached);
-        let saved = self.damaged.save(&|store_path| self.stores.is_there(store_path));
+        let saved = self.damaged.save(&|store_path| self.volumes.is_there(store_path));
         if let Err(error) = &saved {
             let level = match self.is_failure_logged {
                 true => log::Level::Debug,

@@ -2,7 +2,7 @@
 //!
 //! **A sync that failed is never tried again.** The kernel may have dropped what it could not write and
 //! marked it clean, so that a second fsync succeeds and says nothing. What could not be synced is
-//! given up, and its store path is not trusted until it has proven itself (see `space`).
+//! given up, and its volume is bad until it has proven itself (see `health`).
 
 use std::fmt::Display;
 use std::fs::{self, File};
@@ -43,15 +43,15 @@ impl Fsync {
     }
 }
 
-/// A store path, as those see it who meet the failures of its disk. They report each of them at once, on whatever
-/// thread they are.
-pub trait Volume: Send + Sync {
+/// The health of a volume, for the code that meets failures of its disk: each is reported at once, on the thread that
+/// meets it.
+pub trait DiskHealth: Send + Sync {
     /// Notes a failure.
     fn failed(&self, failure: &DiskError);
 
-    /// How often it failed in a way that costs the trust. Who kept the number from before he wrote anything, and finds
-    /// another one when all is synced, cannot rely on his syncs.
-    fn losses(&self) -> u64;
+    /// The error epoch: it rises with each failure that may have lost what was written. A caller keeps it from before
+    /// it writes; where it is another one when all is synced, the syncs prove nothing.
+    fn error_epoch(&self) -> u64;
 }
 
 /// The outcome of something that was asked of a disk.
@@ -65,27 +65,27 @@ pub struct DiskError {
     /// What came of it.
     pub error: io::Error,
     /// Something that was written may not be what the disk has.
-    pub distrust: bool,
+    pub lost_writes: bool,
     /// The volume knows of it.
     pub reported: bool,
 }
 
 impl DiskError {
-    /// Of anything but a sync. A disk that reports an I/O error is not trusted all the same.
+    /// Of anything but a sync. An I/O error may have lost what was written all the same.
     pub fn of(what: &'static str, error: io::Error) -> DiskError {
-        let distrust = error.raw_os_error() == Some(Errno::IO.raw_os_error());
-        DiskError { what, error, distrust, reported: false }
+        let lost_writes = error.raw_os_error() == Some(Errno::IO.raw_os_error());
+        DiskError { what, error, lost_writes, reported: false }
     }
 
     /// Of a sync.
     pub fn of_sync(what: &'static str, error: io::Error) -> DiskError {
-        DiskError { what, error, distrust: true, reported: false }
+        DiskError { what, error, lost_writes: true, reported: false }
     }
 
     /// The same failure for one more who waited for it.
     pub fn told_again(&self) -> DiskError {
-        let DiskError { what, error, distrust, reported } = self;
-        DiskError { what, error: copy(error), distrust: *distrust, reported: *reported }
+        let DiskError { what, error, lost_writes, reported } = self;
+        DiskError { what, error: copy(error), lost_writes: *lost_writes, reported: *reported }
     }
 }
 
@@ -165,16 +165,16 @@ pub mod tests {
     use crate::scratch::Scratch;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// A volume that counts its losses.
+    /// A volume that counts its errors.
     #[derive(Default)]
     pub struct Counted(AtomicU64);
 
-    impl Volume for Counted {
+    impl DiskHealth for Counted {
         fn failed(&self, failure: &DiskError) {
-            self.0.fetch_add(u64::from(failure.distrust), Ordering::SeqCst);
+            self.0.fetch_add(u64::from(failure.lost_writes), Ordering::SeqCst);
         }
 
-        fn losses(&self) -> u64 {
+        fn error_epoch(&self) -> u64 {
             self.0.load(Ordering::SeqCst)
         }
     }
@@ -182,14 +182,14 @@ pub mod tests {
     #[test]
     fn an_io_error_and_a_failed_sync_cost_the_trust_and_a_full_disk_does_not() {
         let of = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
-        assert!(DiskError::of("write", of(Errno::IO)).distrust);
+        assert!(DiskError::of("write", of(Errno::IO)).lost_writes);
         for errno in [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::MFILE] {
-            assert!(!DiskError::of("write", of(errno)).distrust, "{errno}");
+            assert!(!DiskError::of("write", of(errno)).lost_writes, "{errno}");
         }
-        assert!(DiskError::of_sync("sync", of(Errno::NOSPC)).distrust);
+        assert!(DiskError::of_sync("sync", of(Errno::NOSPC)).lost_writes);
         // What cannot be opened was not synced, which is no sync that failed.
         let absent = Scratch::new().path().join("absent");
-        assert!(!Fsync::Yes.directory("sync", &absent).unwrap_err().distrust);
+        assert!(!Fsync::Yes.directory("sync", &absent).unwrap_err().lost_writes);
         assert!(Fsync::No.directory("sync", &absent).is_ok());
     }
 }

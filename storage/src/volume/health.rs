@@ -1,4 +1,4 @@
-//! Whether a store path is trusted with new files. It is not after an I/O error of a write and not after a sync
+//! Whether a volume takes new files. It is bad after an I/O error of a write and after a sync
 //! that failed. After one of a read it is tried last. The reason for the former: the kernel may have dropped what it could not write and call it clean, so that what is
 //! in its cache need not be what is on the disk, and the next fsync succeeds whatever that is worth.
 //!
@@ -30,17 +30,17 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause: a disk that was mended takes new files again within minutes.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// A disk that fails within this time of being trusted again has relapsed.
+/// A disk that fails within this time of its recovery has relapsed.
 const RELAPSE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Content of a proof: many blocks, and little beside one upload.
 const PROOF_BYTES: usize = 256 << 10;
 
-/// The trust in one store path.
-pub struct Trust {
+/// The health of one volume.
+pub struct Health {
     lost: Option<Lost>,
-    /// How often something failed that costs the trust.
-    losses: u64,
+    /// The error epoch: how often something failed that may have lost what was written.
+    error_epoch: u64,
     /// The pause that the present row of proofs began with, or the last one.
     first_pause: Duration,
     regained_at: Option<Instant>,
@@ -63,14 +63,14 @@ struct Lost {
 pub enum Proof {
     /// More are needed, the next one after so long.
     Next(Duration),
-    /// It is trusted again, after so long.
+    /// It is healthy again, after so long.
     Regained(Duration),
 }
 
-impl Trust {
+impl Health {
     /// Until something fails.
-    pub fn new() -> Trust {
-        Trust { lost: None, losses: 0, first_pause: PAUSE, regained_at: None }
+    pub fn new() -> Health {
+        Health { lost: None, error_epoch: 0, first_pause: PAUSE, regained_at: None }
     }
 
     /// Whether there are no new files.
@@ -84,13 +84,13 @@ impl Trust {
     }
 
     /// How often something failed. Who finds another number than before was on the disk when it did.
-    pub fn losses(&self) -> u64 {
-        self.losses
+    pub fn error_epoch(&self) -> u64 {
+        self.error_epoch
     }
 
-    /// Something failed; tells whether it was trusted until now.
+    /// Something failed; returns whether it was healthy until now.
     pub fn lose(&mut self, now: Instant) -> bool {
-        self.losses += 1;
+        self.error_epoch += 1;
         self.doubt(now, false)
     }
 
@@ -118,9 +118,9 @@ impl Trust {
         self.lost.as_ref().is_some_and(|lost| lost.due <= now)
     }
 
-    /// A proof was tried that began when there were so many losses; `None` where none was wanted.
-    pub fn tried(&mut self, now: Instant, proven: bool, losses: u64) -> Option<Proof> {
-        let proven = proven && losses == self.losses;
+    /// A proof was tried that began in this error epoch; `None` where none was wanted.
+    pub fn tried(&mut self, now: Instant, proven: bool, error_epoch: u64) -> Option<Proof> {
+        let proven = proven && error_epoch == self.error_epoch;
         let lost = self.lost.as_mut()?;
         lost.proofs = if proven { lost.proofs + 1 } else { 0 };
         if lost.proofs >= PROOFS {
@@ -167,14 +167,14 @@ mod tests {
     use super::*;
     use crate::scratch::Scratch;
 
-    /// Tries proofs at their times until it is trusted; tells when that was.
-    fn prove_until_trusted(trust: &mut Trust, start: Instant, outcomes: &[bool]) -> Duration {
+    /// Tries proofs at their times until it is healthy; returns when that was.
+    fn prove_until_trusted(trust: &mut Health, start: Instant, outcomes: &[bool]) -> Duration {
         let mut outcomes = outcomes.iter().chain(std::iter::repeat(&true));
         let mut now = start;
         while trust.is_lost() {
             now += Duration::from_millis(250);
             if trust.is_due(now) {
-                trust.tried(now, *outcomes.next().unwrap(), trust.losses());
+                trust.tried(now, *outcomes.next().unwrap(), trust.error_epoch());
             }
         }
         now - start
@@ -183,13 +183,13 @@ mod tests {
     #[test]
     fn trust_comes_back_after_proofs_in_a_row_with_growing_pauses() {
         let now = Instant::now();
-        let mut trust = Trust::new();
+        let mut trust = Health::new();
         assert!(!trust.is_lost() && !trust.is_due(now));
         assert!(trust.lose(now));
         assert!(!trust.lose(now), "it is told once");
         assert_eq!(prove_until_trusted(&mut trust, now, &[]), PAUSE * (1 + 2 + 4));
-        assert_eq!(trust.tried(now, true, trust.losses()), None);
-        trust = Trust::new();
+        assert_eq!(trust.tried(now, true, trust.error_epoch()), None);
+        trust = Health::new();
         trust.lose(now);
         let took = prove_until_trusted(&mut trust, now, &[true, true, false]);
         assert_eq!(took, PAUSE * (1 + 2 + 4 + 8 + 16 + 32), "a proof that fails begins the row anew");
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn a_disk_that_fails_again_has_to_prove_itself_for_longer() {
         let mut now = Instant::now();
-        let mut trust = Trust::new();
+        let mut trust = Health::new();
         let mut last = Duration::ZERO;
         for _ in 0..20 {
             trust.lose(now);
@@ -216,12 +216,12 @@ mod tests {
     #[test]
     fn a_failure_during_a_proof_spoils_it() {
         let now = Instant::now();
-        let mut trust = Trust::new();
+        let mut trust = Health::new();
         trust.lose(now);
         for _ in 0..PROOFS {
-            let losses = trust.losses();
+            let error_epoch = trust.error_epoch();
             trust.lose(now);
-            trust.tried(now, true, losses);
+            trust.tried(now, true, error_epoch);
         }
         assert!(trust.is_lost());
     }

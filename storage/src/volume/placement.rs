@@ -9,7 +9,7 @@
 //! some seconds.
 //!
 //! One that could not create or write a file is tried last for a while, and one that could not read one until it has
-//! proven itself (see `trust`). One that failed with an I/O error of a write, or at a sync, is bad: it is passed over
+//! proven itself (see `health`). One that failed with an I/O error of a write, or at a sync, is bad: it is passed over
 //! until then.
 
 use std::fs;
@@ -30,12 +30,12 @@ use tnv_common::proto::tnv::shares::Share;
 
 use crate::globals::MemberName;
 use crate::path;
-use crate::volume::disk::{DiskError, Volume, make_durably};
-use crate::volume::health::{PROOFS, Proof, Trust, prove};
+use crate::volume::disk::{DiskError, DiskHealth, make_durably};
+use crate::volume::health::{Health, PROOFS, Proof, prove};
 use crate::volume::heartbeat::Watch;
 use crate::volume::identity::{self, Evidence, Finding, Marker};
 use crate::volume::journal::{self, Journal, PendingOp};
-use crate::volume::quarantine::Damaged;
+use crate::volume::quarantine::Quarantine;
 
 /// How often a disk is asked; the bytes that go by meanwhile are counted here.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
@@ -74,7 +74,7 @@ pub type Add = Arc<dyn Fn(PendingOp) + Send + Sync>;
 
 /// What opening a store path takes.
 #[derive(Clone)]
-pub struct Opening {
+pub struct VolumeOptions {
     /// What stays free.
     pub reserve: Space,
     /// This storage.
@@ -84,21 +84,21 @@ pub struct Opening {
     /// Makes what shows whether a disk without a marker is the right one.
     pub evidence: Arc<dyn Fn() -> Box<dyn Evidence> + Send + Sync>,
     /// Where the lists of damaged files are kept.
-    pub damaged: Arc<Damaged>,
+    pub damaged: Arc<Quarantine>,
 }
 
 /// All store paths of this storage.
-pub struct Stores {
-    stores: Vec<Arc<Store>>,
+pub struct Volumes {
+    volumes: Vec<Arc<Volume>>,
 }
 
 /// One of them.
-pub struct Store {
+pub struct Volume {
     /// As configured, which is what its numbers are asked by.
     key: IdKey,
     /// Its plain text, which is what its files' paths begin with.
     path: String,
-    opening: Opening,
+    opening: VolumeOptions,
     state: Mutex<State>,
     /// What its thread knows; no other thread waits for it.
     evidence: Mutex<Box<dyn Evidence>>,
@@ -125,9 +125,9 @@ struct State {
     free: u64,
     total: u64,
     /// Bytes of uploads under way that are not on the disk yet.
-    promised: u64,
+    reserved: u64,
     failed_at: Option<Instant>,
-    trust: Trust,
+    trust: Health,
 }
 
 /// What a store path has for a new file.
@@ -137,25 +137,25 @@ enum Room {
     /// The reserve is touched already.
     Full,
     /// It does not work.
-    Fault,
+    VolumeError,
 }
 
 /// What is wrong with a store path.
-struct Fault {
+struct VolumeError {
     error: Error,
     /// Nothing has failed: the right disk is not there yet, or the journal may be another host's.
     may_come: bool,
 }
 
-impl From<Error> for Fault {
-    fn from(error: Error) -> Fault {
-        Fault { may_come: false, error }
+impl From<Error> for VolumeError {
+    fn from(error: Error) -> VolumeError {
+        VolumeError { may_come: false, error }
     }
 }
 
 /// Something that may come.
-fn not_yet(error: Error) -> Fault {
-    Fault { may_come: true, error }
+fn not_yet(error: Error) -> VolumeError {
+    VolumeError { may_come: true, error }
 }
 
 /// Where the marker of the volume is that was opened.
@@ -167,57 +167,57 @@ enum Lies {
     Elsewhere,
 }
 
-type Asked = std::result::Result<(u64, u64), Fault>;
+type Asked = std::result::Result<(u64, u64), VolumeError>;
 
 /// Bytes that an upload under way will still need.
-pub struct Promise {
-    store: Arc<Store>,
+pub struct SpaceReservation {
+    store: Arc<Volume>,
     left: u64,
-    losses: u64,
+    error_epoch: u64,
     reopened: u64,
 }
 
-impl Stores {
+impl Volumes {
     /// Opens each store path, and collects what a predecessor left undone. One that cannot be opened is tried
     /// again later, unless none can, or another storage has it. One whose disk is not there or is not the
     /// right one is no failure: it may be mounted later.
-    pub fn open(store_paths: &[IdKey], opening: &Opening) -> Result<(Stores, Vec<PendingOp>)> {
+    pub fn open(store_paths: &[IdKey], opening: &VolumeOptions) -> Result<(Volumes, Vec<PendingOp>)> {
         let mut answers = Vec::new();
         let mut left = Vec::new();
         let deadline = Instant::now() + START_SEARCH_TIMEOUT;
         for path in store_paths {
-            let store = Store::new(path, opening);
+            let store = Volume::new(path, opening);
             let asked = store.ask(&mut left, deadline).map_err(|fault| store.named(fault));
-            if let Err(Fault { error, .. }) = &asked
+            if let Err(VolumeError { error, .. }) = &asked
                 && error.kind() == ErrorKind::Busy
             {
                 return Err(error.clone());
             }
             answers.push((Arc::new(store), asked));
         }
-        let may_work = |(store, asked): &(Arc<Store>, Asked)| {
-            store.journal().is_some() || matches!(asked, Err(Fault { may_come: true, .. }))
+        let may_work = |(store, asked): &(Arc<Volume>, Asked)| {
+            store.journal().is_some() || matches!(asked, Err(VolumeError { may_come: true, .. }))
         };
         let works = answers.iter().any(may_work);
-        let mut stores = Vec::new();
+        let mut volumes = Vec::new();
         for (store, asked) in answers {
-            if let (Err(Fault { error, .. }), false) = (&asked, works) {
+            if let (Err(VolumeError { error, .. }), false) = (&asked, works) {
                 return Err(error.clone());
             }
             store.note(asked);
-            stores.push(store);
+            volumes.push(store);
         }
-        Ok((Stores { stores }, left))
+        Ok((Volumes { volumes }, left))
     }
 
     /// Lets go of the journals: nothing more is acknowledged, and what they name may be taken over at once.
     pub fn close(&self) {
-        self.stores.iter().filter_map(|store| store.journal()).for_each(|journal| journal.let_go());
+        self.volumes.iter().filter_map(|store| store.journal()).for_each(|journal| journal.let_go());
     }
 
     /// Starts the threads that ask the disks. They end when `stop` is set.
     pub fn watch(&self, stop: &Stop, add: &Add) -> Result<()> {
-        for store in &self.stores {
+        for store in &self.volumes {
             let (store, stop, add) = (Arc::clone(store), stop.clone(), Arc::clone(add));
             thread::Builder::new()
                 .name("store".into())
@@ -229,17 +229,17 @@ impl Stores {
 
     /// The store paths with room for a file of this size, in the order in which to try them: the one
     /// with the most room first, those that have just failed last. There is at least one.
-    pub fn candidates(&self, size: u64) -> Result<Vec<Arc<Store>>> {
-        self.wait_for_one_of(&self.stores);
+    pub fn candidates(&self, size: u64) -> Result<Vec<Arc<Volume>>> {
+        self.wait_for_one_of(&self.volumes);
         let mut candidates = Vec::new();
         let mut full = false;
-        for store in &self.stores {
+        for store in &self.volumes {
             match store.room() {
                 Room::Bytes(room) if room >= size => {
                     candidates.push((store.state().is_last_resort(), u64::MAX - room, store))
                 }
                 Room::Bytes(_) | Room::Full => full = true,
-                Room::Fault => {}
+                Room::VolumeError => {}
             }
         }
         if candidates.is_empty() {
@@ -256,8 +256,8 @@ impl Stores {
     /// The journal to note a change of this file in: that of its store path, or else any, of those
     /// whose disks answer.
     pub fn journal_of(&self, path: &str) -> Option<Arc<Journal>> {
-        let usable = |store: &Arc<Store>| store.journal().filter(|_| !store.state().hangs());
-        self.store_of(path).and_then(usable).or_else(|| self.stores.iter().find_map(usable))
+        let usable = |store: &Arc<Volume>| store.journal().filter(|_| !store.state().hangs());
+        self.store_of(path).and_then(usable).or_else(|| self.volumes.iter().find_map(usable))
     }
 
     /// Removes a file; it may be gone already. That it is not there says nothing while its disk is not.
@@ -283,12 +283,12 @@ impl Stores {
     }
 
     /// Waits until one of these disks answers: only a moment, unless none at all does.
-    fn wait_for_one_of(&self, wanted: &[Arc<Store>]) {
-        let answers = |stores: &[Arc<Store>]| stores.iter().any(|store| !store.state().hangs());
-        let is_lost = |store: &Arc<Store>| store.state().silence() > LAST_SILENCE_MAX;
+    fn wait_for_one_of(&self, wanted: &[Arc<Volume>]) {
+        let answers = |volumes: &[Arc<Volume>]| volumes.iter().any(|store| !store.state().hangs());
+        let is_lost = |store: &Arc<Volume>| store.state().silence() > LAST_SILENCE_MAX;
         let mut was_in_vain = false;
         while !answers(wanted) {
-            let is_in_vain = answers(&self.stores) || wanted.iter().all(is_lost);
+            let is_in_vain = answers(&self.volumes) || wanted.iter().all(is_lost);
             if is_in_vain && was_in_vain {
                 return;
             }
@@ -319,29 +319,29 @@ impl Stores {
 
     /// What shows whether other members share the files of these store paths: those whose disks are there.
     pub fn shares(&self) -> Vec<Share> {
-        self.stores.iter().filter_map(|store| store.share()).collect()
+        self.volumes.iter().filter_map(|store| store.share()).collect()
     }
 
     /// Has it looked soon whose journals are there: another member's was missing.
     pub fn look_for_others(&self) {
-        self.stores.iter().for_each(|store| store.state().adopted_at = None);
+        self.volumes.iter().for_each(|store| store.state().adopted_at = None);
     }
 
     /// Fails where the disk of a store path is not there.
     pub fn is_there(&self, store_path: &str) -> io::Result<()> {
-        let store = self.stores.iter().find(|store| store.path == store_path);
+        let store = self.volumes.iter().find(|store| store.path == store_path);
         store.map_or(Ok(()), |store| store.check())
     }
 
-    fn store_of(&self, path: &str) -> Option<&Arc<Store>> {
-        let holds = |store: &&Arc<Store>| path::is_below(&store.path, path);
-        self.stores.iter().filter(holds).max_by_key(|store| store.path.len())
+    fn store_of(&self, path: &str) -> Option<&Arc<Volume>> {
+        let holds = |store: &&Arc<Volume>| path::is_below(&store.path, path);
+        self.volumes.iter().filter(holds).max_by_key(|store| store.path.len())
     }
 }
 
-impl Store {
+impl Volume {
     /// One that has not been opened yet.
-    fn new(key: &IdKey, opening: &Opening) -> Store {
+    fn new(key: &IdKey, opening: &VolumeOptions) -> Volume {
         let state = State {
             journal: None,
             marker: None,
@@ -354,11 +354,11 @@ impl Store {
             silent: false,
             free: 0,
             total: 0,
-            promised: 0,
+            reserved: 0,
             failed_at: None,
-            trust: Trust::new(),
+            trust: Health::new(),
         };
-        Store {
+        Volume {
             key: key.clone(),
             path: path::plain(key.as_str()).to_owned(),
             opening: opening.clone(),
@@ -368,8 +368,8 @@ impl Store {
         }
     }
 
-    fn named(&self, fault: Fault) -> Fault {
-        Fault { error: fault.error.context(format_args!("store path '{}'", self.path)), ..fault }
+    fn named(&self, fault: VolumeError) -> VolumeError {
+        VolumeError { error: fault.error.context(format_args!("store path '{}'", self.path)), ..fault }
     }
 
     /// The thread.
@@ -387,11 +387,11 @@ impl Store {
         }
     }
 
-    /// Lets a store path that is not trusted make a proof, and tells what came of it.
+    /// Lets a bad volume make a proof, and logs what came of it.
     fn prove(&self) {
-        let losses = self.state().trust.losses();
+        let error_epoch = self.state().trust.error_epoch();
         let proven = prove(&self.proof());
-        let now = self.state().trust.tried(Instant::now(), proven.is_ok(), losses);
+        let now = self.state().trust.tried(Instant::now(), proven.is_ok(), error_epoch);
         match (now, proven) {
             (Some(Proof::Regained(took)), _) => log::warn!(
                 "store path '{}' has proven itself {PROOFS} times and is trusted again after {} s; it takes \
@@ -452,7 +452,7 @@ impl Store {
 
     /// Opens what is shown to be the right disk: first the list of damaged files, so that none of them is
     /// served.
-    fn open(&self, left: &mut Vec<PendingOp>, deadline: Instant) -> std::result::Result<(), Fault> {
+    fn open(&self, left: &mut Vec<PendingOp>, deadline: Instant) -> std::result::Result<(), VolumeError> {
         self.identify(deadline)?;
         self.opening
             .damaged
@@ -488,7 +488,7 @@ impl Store {
     }
 
     /// Why the journal has to be opened anew, where it has. Fails where it is not in its place and may come back.
-    fn lost(&self, journal: &Journal) -> std::result::Result<Option<&'static str>, Fault> {
+    fn lost(&self, journal: &Journal) -> std::result::Result<Option<&'static str>, VolumeError> {
         let checked = journal.check();
         let is_cut_off = journal.is_cut_off();
         if checked.is_ok() && !is_cut_off {
@@ -532,7 +532,7 @@ impl Store {
     }
 
     /// Finds whether this is the right disk (see `volume`), and marks it where it is and has no marker.
-    fn identify(&self, deadline: Instant) -> std::result::Result<(), Fault> {
+    fn identify(&self, deadline: Instant) -> std::result::Result<(), VolumeError> {
         let path = self.path.as_str();
         let is_there = match fs::metadata(path) {
             Ok(found) if !found.is_dir() => {
@@ -566,7 +566,7 @@ impl Store {
     }
 
     /// A disk that does not say that it is this store path: its rows decide.
-    fn judge(&self, found: Option<Marker>, finding: Finding) -> std::result::Result<(), Fault> {
+    fn judge(&self, found: Option<Marker>, finding: Finding) -> std::result::Result<(), VolumeError> {
         let path = self.path.as_str();
         let says = match &found {
             Some(Marker { id, store_path, group, .. }) => {
@@ -606,7 +606,7 @@ impl Store {
         }
     }
 
-    fn keep(&self, marker: Marker) -> std::result::Result<(), Fault> {
+    fn keep(&self, marker: Marker) -> std::result::Result<(), VolumeError> {
         let stamp = identity::stamp(&self.path).context(|| "look at its marker")?;
         self.state().marker = Some((marker, stamp));
         Ok(())
@@ -667,25 +667,24 @@ impl Store {
         }
     }
 
-    /// How often it failed in a way that costs the trust, or lost its journal. Who finds another number than
-    /// before was on the disk when it did.
-    pub fn losses(&self) -> u64 {
-        self.state().losses()
+    /// The error epoch: how often it failed in a way that may have lost what was written, or lost its journal.
+    pub fn error_epoch(&self) -> u64 {
+        self.state().error_epoch()
     }
 
     /// Notes that it does not work: others are tried first for a while, or until it has proven itself.
     pub fn failed(&self, failure: &DiskError) {
-        let DiskError { what, error, distrust, .. } = failure;
+        let DiskError { what, error, lost_writes, .. } = failure;
         let mut state = self.state();
         let now = Instant::now();
         let bad = state.trust.is_lost();
-        let told = if *distrust { !state.trust.lose(now) } else { bad || state.has_failed() };
+        let told = if *lost_writes { !state.trust.lose(now) } else { bad || state.has_failed() };
         state.failed_at = Some(now);
         drop(state);
         // While it fails on, each upload would say so again.
         let level = if told { log::Level::Debug } else { log::Level::Error };
         let path = &self.path;
-        match distrust {
+        match lost_writes {
             true => log::log!(
                 level,
                 "store path '{path}' is bad: {what}: {error}; no new files there until it has proven itself: \
@@ -716,15 +715,15 @@ impl Store {
     }
 
     /// Sets bytes aside for an upload, unless others have taken the room meanwhile.
-    pub fn promise(self: &Arc<Store>, bytes: u64) -> Option<Promise> {
+    pub fn reserve(self: &Arc<Volume>, bytes: u64) -> Option<SpaceReservation> {
         let mut state = self.state();
         if state.trust.is_lost() || state.room(self.opening.reserve).is_none_or(|room| room < bytes) {
             return None;
         }
-        state.promised += bytes;
-        // With the same look that found it to be trusted: a loss from here on is found at the end of the upload.
-        let (losses, reopened) = (state.losses(), state.reopened);
-        Some(Promise { store: Arc::clone(self), left: bytes, losses, reopened })
+        state.reserved += bytes;
+        // Read under the same lock that found it healthy: a failure from here on is found at the end of the upload.
+        let (error_epoch, reopened) = (state.error_epoch(), state.reopened);
+        Some(SpaceReservation { store: Arc::clone(self), left: bytes, error_epoch, reopened })
     }
 
     /// What a new file may have. Whoever finds first that the disk hangs says so, since its thread cannot.
@@ -740,11 +739,11 @@ impl Store {
                     "store path '{path}' has not answered for {seconds} s; no new files there until it does"
                 );
             }
-            return Room::Fault;
+            return Room::VolumeError;
         }
         match (&state.fault, state.room(self.opening.reserve)) {
-            (Some(_), _) => Room::Fault,
-            _ if state.trust.is_lost() => Room::Fault,
+            (Some(_), _) => Room::VolumeError,
+            _ if state.trust.is_lost() => Room::VolumeError,
             (None, Some(room)) => Room::Bytes(room),
             (None, None) => Room::Full,
         }
@@ -756,8 +755,8 @@ impl Store {
 }
 
 impl State {
-    fn losses(&self) -> u64 {
-        self.trust.losses() + self.reopened
+    fn error_epoch(&self) -> u64 {
+        self.trust.error_epoch() + self.reopened
     }
 
     fn silence(&self) -> Duration {
@@ -778,42 +777,42 @@ impl State {
     }
 
     fn room(&self, reserve: Space) -> Option<u64> {
-        self.free.checked_sub(self.promised)?.checked_sub(reserve.of(self.total))
+        self.free.checked_sub(self.reserved)?.checked_sub(reserve.of(self.total))
     }
 }
 
-impl Volume for Store {
+impl DiskHealth for Volume {
     fn failed(&self, failure: &DiskError) {
-        Store::failed(self, failure);
+        Volume::failed(self, failure);
     }
 
-    fn losses(&self) -> u64 {
-        Store::losses(self)
+    fn error_epoch(&self) -> u64 {
+        Volume::error_epoch(self)
     }
 }
 
 /// A store path for as long as its journal stays open.
 struct Mounted {
-    store: Arc<Store>,
+    store: Arc<Volume>,
     reopened: u64,
 }
 
-impl Volume for Mounted {
+impl DiskHealth for Mounted {
     fn failed(&self, failure: &DiskError) {
         if self.store.state().reopened == self.reopened {
             self.store.failed(failure);
         }
     }
 
-    fn losses(&self) -> u64 {
-        self.store.losses()
+    fn error_epoch(&self) -> u64 {
+        self.store.error_epoch()
     }
 }
 
-impl Promise {
+impl SpaceReservation {
     /// How often the store path had failed when this was given.
-    pub fn losses(&self) -> u64 {
-        self.losses
+    pub fn error_epoch(&self) -> u64 {
+        self.error_epoch
     }
 
     /// Whether the journal was opened anew since then. What failed was perhaps on another mount.
@@ -822,7 +821,7 @@ impl Promise {
     }
 
     /// The store path as it is mounted now: a failure that comes when it has been mounted anew is not counted.
-    pub fn volume(&self) -> Arc<dyn Volume> {
+    pub fn volume(&self) -> Arc<dyn DiskHealth> {
         Arc::new(Mounted { store: Arc::clone(&self.store), reopened: self.reopened })
     }
 
@@ -831,37 +830,37 @@ impl Promise {
         let bytes = bytes.min(self.left);
         self.left -= bytes;
         let mut state = self.store.state();
-        state.promised -= bytes;
+        state.reserved -= bytes;
         state.free = state.free.saturating_sub(bytes);
     }
 }
 
-impl Drop for Promise {
+impl Drop for SpaceReservation {
     fn drop(&mut self) {
-        self.store.state().promised -= self.left;
+        self.store.state().reserved -= self.left;
     }
 }
 
 /// For tests, which have no threads that ask.
 #[cfg(test)]
-impl Stores {
+impl Volumes {
     /// As if no disk had answered for so long that none is waited for.
     pub fn silence(&self) {
-        for store in &self.stores {
+        for store in &self.volumes {
             store.state().asked_at = Instant::now() - LAST_SILENCE_MAX - GRACE;
         }
     }
 
     /// As if a sync had failed on each disk.
     pub fn lose(&self) {
-        for store in &self.stores {
+        for store in &self.volumes {
             store.failed(&DiskError::of_sync("sync", io::Error::other("lost")));
         }
     }
 
     /// Asks all disks.
     pub fn ask(&self) {
-        self.stores.iter().for_each(|store| store.note(store.ask(&mut Vec::new(), Instant::now())));
+        self.volumes.iter().for_each(|store| store.note(store.ask(&mut Vec::new(), Instant::now())));
     }
 }
 
@@ -881,10 +880,10 @@ mod tests {
     }
 
     /// With these rows.
-    fn opening(keys: &[IdKey], rows: &Arc<Mutex<Vec<StoredFile>>>) -> Opening {
+    fn opening(keys: &[IdKey], rows: &Arc<Mutex<Vec<StoredFile>>>) -> VolumeOptions {
         let address = SocketAddr::from(([127, 0, 0, 1], 23000));
         let member = MemberName::new(None, &HostName::new("host").unwrap(), address);
-        let damaged = Arc::new(Damaged::new(keys.iter().map(IdKey::as_str), &member, 3));
+        let damaged = Arc::new(Quarantine::new(keys.iter().map(IdKey::as_str), &member, 3));
         let rows = Arc::clone(rows);
         let pages = Arc::new(move |table: usize, next: Next<'_>| {
             let is_first = table == 0 && next == Next::First;
@@ -894,19 +893,19 @@ mod tests {
         });
         let evidence =
             Arc::new(move || -> Box<dyn Evidence> { Box::new(RowSearch::new(Arc::clone(&pages) as _)) });
-        Opening { reserve: Space::Bytes(1000), member, group: "group001".to_owned(), evidence, damaged }
+        VolumeOptions { reserve: Space::Bytes(1000), member, group: "group001".to_owned(), evidence, damaged }
     }
 
-    fn try_open(scratch: &Scratch, names: &[&str], rows: &Arc<Mutex<Vec<StoredFile>>>) -> Result<Stores> {
+    fn try_open(scratch: &Scratch, names: &[&str], rows: &Arc<Mutex<Vec<StoredFile>>>) -> Result<Volumes> {
         let keys: Vec<_> = names.iter().map(|name| key(scratch, name)).collect();
-        Stores::open(&keys, &opening(&keys, rows)).map(|(stores, _)| stores)
+        Volumes::open(&keys, &opening(&keys, rows)).map(|(volumes, _)| volumes)
     }
 
-    fn stores(scratch: &Scratch, names: &[&str]) -> Stores {
+    fn volumes(scratch: &Scratch, names: &[&str]) -> Volumes {
         try_open(scratch, names, &Arc::default()).unwrap()
     }
 
-    fn set(store: &Store, free: u64) {
+    fn set(store: &Volume, free: u64) {
         let mut state = store.state();
         state.free = free;
         state.total = 1 << 40;
@@ -914,87 +913,87 @@ mod tests {
     }
 
     /// Two, the first of which has more room and so comes first.
-    fn two_stores(scratch: &Scratch) -> Stores {
-        let stores = stores(scratch, &["a", "b"]);
-        set(&stores.stores[0], 9000);
-        set(&stores.stores[1], 5000);
-        stores
+    fn two_stores(scratch: &Scratch) -> Volumes {
+        let volumes = volumes(scratch, &["a", "b"]);
+        set(&volumes.volumes[0], 9000);
+        set(&volumes.volumes[1], 5000);
+        volumes
     }
 
     /// What the store path's thread does every second.
-    fn look(store: &Store) -> Vec<PendingOp> {
+    fn look(store: &Volume) -> Vec<PendingOp> {
         let mut left = Vec::new();
         let asked = store.ask(&mut left, Instant::now());
         store.note(asked);
         left
     }
 
-    fn order(stores: &Stores, size: u64) -> Vec<String> {
-        let candidates = stores.candidates(size).unwrap_or_default();
+    fn order(volumes: &Volumes, size: u64) -> Vec<String> {
+        let candidates = volumes.candidates(size).unwrap_or_default();
         candidates.iter().map(|store| store.path.rsplit('/').next().unwrap().to_owned()).collect()
     }
 
     #[test]
     fn the_most_free_store_path_comes_first_and_a_full_one_not_at_all() {
         let scratch = Scratch::new();
-        let stores = stores(&scratch, &["a", "b", "c"]);
-        set(&stores.stores[0], 5000);
-        set(&stores.stores[1], 9000);
-        set(&stores.stores[2], 999);
-        assert_eq!(order(&stores, 0), ["b", "a"], "c is below the reserve");
-        assert_eq!(order(&stores, 4000), ["b", "a"]);
-        assert_eq!(order(&stores, 4001), ["b"]);
-        assert_eq!(order(&stores, 8001), Vec::<String>::new());
+        let volumes = volumes(&scratch, &["a", "b", "c"]);
+        set(&volumes.volumes[0], 5000);
+        set(&volumes.volumes[1], 9000);
+        set(&volumes.volumes[2], 999);
+        assert_eq!(order(&volumes, 0), ["b", "a"], "c is below the reserve");
+        assert_eq!(order(&volumes, 4000), ["b", "a"]);
+        assert_eq!(order(&volumes, 4001), ["b"]);
+        assert_eq!(order(&volumes, 8001), Vec::<String>::new());
     }
 
     #[test]
     fn what_uploads_under_way_will_need_is_not_given_away_twice() {
         let scratch = Scratch::new();
-        let stores = stores(&scratch, &["a"]);
-        set(&stores.stores[0], 9000);
-        let mut promise = stores.stores[0].promise(6000).unwrap();
-        assert_eq!(order(&stores, 2001), Vec::<String>::new());
-        assert_eq!(order(&stores, 2000), ["a"]);
-        promise.written(6000);
-        assert_eq!(order(&stores, 2001), Vec::<String>::new(), "it is on the disk now");
-        drop(promise);
-        assert_eq!(order(&stores, 2000), ["a"]);
-        assert!(stores.stores[0].promise(2001).is_none());
-        drop(stores.stores[0].promise(2000));
-        assert_eq!(order(&stores, 2000), ["a"], "an upload that failed gives it back");
+        let volumes = volumes(&scratch, &["a"]);
+        set(&volumes.volumes[0], 9000);
+        let mut reservation = volumes.volumes[0].reserve(6000).unwrap();
+        assert_eq!(order(&volumes, 2001), Vec::<String>::new());
+        assert_eq!(order(&volumes, 2000), ["a"]);
+        reservation.written(6000);
+        assert_eq!(order(&volumes, 2001), Vec::<String>::new(), "it is on the disk now");
+        drop(reservation);
+        assert_eq!(order(&volumes, 2000), ["a"]);
+        assert!(volumes.volumes[0].reserve(2001).is_none());
+        drop(volumes.volumes[0].reserve(2000));
+        assert_eq!(order(&volumes, 2000), ["a"], "an upload that failed gives it back");
     }
 
     #[test]
     fn a_store_path_that_failed_is_tried_last() {
         let scratch = Scratch::new();
-        let stores = two_stores(&scratch);
-        stores.stores[0].failed(&DiskError::of("create a file", io::Error::other("too many links")));
-        set(&stores.stores[0], 9000);
-        assert_eq!(order(&stores, 100), ["b", "a"]);
-        assert_eq!(order(&stores, 6000), ["a"]);
+        let volumes = two_stores(&scratch);
+        volumes.volumes[0].failed(&DiskError::of("create a file", io::Error::other("too many links")));
+        set(&volumes.volumes[0], 9000);
+        assert_eq!(order(&volumes, 100), ["b", "a"]);
+        assert_eq!(order(&volumes, 6000), ["a"]);
     }
 
     #[test]
     fn a_store_path_that_is_bad_takes_no_files_until_it_has_proven_itself() {
         let scratch = Scratch::new();
-        let stores = two_stores(&scratch);
-        let bad = &stores.stores[0];
+        let volumes = two_stores(&scratch);
+        let bad = &volumes.volumes[0];
         bad.failed(&DiskError::of_sync("sync", io::Error::other("lost")));
-        assert_eq!(order(&stores, 100), ["b"]);
-        assert!(bad.promise(1).is_none(), "nor from whoever chose it before");
+        assert_eq!(order(&volumes, 100), ["b"]);
+        assert!(bad.reserve(1).is_none(), "nor from whoever chose it before");
         for _ in 0..PROOFS {
-            assert_eq!(order(&stores, 100), ["b"]);
+            assert_eq!(order(&volumes, 100), ["b"]);
             bad.prove();
         }
         assert_eq!(fs::read_dir(&bad.path).unwrap().count(), 2, "the marker and the journal");
-        assert!(bad.promise(1).is_some());
-        assert_eq!(bad.losses(), 1);
+        assert!(bad.reserve(1).is_some());
+        assert_eq!(bad.error_epoch(), 1);
     }
 
     #[test]
     fn a_missing_store_path_is_made_and_one_that_cannot_be_is_named() {
         let scratch = Scratch::new();
-        assert_eq!(order(&stores(&scratch, &["new/deep"]), 0).len(), 1);
+        assert_eq!(order(&volumes(&scratch, &["new/deep"]), 0).len(), 1);
         std::fs::write(scratch.path().join("file"), "").unwrap();
         let error = try_open(&scratch, &["file"], &Arc::default()).err().unwrap();
         assert!(error.message().contains("/file'"), "{error}");
@@ -1003,12 +1002,12 @@ mod tests {
     #[test]
     fn a_delete_is_noted_in_the_journal_of_its_store_path() {
         let scratch = Scratch::new();
-        let stores = stores(&scratch, &["a", "aa"]);
-        let path = format!("{}/000/000/000/1_000", stores.stores[1].path);
-        assert!(Arc::ptr_eq(&stores.journal_of(&path).unwrap(), &stores.stores[1].journal().unwrap()));
+        let volumes = volumes(&scratch, &["a", "aa"]);
+        let path = format!("{}/000/000/000/1_000", volumes.volumes[1].path);
+        assert!(Arc::ptr_eq(&volumes.journal_of(&path).unwrap(), &volumes.volumes[1].journal().unwrap()));
         assert!(Arc::ptr_eq(
-            &stores.journal_of("elsewhere/x").unwrap(),
-            &stores.stores[0].journal().unwrap()
+            &volumes.journal_of("elsewhere/x").unwrap(),
+            &volumes.volumes[0].journal().unwrap()
         ));
     }
 
@@ -1017,17 +1016,17 @@ mod tests {
     #[test]
     fn a_disk_that_hangs_is_passed_over_without_asking_it() {
         let scratch = Scratch::new();
-        let stores = two_stores(&scratch);
-        stores.silence();
-        assert_eq!(stores.candidates(100).err().unwrap().kind(), ErrorKind::Unavailable);
-        look(&stores.stores[1]);
-        assert_eq!(order(&stores, 100), ["b"]);
-        let path = format!("{}/x", stores.stores[0].path);
-        assert!(stores.answers_soon(&path).is_err());
-        assert!(Arc::ptr_eq(&stores.journal_of(&path).unwrap(), &stores.stores[1].journal().unwrap()));
-        look(&stores.stores[0]);
-        assert_eq!(order(&stores, 100).len(), 2);
-        assert!(stores.answers(&path).is_ok());
+        let volumes = two_stores(&scratch);
+        volumes.silence();
+        assert_eq!(volumes.candidates(100).err().unwrap().kind(), ErrorKind::Unavailable);
+        look(&volumes.volumes[1]);
+        assert_eq!(order(&volumes, 100), ["b"]);
+        let path = format!("{}/x", volumes.volumes[0].path);
+        assert!(volumes.answers_soon(&path).is_err());
+        assert!(Arc::ptr_eq(&volumes.journal_of(&path).unwrap(), &volumes.volumes[1].journal().unwrap()));
+        look(&volumes.volumes[0]);
+        assert_eq!(order(&volumes, 100).len(), 2);
+        assert!(volumes.answers(&path).is_ok());
     }
 
     /// The host of another member was cut off, and for the second in which GlusterFS was silent for longer
@@ -1035,18 +1034,18 @@ mod tests {
     #[test]
     fn a_disk_that_hangs_is_waited_for_where_no_other_one_answers() {
         let scratch = Scratch::new();
-        let stores = two_stores(&scratch);
-        let path = format!("{}/x", stores.stores[0].path);
-        let hang = |store: &Store| store.state().asked_at = Instant::now() - SILENCE_MAX - GRACE;
-        hang(&stores.stores[0]);
-        assert!(stores.answers_soon(&path).is_err(), "the other one answers");
-        hang(&stores.stores[1]);
+        let volumes = two_stores(&scratch);
+        let path = format!("{}/x", volumes.volumes[0].path);
+        let hang = |store: &Volume| store.state().asked_at = Instant::now() - SILENCE_MAX - GRACE;
+        hang(&volumes.volumes[0]);
+        assert!(volumes.answers_soon(&path).is_err(), "the other one answers");
+        hang(&volumes.volumes[1]);
         thread::scope(|scope| {
-            let reader = scope.spawn(|| stores.answers_soon(&path));
-            let uploader = scope.spawn(|| stores.candidates(100).map(|candidates| candidates.len()));
+            let reader = scope.spawn(|| volumes.answers_soon(&path));
+            let uploader = scope.spawn(|| volumes.candidates(100).map(|candidates| candidates.len()));
             thread::sleep(GRACE * 3);
             assert!(!reader.is_finished() && !uploader.is_finished(), "they wait");
-            look(&stores.stores[0]);
+            look(&volumes.volumes[0]);
             assert!(reader.join().unwrap().is_ok());
             assert_eq!(uploader.join().unwrap().unwrap(), 1, "the other one still hangs");
         });
@@ -1057,24 +1056,24 @@ mod tests {
     #[test]
     fn a_store_path_whose_journal_is_not_in_its_place_is_passed_over_until_it_is_back() {
         let scratch = Scratch::new();
-        let stores = stores(&scratch, &["a"]);
+        let volumes = volumes(&scratch, &["a"]);
         let (path, away) = (scratch.path().join("a"), scratch.path().join("away"));
-        let file = format!("{}/000/000/000/1_000", stores.stores[0].path);
+        let file = format!("{}/000/000/000/1_000", volumes.volumes[0].path);
         fs::rename(&path, &away).unwrap();
         for mount_point in [false, true] {
             if mount_point {
                 fs::create_dir(&path).unwrap();
             }
-            look(&stores.stores[0]);
-            assert_eq!(stores.candidates(0).err().unwrap().kind(), ErrorKind::Unavailable);
-            assert!(stores.remove(&file).is_err(), "it may be there on the other disk");
+            look(&volumes.volumes[0]);
+            assert_eq!(volumes.candidates(0).err().unwrap().kind(), ErrorKind::Unavailable);
+            assert!(volumes.remove(&file).is_err(), "it may be there on the other disk");
         }
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
         fs::remove_dir(&path).unwrap();
         fs::rename(&away, &path).unwrap();
-        look(&stores.stores[0]);
-        assert_eq!(order(&stores, 0), ["a"]);
-        assert!(stores.remove(&file).is_ok());
+        look(&volumes.volumes[0]);
+        assert_eq!(order(&volumes, 0), ["a"]);
+        assert!(volumes.remove(&file).is_ok());
     }
 
     /// One disk that was full or read-only kept a storage of twelve from starting.
@@ -1086,24 +1085,24 @@ mod tests {
             name: "f".to_owned(),
             path: format!("{}/b/000/000/000/1_000", scratch.path().display()),
         };
-        drop(stores(&scratch, &["b"]).stores[0].journal().unwrap().take(&entry).unwrap());
+        drop(volumes(&scratch, &["b"]).volumes[0].journal().unwrap().take(&entry).unwrap());
         fs::rename(scratch.path().join("b"), scratch.path().join("away")).unwrap();
         fs::write(scratch.path().join("b"), "").unwrap();
-        let stores = stores(&scratch, &["a", "b"]);
-        assert_eq!(order(&stores, 0), ["a"]);
-        assert!(stores.remove(&entry.path).is_err());
-        assert!(stores.journal_of(&entry.path).is_some(), "a delete is noted elsewhere meanwhile");
+        let volumes = volumes(&scratch, &["a", "b"]);
+        assert_eq!(order(&volumes, 0), ["a"]);
+        assert!(volumes.remove(&entry.path).is_err());
+        assert!(volumes.journal_of(&entry.path).is_some(), "a delete is noted elsewhere meanwhile");
         fs::remove_file(scratch.path().join("b")).unwrap();
         fs::rename(scratch.path().join("away"), scratch.path().join("b")).unwrap();
-        let left = look(&stores.stores[1]);
+        let left = look(&volumes.volumes[1]);
         assert_eq!(left.iter().map(|open| &open.entry).collect::<Vec<_>>(), [&entry]);
-        assert_eq!(order(&stores, 0).len(), 2);
+        assert_eq!(order(&volumes, 0).len(), 2);
     }
 
     #[test]
     fn a_store_path_that_another_storage_has_is_no_matter_to_go_on_without() {
         let scratch = Scratch::new();
-        let first = stores(&scratch, &["b"]);
+        let first = volumes(&scratch, &["b"]);
         let error = thread::scope(|scope| {
             let second = scope.spawn(|| try_open(&scratch, &["a", "b"], &Arc::default()).err().unwrap());
             while !second.is_finished() {
@@ -1135,10 +1134,10 @@ mod tests {
             if is_mount_point {
                 fs::create_dir(scratch.path().join("a")).unwrap();
             }
-            let stores = try_open(&scratch, &["a"], &rows).unwrap();
-            assert_eq!(stores.candidates(0).err().unwrap().kind(), ErrorKind::Unavailable);
-            assert!(stores.remove(&rows.lock().unwrap()[0].path).is_err(), "it may be there on its disk");
-            look(&stores.stores[0]);
+            let volumes = try_open(&scratch, &["a"], &rows).unwrap();
+            assert_eq!(volumes.candidates(0).err().unwrap().kind(), ErrorKind::Unavailable);
+            assert!(volumes.remove(&rows.lock().unwrap()[0].path).is_err(), "it may be there on its disk");
+            look(&volumes.volumes[0]);
             assert_eq!(scratch.path().join("a").exists(), is_mount_point);
             if is_mount_point {
                 assert_eq!(fs::read_dir(scratch.path().join("a")).unwrap().count(), 0);
@@ -1146,9 +1145,9 @@ mod tests {
             // The disk of a previous version is mounted: no marker, and the file is there.
             fs::create_dir_all(scratch.path().join("a/000/000/000")).unwrap();
             fs::write(&rows.lock().unwrap()[0].path, "1").unwrap();
-            look(&stores.stores[0]);
-            assert_eq!(order(&stores, 0), ["a"]);
-            drop(stores);
+            look(&volumes.volumes[0]);
+            assert_eq!(order(&volumes, 0), ["a"]);
+            drop(volumes);
             fs::remove_dir_all(scratch.path().join("a")).unwrap();
         }
     }
@@ -1186,26 +1185,26 @@ mod tests {
     #[test]
     fn another_disk_under_a_running_storage_takes_no_files_though_it_has_a_marker() {
         let scratch = Scratch::new();
-        drop(stores(&scratch, &["a"]));
+        drop(volumes(&scratch, &["a"]));
         fs::rename(scratch.path().join("a"), scratch.path().join("other")).unwrap();
-        let stores = stores(&scratch, &["a"]);
+        let volumes = volumes(&scratch, &["a"]);
         fs::rename(scratch.path().join("a"), scratch.path().join("first")).unwrap();
         fs::rename(scratch.path().join("other"), scratch.path().join("a")).unwrap();
-        look(&stores.stores[0]);
-        assert_eq!(order(&stores, 0), Vec::<String>::new());
+        look(&volumes.volumes[0]);
+        assert_eq!(order(&volumes, 0), Vec::<String>::new());
         fs::rename(scratch.path().join("a"), scratch.path().join("other")).unwrap();
         fs::rename(scratch.path().join("first"), scratch.path().join("a")).unwrap();
-        look(&stores.stores[0]);
-        assert_eq!(order(&stores, 0), ["a"]);
+        look(&volumes.volumes[0]);
+        assert_eq!(order(&volumes, 0), ["a"]);
     }
 
     /// A process that stood still for long lost its journal to another member.
     #[test]
     fn a_journal_that_is_gone_from_its_disk_is_made_anew_and_fails_what_is_under_way() {
         let scratch = Scratch::new();
-        let stores = stores(&scratch, &["a"]);
-        let store = &stores.stores[0];
-        let before = store.losses();
+        let volumes = volumes(&scratch, &["a"]);
+        let store = &volumes.volumes[0];
+        let before = store.error_epoch();
         for entry in fs::read_dir(&store.path).unwrap() {
             let path = entry.unwrap().path();
             if path.to_str().unwrap().contains(".uploads-") {
@@ -1214,11 +1213,11 @@ mod tests {
         }
         for _ in 1..MISSED_MAX {
             look(store);
-            assert_eq!(order(&stores, 0), Vec::<String>::new());
+            assert_eq!(order(&volumes, 0), Vec::<String>::new());
         }
         look(store);
-        assert_eq!(order(&stores, 0), ["a"]);
-        assert!(store.losses() != before && store.journal().unwrap().is_held());
+        assert_eq!(order(&volumes, 0), ["a"]);
+        assert!(store.error_epoch() != before && store.journal().unwrap().is_held());
     }
 
     /// The story: a FUSE client died and its volume was mounted anew. The store path led to the same volume through
@@ -1239,11 +1238,11 @@ mod tests {
             std::os::unix::fs::symlink(at, &a).unwrap();
         };
         mount(&first);
-        let stores = stores(&scratch, &["a"]);
-        let store = &stores.stores[0];
+        let volumes = volumes(&scratch, &["a"]);
+        let store = &volumes.volumes[0];
         set(store, 9000);
-        let promise = store.promise(1).unwrap();
-        let (before, journal) = (store.losses(), store.journal().unwrap());
+        let reservation = store.reserve(1).unwrap();
+        let (before, journal) = (store.error_epoch(), store.journal().unwrap());
         let entry = JournalEntry {
             owner: "u".to_owned(),
             name: "f".to_owned(),
@@ -1255,33 +1254,33 @@ mod tests {
         mount(&memory);
         fs::write(memory.join(identity::NAME), Marker::new(&store.path, "group001").to_string()).unwrap();
         look(store);
-        assert_eq!(order(&stores, 0), Vec::<String>::new());
-        assert!(slot.is_held() && store.losses() == before, "the first one may come back");
+        assert_eq!(order(&volumes, 0), Vec::<String>::new());
+        assert!(slot.is_held() && store.error_epoch() == before, "the first one may come back");
         for entry in fs::read_dir(&first).unwrap() {
             let entry = entry.unwrap();
             fs::copy(entry.path(), memory.join(entry.file_name())).unwrap();
         }
         let left = look(store);
         assert_eq!(left.iter().map(|open| &open.entry).collect::<Vec<_>>(), [&entry], "to be undone");
-        assert_eq!(order(&stores, 0), ["a"]);
+        assert_eq!(order(&volumes, 0), ["a"]);
         assert!(!slot.is_held() && !slot.verify(), "of what was under way nothing is acknowledged");
-        assert!(promise.is_outlived() && store.losses() != before);
+        assert!(reservation.is_outlived() && store.error_epoch() != before);
         assert!(!Arc::ptr_eq(&journal, &store.journal().unwrap()) && store.journal().unwrap().is_held());
         // What fails on the mount that is gone says nothing of this one.
-        promise.volume().failed(&DiskError::of_sync("sync", io::Error::other("not connected")));
-        assert_eq!(order(&stores, 0), ["a"]);
+        reservation.volume().failed(&DiskError::of_sync("sync", io::Error::other("not connected")));
+        assert_eq!(order(&volumes, 0), ["a"]);
         fs::remove_dir_all(memory).unwrap();
     }
 
     #[test]
     fn a_slash_at_the_end_of_a_store_path_is_no_other_store_path() {
         let scratch = Scratch::new();
-        let stores = stores(&scratch, &["a/", "b"]);
-        let store = &stores.stores[0];
+        let volumes = volumes(&scratch, &["a/", "b"]);
+        let store = &volumes.volumes[0];
         assert!(store.path().as_str().ends_with('/') && !store.path.ends_with('/'));
         for slashes in ["/", "//"] {
             let path = format!("{}{slashes}000/000/000/1_000", store.path);
-            assert!(Arc::ptr_eq(stores.store_of(&path).unwrap(), store));
+            assert!(Arc::ptr_eq(volumes.store_of(&path).unwrap(), store));
         }
     }
 }

@@ -58,7 +58,7 @@ pub struct At {
 }
 
 /// What is known of damage, in memory. Readers ask it for each file.
-pub struct Damaged {
+pub struct Quarantine {
     member: MemberName,
     /// A list that names another table is none of ours.
     tables: usize,
@@ -94,19 +94,19 @@ struct List {
     is_changed: bool,
 }
 
-impl Damaged {
+impl Quarantine {
     /// Of these store paths, none of which has been opened, and rows of so many tables.
     pub fn new<'a>(
         store_paths: impl Iterator<Item = &'a str>,
         member: &MemberName,
         tables: usize,
-    ) -> Damaged {
+    ) -> Quarantine {
         let list =
             |path| List { store_path: path::plain(path).to_owned(), is_open: false, is_changed: false };
         let lists: Vec<_> = store_paths.map(list).collect();
         let saving = lists.iter().map(|_| Mutex::default()).collect();
         let state = State { rows: BTreeMap::new(), lists, reached: At::default(), taken: BTreeMap::new() };
-        Damaged { member: member.clone(), tables, state: Mutex::new(state), saving }
+        Quarantine { member: member.clone(), tables, state: Mutex::new(state), saving }
     }
 
     /// A store path was opened: what its list says counts from now on. Where the list cannot be read it stays
@@ -423,10 +423,10 @@ mod tests {
         }
 
         /// What its lists say when these store paths were opened.
-        fn start(&self, stores: &[&str]) -> Damaged {
+        fn start(&self, volumes: &[&str]) -> Quarantine {
             let all = [self.store("a"), self.store("b")];
-            let damaged = Damaged::new(all.iter().map(String::as_str), &self.name, 3);
-            stores.iter().for_each(|store| damaged.open(&self.store(store)).unwrap());
+            let damaged = Quarantine::new(all.iter().map(String::as_str), &self.name, 3);
+            volumes.iter().for_each(|store| damaged.open(&self.store(store)).unwrap());
             damaged
         }
     }
@@ -435,7 +435,7 @@ mod tests {
         At { table: 2, id: id.to_owned() }
     }
 
-    fn save(damaged: &Damaged) {
+    fn save(damaged: &Quarantine) {
         damaged.save(&|_| Ok(())).unwrap();
     }
 

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
-use tnv_client::{AppId, Error, ErrorKind, FileId, Result, Triple, UserId};
+use tnv_client::{AppId, Error, ErrorKind, FileId, FileKey, Result, UserId};
 use tnv_common::auth::signed_link;
 use tnv_common::error::Context;
 use tnv_common::fail;
@@ -60,7 +60,7 @@ impl Session for HttpSession<'_> {
     fn download(&mut self, file: &File, verifier: &mut Verifier<'_>) -> Result<()> {
         let (appid, userid) = self.driver.owner.clone();
         let fileid = FileId::new(&*file.id)?;
-        let path = signed_link::path(&Triple { appid, userid, fileid });
+        let path = signed_link::path(&FileKey { appid, userid, fileid });
         self.driver.url.request(&path, &mut self.request);
         self.get.fetch(&self.request, verifier)
     }

@@ -1,6 +1,6 @@
 //! The driver of TNV: the client library as an application uses it. All threads share one client.
 
-use tnv_client::{AppId, Client, FileId, Result, Triple, UserId};
+use tnv_client::{AppId, Client, FileId, FileKey, Result, UserId};
 
 use super::driver::{Driver, File, Session};
 use super::payload::{Payload, Verifier};
@@ -21,9 +21,9 @@ struct TnvSession<'a> {
 }
 
 impl TnvSession<'_> {
-    fn key(&self, file: &File) -> Result<Triple> {
+    fn key(&self, file: &File) -> Result<FileKey> {
         let (appid, userid) = self.driver.owner.clone();
-        Ok(Triple { appid, userid, fileid: FileId::new(&*file.id)? })
+        Ok(FileKey { appid, userid, fileid: FileId::new(&*file.id)? })
     }
 }
 

@@ -5,14 +5,14 @@ use crate::proto::field::{Reader, put_text};
 use crate::proto::names::{APPID_BYTES, AppId, FILEID_BYTES, FileId, USERID_BYTES, UserId};
 
 /// Room for the longest fixed body that begins with the three.
-const BODY_BYTES: usize = TRIPLE_BYTES + 32;
+const BODY_BYTES: usize = FILE_KEY_BYTES + 32;
 
 /// Bytes of the id triple.
-pub const TRIPLE_BYTES: usize = APPID_BYTES + USERID_BYTES + FILEID_BYTES;
+pub const FILE_KEY_BYTES: usize = APPID_BYTES + USERID_BYTES + FILEID_BYTES;
 
 /// Which file is meant, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Triple {
+pub struct FileKey {
     /// The application.
     pub appid: AppId,
     /// The user.
@@ -21,21 +21,21 @@ pub struct Triple {
     pub fileid: FileId,
 }
 
-impl Triple {
+impl FileKey {
     /// Reads the triple that opens a body.
-    pub(super) fn take(reader: &mut Reader<'_>) -> Result<Triple> {
+    pub(super) fn take(reader: &mut Reader<'_>) -> Result<FileKey> {
         let (appid, userid) = take_owner(reader)?;
-        Ok(Triple { appid, userid, fileid: FileId::new(reader.text("fileid", FILEID_BYTES)?)? })
+        Ok(FileKey { appid, userid, fileid: FileId::new(reader.text("fileid", FILEID_BYTES)?)? })
     }
 
     /// Decodes the body of `FILE_SIZE`, `DELETE` or `STAT`.
-    pub fn decode(body: &[u8; TRIPLE_BYTES]) -> Result<Triple> {
-        Triple::take(&mut Reader::new(body))
+    pub fn decode(body: &[u8; FILE_KEY_BYTES]) -> Result<FileKey> {
+        FileKey::take(&mut Reader::new(body))
     }
 
     /// The triple's bytes, zero filled.
     pub fn encode(&self) -> Vec<u8> {
-        encode_triple(&self.appid, &self.userid, Some(&self.fileid))
+        encode_file_key(&self.appid, &self.userid, Some(&self.fileid))
     }
 }
 
@@ -47,7 +47,7 @@ pub(super) fn take_owner(reader: &mut Reader<'_>) -> Result<(AppId, UserId)> {
 }
 
 /// The triple's bytes; `ADDRESSES` and `FIND_ADDRESSES` alone may leave the fileid empty.
-pub(super) fn encode_triple(appid: &AppId, userid: &UserId, fileid: Option<&FileId>) -> Vec<u8> {
+pub(super) fn encode_file_key(appid: &AppId, userid: &UserId, fileid: Option<&FileId>) -> Vec<u8> {
     let mut body = Vec::with_capacity(BODY_BYTES);
     put_text(&mut body, appid.as_str().as_bytes(), APPID_BYTES);
     put_text(&mut body, userid.as_str().as_bytes(), USERID_BYTES);

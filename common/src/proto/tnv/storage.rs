@@ -1,29 +1,29 @@
 //! Commands 70 to 73, 120, 121, 123 and 126: files.
 
-use super::file_key::{TRIPLE_BYTES, Triple};
+use super::file_key::{FILE_KEY_BYTES, FileKey};
 use crate::error::Result;
 use crate::fail;
 use crate::proto::field::Reader;
 use crate::proto::names::UserId;
 
 /// Bytes of an upload's body before the content.
-pub const UPLOAD_BYTES: usize = TRIPLE_BYTES + 8;
+pub const UPLOAD_BYTES: usize = FILE_KEY_BYTES + 8;
 /// Bytes of a checked upload's body before the content.
 pub const UPLOAD_CHECKED_BYTES: usize = UPLOAD_BYTES + 8;
 /// Bytes of a download's body.
-pub const DOWNLOAD_BYTES: usize = TRIPLE_BYTES + 16;
+pub const DOWNLOAD_BYTES: usize = FILE_KEY_BYTES + 16;
 /// Bytes of the value that is unique to one upload.
-pub const UNIQUE_BYTES: usize = 16;
+pub const VERSION_ID_BYTES: usize = 16;
 /// Bytes of a read's body.
-pub const READ_BYTES: usize = DOWNLOAD_BYTES + UNIQUE_BYTES;
+pub const READ_BYTES: usize = DOWNLOAD_BYTES + VERSION_ID_BYTES;
 /// Bytes of a stat's reply.
-pub const STAT_BYTES: usize = 8 + 8 + 1 + 8 + UNIQUE_BYTES;
+pub const STAT_BYTES: usize = 8 + 8 + 1 + 8 + VERSION_ID_BYTES;
 
 /// Command 70's body up to the content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upload {
     /// The file to be.
-    pub file: Triple,
+    pub file: FileKey,
     /// Bytes of content that follow.
     pub size: u64,
 }
@@ -37,7 +37,7 @@ impl Upload {
 
     /// Reads the file and the size, where so many bytes of the body come before the content.
     fn take(reader: &mut Reader<'_>, head_bytes: usize, body_bytes: u64) -> Result<Upload> {
-        let file = Triple::take(reader)?;
+        let file = FileKey::take(reader)?;
         let size = reader.count("file size")?;
         match body_bytes.checked_sub(head_bytes as u64) {
             Some(content) if content == size => Ok(Upload { file, size }),
@@ -90,7 +90,7 @@ impl CheckedUpload {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Download {
     /// The file.
-    pub file: Triple,
+    pub file: FileKey,
     /// Where to begin; checked against the file by [`Download::check`].
     pub offset: i64,
     /// How many bytes, 0 for all that follow.
@@ -99,7 +99,11 @@ pub struct Download {
 
 impl Download {
     fn take(reader: &mut Reader<'_>) -> Result<Download> {
-        Ok(Download { file: Triple::take(reader)?, offset: reader.i64("offset")?, size: reader.i64("size")? })
+        Ok(Download {
+            file: FileKey::take(reader)?,
+            offset: reader.i64("offset")?,
+            size: reader.i64("size")?,
+        })
     }
 
     /// Decodes the body.
@@ -142,7 +146,7 @@ impl Download {
 
 /// A value that is unique to one upload: the MD5 of its path, whose number never repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Unique(pub [u8; UNIQUE_BYTES]);
+pub struct VersionId(pub [u8; VERSION_ID_BYTES]);
 
 /// Command 121's body: a download of one certain upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,14 +154,14 @@ pub struct Read {
     /// What to read.
     pub download: Download,
     /// Which upload it must still be.
-    pub unique: Unique,
+    pub unique: VersionId,
 }
 
 impl Read {
     /// Decodes the body.
     pub fn decode(body: &[u8; READ_BYTES]) -> Result<Read> {
         let mut reader = Reader::new(body);
-        Ok(Read { download: Download::take(&mut reader)?, unique: take_unique(&mut reader)? })
+        Ok(Read { download: Download::take(&mut reader)?, unique: take_version_id(&mut reader)? })
     }
 
     /// The body's bytes.
@@ -168,10 +172,10 @@ impl Read {
     }
 }
 
-fn take_unique(reader: &mut Reader<'_>) -> Result<Unique> {
-    let mut unique = [0; UNIQUE_BYTES];
-    unique.copy_from_slice(reader.bytes("unique value", UNIQUE_BYTES)?);
-    Ok(Unique(unique))
+fn take_version_id(reader: &mut Reader<'_>) -> Result<VersionId> {
+    let mut unique = [0; VERSION_ID_BYTES];
+    unique.copy_from_slice(reader.bytes("unique value", VERSION_ID_BYTES)?);
+    Ok(VersionId(unique))
 }
 
 /// Command 120's reply.
@@ -192,7 +196,7 @@ pub struct Stat {
     /// The CRC-32 of its content; files that existing storages stored have none.
     pub crc32: Option<u32>,
     /// Which upload it is.
-    pub unique: Unique,
+    pub unique: VersionId,
 }
 
 impl Stat {
@@ -215,7 +219,7 @@ impl Stat {
         let kind = reader.u8("kind of checksum")?;
         let checksum = reader.count("checksum")?;
         let crc32 = if kind == 1 { u32::try_from(checksum).ok() } else { None };
-        Ok(Stat { size, time, crc32, unique: take_unique(&mut reader)? })
+        Ok(Stat { size, time, crc32, unique: take_version_id(&mut reader)? })
     }
 }
 

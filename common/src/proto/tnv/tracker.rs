@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::file_key::{TRIPLE_BYTES, encode_triple, take_owner};
+use super::file_key::{FILE_KEY_BYTES, encode_file_key, take_owner};
 use crate::error::Result;
 use crate::fail;
 use crate::proto::field::{Reader, put_text};
@@ -16,7 +16,7 @@ pub const VERSION_BYTES: usize = 7;
 /// Bytes of a join's body.
 pub const JOIN_BYTES: usize = VERSION_BYTES + GROUP_BYTES + HOST_BYTES + 2 + 8 + 8;
 /// Bytes of a heartbeat's body.
-pub const BEAT_BYTES: usize = GROUP_BYTES + HOST_BYTES;
+pub const HEARTBEAT_BYTES: usize = GROUP_BYTES + HOST_BYTES;
 /// Most addresses in a route.
 pub const ROUTE_ADDRESSES_MAX: usize = 3;
 /// Longest route body accepted: the group and three addresses, IPv6 in brackets, with room.
@@ -33,7 +33,7 @@ pub struct Addresses {
 
 impl Addresses {
     /// Decodes the body.
-    pub fn decode(body: &[u8; TRIPLE_BYTES]) -> Result<Addresses> {
+    pub fn decode(body: &[u8; FILE_KEY_BYTES]) -> Result<Addresses> {
         let mut reader = Reader::new(body);
         let (appid, userid) = take_owner(&mut reader)?;
         let fileid = reader.text("fileid", FILEID_BYTES)?;
@@ -45,7 +45,7 @@ impl Addresses {
 
     /// The body's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        encode_triple(&self.appid, &self.userid, None)
+        encode_file_key(&self.appid, &self.userid, None)
     }
 }
 
@@ -154,18 +154,18 @@ fn printable(byte: u8) -> char {
 
 /// Command 11's body. It carries no port: on the connection that joined it is that member's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Beat {
+pub struct Heartbeat {
     /// The storage's group.
     pub group: GroupName,
     /// Its host's name.
     pub host: HostName,
 }
 
-impl Beat {
+impl Heartbeat {
     /// Decodes the body.
-    pub fn decode(body: &[u8; BEAT_BYTES]) -> Result<Beat> {
+    pub fn decode(body: &[u8; HEARTBEAT_BYTES]) -> Result<Heartbeat> {
         let mut reader = Reader::new(body);
-        Ok(Beat {
+        Ok(Heartbeat {
             group: GroupName::new(reader.text("group name", GROUP_BYTES)?)?,
             host: HostName::new(reader.text("host name", HOST_BYTES)?)?,
         })
@@ -173,7 +173,7 @@ impl Beat {
 
     /// The body's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut body = Vec::with_capacity(BEAT_BYTES);
+        let mut body = Vec::with_capacity(HEARTBEAT_BYTES);
         put_text(&mut body, self.group.as_str().as_bytes(), GROUP_BYTES);
         put_text(&mut body, self.host.as_str().as_bytes(), HOST_BYTES);
         body
