@@ -26,8 +26,9 @@ use crate::file::{Files, Owner};
 use crate::globals::Globals;
 use crate::volume::disk::Fsync;
 use crate::volume::journal::JournalEntry;
-use crate::volume::placement::{VolumeOptions, Volumes};
+use crate::volume::placement::Volumes;
 use crate::volume::quarantine::Quarantine;
+use crate::volume::state::VolumeOptions;
 use evidence::RowSearch;
 use find::Waiters;
 

@@ -16,7 +16,8 @@ use super::{Files, Owner, StoredFile};
 use crate::path::Place;
 use crate::volume::disk::{self, DiskError, DiskHealth, DiskResult};
 use crate::volume::journal::{PendingOp, Slot};
-use crate::volume::placement::{SpaceReservation, Volume};
+use crate::volume::reservation::SpaceReservation;
+use crate::volume::state::Volume;
 
 /// How many places are tried for one file in a store path. That a file of a fresh number is there already takes an
 /// ID database that was lost and began anew, and the very same second.

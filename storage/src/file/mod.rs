@@ -26,7 +26,8 @@ use tnv_common::proto::IdKey;
 
 use crate::volume::disk::{DiskError, Fsync};
 use crate::volume::journal::{JournalEntry, PendingOp};
-use crate::volume::placement::{Volume, VolumeOptions, Volumes};
+use crate::volume::placement::Volumes;
+use crate::volume::state::{Volume, VolumeOptions};
 use directories::Directories;
 use recovery::{IsAbsent, Recovery};
 use writeback::{FLUSHERS_MAX, FLUSHES_QUEUED_MAX};
