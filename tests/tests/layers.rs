@@ -30,7 +30,16 @@ const COMMON: &[(&str, &[&str])] = &[
 const ORDER: &[(&str, &[&str])] = &[
     (
         "tracker",
-        &["main", "server", "service status", "shared_lists list", "cache db", "globals", "groups", "shares"],
+        &[
+            "main",
+            "server",
+            "service status",
+            "shared_lists list",
+            "cache db",
+            "globals",
+            "groups",
+            "heartbeat join_budget shares",
+        ],
     ),
     ("idserver", &["main", "server", "service", "db", "globals marks"]),
     (

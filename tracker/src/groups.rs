@@ -2,12 +2,12 @@
 //!
 //! A storage is OFFLINE, ONLINE (it has joined) or ACTIVE (it has joined and beaten). What holds:
 //! - A storage that is not OFFLINE is known by a join, and was heard of within its
-//!   [`silence_max`](Member::silence_max).
+//!   [`silence_max`](Intervals::silence_max).
 //! - The latest joining connection of a storage, and no earlier one, takes it OFFLINE by closing.
 //! - A group has at most [`MEMBERS_MAX`] storages, and there are at most [`GROUPS_MAX`] groups that
 //!   are listed in the database.
-//! - One IPv4 address has at most [`MEMBERS_PER_HOST_MAX`] storages over all groups. A /64 network of IPv6 has at
-//!   most [`MEMBERS_PER_NETWORK_MAX`], and half of those that a group may have.
+//! - One IPv4 address has at most [`MEMBERS_PER_HOST_MAX`](crate::join_budget::MEMBERS_PER_HOST_MAX) storages over all groups. A /64 network of IPv6 has at
+//!   most [`MEMBERS_PER_NETWORK_MAX`](crate::join_budget::MEMBERS_PER_NETWORK_MAX), and half of those that a group may have.
 //! - A storage that is OFFLINE for [`OFFLINE_KEPT`] is forgotten.
 //!
 //! A group is *listed* where t_groups_info has it, and *routed* where a user of t_router belongs to it. New
@@ -28,50 +28,19 @@ use tnv_common::proto::tnv::shares::{Share, Shares};
 use tnv_common::proto::tnv::tracker::{Heartbeat, Join, ROUTE_ADDRESSES_MAX};
 use tnv_common::proto::{GroupName, HostName};
 
+use crate::heartbeat::Intervals;
+use crate::join_budget::{HostLimits, JoinBudget, MEMBERS_MAX, shown_host};
 use crate::shares::{Compared, Report};
-
-/// Storages of one group, dead ones included. A group is a set of copies: nobody has 64 of them,
-/// and the list of all groups stays within what clients accept.
-pub const MEMBERS_MAX: usize = 64;
-
-/// Storages of one address over all groups, dead ones included. One host needs one storage for each group that
-/// it serves, since a storage has any number of store paths, so this is far beyond what deployments have. It
-/// keeps one host that may join from filling the list with storages that it invents.
-pub const MEMBERS_PER_HOST_MAX: usize = 64;
-
-/// The same of a /64 network of IPv6. It may be one host that takes as many addresses as it likes, or all hosts of a
-/// room: these are told apart by nothing, so it has more than one address, and never a whole group.
-pub const MEMBERS_PER_NETWORK_MAX: usize = 16 * MEMBERS_PER_HOST_MAX;
-
-/// And of one group: far more copies than anybody has in one room.
-const MEMBERS_OF_NETWORK_MAX: usize = MEMBERS_MAX / 2;
 
 /// How long a storage that is OFFLINE stays in the list: longer than a repair takes, shorter than it takes for
 /// hosts that got other names or addresses to fill it.
 pub const OFFLINE_KEPT: Duration = Duration::from_secs(7 * 86_400);
-
-/// So many times all storages of one host may join at once, as after a restart of the tracker and of the host.
-const JOINS_AT_ONCE: u32 = 4;
-
-/// The time in which all of them may join once more: a storage that is refused tries again three times a second.
-const JOINS_INTERVAL: Duration = Duration::from_millis(3200);
 
 /// Groups: as many as a FastDFS cluster may have, and 64 storages each still fit one group list.
 pub const GROUPS_MAX: usize = 512;
 
 /// Groups that one line of the log names.
 const GROUPS_LOGGED_MAX: usize = 16;
-
-/// A storage is dead when so many of its intervals passed without a beat: one beat may be lost and
-/// one late.
-const INTERVALS_MISSED_MAX: u32 = 3;
-
-/// Shorter intervals are taken for this one: a busy host's scheduler is no reason to be OFFLINE.
-const INTERVAL_MIN: Duration = Duration::from_secs(1);
-
-/// The longest of so many gaps between beats is the interval: one beat that came early, as after a
-/// late one, must not make the next ones late.
-const GAPS_REMEMBERED: usize = 4;
 
 /// So long a member that is no longer ACTIVE goes on refusing reports of other volumes: longer than a restart or a
 /// join of it takes, so that one that it has refused does not take its place meanwhile. Where it does not come back
@@ -165,7 +134,7 @@ pub struct Member {
     heard: Instant,
     /// When it got into its state.
     since: Instant,
-    gaps: Gaps,
+    intervals: Intervals,
 }
 
 impl Member {
@@ -187,7 +156,7 @@ impl Member {
             join: number,
             heard: now.instant,
             since: now.instant,
-            gaps: Gaps::default(),
+            intervals: Intervals::default(),
         }
     }
 
@@ -201,7 +170,7 @@ impl Member {
 
     /// Notes a beat; tells whether the storage was not ACTIVE before.
     fn beat(&mut self, now: Now) -> bool {
-        self.gaps.beat(now.instant, self.state == State::Offline);
+        self.intervals.beat(now.instant, self.state == State::Offline);
         self.heard = now.instant;
         self.beaten = Some(now.epoch);
         let woken = self.state != State::Active;
@@ -221,46 +190,6 @@ impl Member {
         let absent = now.instant.saturating_duration_since(self.left_active?);
         // It may have been started anew, with another journal.
         if absent < AUTHORITY_KEPT { report.difference(newcomer, Compared::Volumes) } else { None }
-    }
-
-    /// How long it may be silent before it is OFFLINE.
-    fn silence_max(&self, check_active_interval: Duration) -> Duration {
-        match self.gaps.longest() {
-            Some(gap) => {
-                check_active_interval.min(gap.max(INTERVAL_MIN).saturating_mul(INTERVALS_MISSED_MAX))
-            }
-            None => check_active_interval,
-        }
-    }
-}
-
-/// The intervals that a storage has shown since its latest join.
-#[derive(Clone, Debug, Default)]
-struct Gaps {
-    last_beat: Option<Instant>,
-    /// The latest ones, oldest overwritten first.
-    gaps: [Duration; GAPS_REMEMBERED],
-    seen: usize,
-    /// The last beat came when the storage was OFFLINE already.
-    was_late: bool,
-}
-
-impl Gaps {
-    fn beat(&mut self, now: Instant, late: bool) {
-        // An absence is no interval, and must not make the next one be noticed late. But two late
-        // beats in a row are one: else a storage that has slowed down would be OFFLINE for good.
-        if let Some(last) = self.last_beat
-            && (!late || self.was_late)
-        {
-            self.gaps[self.seen % GAPS_REMEMBERED] = now.saturating_duration_since(last);
-            self.seen += 1;
-        }
-        self.was_late = late;
-        self.last_beat = Some(now);
-    }
-
-    fn longest(&self) -> Option<Duration> {
-        self.gaps[..self.seen.min(GAPS_REMEMBERED)].iter().max().copied()
     }
 }
 
@@ -353,73 +282,6 @@ impl Group {
                 "group {name} is full, it has {MEMBERS_MAX} storages and none is OFFLINE; join another group"
             ),
         }
-    }
-}
-
-/// What one host may have, as [`host`] tells it.
-#[derive(Clone, Copy, Debug)]
-struct HostLimits {
-    /// Storages over all groups.
-    members: usize,
-    /// Of one group.
-    of_group: usize,
-}
-
-impl HostLimits {
-    fn of(host: IpAddr) -> HostLimits {
-        match host {
-            IpAddr::V4(_) => HostLimits { members: MEMBERS_PER_HOST_MAX, of_group: MEMBERS_MAX },
-            IpAddr::V6(_) => {
-                HostLimits { members: MEMBERS_PER_NETWORK_MAX, of_group: MEMBERS_OF_NETWORK_MAX }
-            }
-        }
-    }
-
-    /// So many joins are taken at once.
-    fn joins(self) -> u32 {
-        JOINS_AT_ONCE * self.members as u32
-    }
-
-    /// And one more after each such time.
-    fn join_interval(self) -> Duration {
-        JOINS_INTERVAL / self.members as u32
-    }
-}
-
-/// The joins that one host may still make.
-#[derive(Clone, Copy, Debug)]
-struct JoinBudget {
-    limits: HostLimits,
-    left: u32,
-    /// When `left` was true.
-    at: Instant,
-}
-
-impl JoinBudget {
-    fn new(limits: HostLimits, now: Instant) -> JoinBudget {
-        JoinBudget { limits, left: limits.joins(), at: now }
-    }
-
-    fn refill(&mut self, now: Instant) {
-        let (joins, interval) = (self.limits.joins(), self.limits.join_interval());
-        let since = now.saturating_duration_since(self.at);
-        let more = since.as_micros() / interval.as_micros();
-        let more = u32::try_from(more).unwrap_or(joins).min(joins - self.left);
-        self.left += more;
-        // What is left of an interval counts for the next time.
-        self.at = if self.left == joins { now } else { self.at + interval * more };
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        self.refill(now);
-        let granted = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        granted
-    }
-
-    fn is_full(&mut self, now: Instant) -> bool {
-        self.refill(now);
-        self.left == self.limits.joins()
     }
 }
 
@@ -645,7 +507,9 @@ impl Groups {
             });
             for (id, member) in &mut group.members {
                 let silence = now.instant.saturating_duration_since(member.heard);
-                if member.state != State::Offline && silence >= member.silence_max(check_active_interval) {
+                if member.state != State::Offline
+                    && silence >= member.intervals.silence_max(check_active_interval)
+                {
                     member.enter(State::Offline, now);
                     changed = true;
                     info!("{id} of group {name}: OFFLINE, no heartbeat for {:.1} s", silence.as_secs_f64());
@@ -761,14 +625,6 @@ impl Table {
     }
 }
 
-/// A host as the log and an operator know it.
-fn shown_host(host: IpAddr) -> String {
-    match host {
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(network) => format!("{network}/64"),
-    }
-}
-
 /// One line, however many there are: hundreds at the start would crowd out of the log what else is told then.
 fn log_listed(what: &str, names: &[GroupName]) {
     match names {
@@ -796,6 +652,7 @@ fn log_woken(woken: bool, id: &MemberId, group: &GroupName) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::join_budget::{MEMBERS_OF_NETWORK_MAX, MEMBERS_PER_HOST_MAX, MEMBERS_PER_NETWORK_MAX};
     use tnv_common::error::ErrorKind;
     use tnv_common::proto::IdKey;
 
