@@ -1,9 +1,11 @@
 //! The storage, which keeps the files of its group, as a library: the binary `tnv-storage` is one call
-//! of it, and what it reads from disks can be fuzzed. From the way in to the ground: `server`, then
-//! `service`, which knows the commands, and `session`, who may upload and delete; then `file`, `db`, `cache`
-//! and `id`, which do the work, then `globals`; beside them `tracker`, which keeps this storage joined, and
-//! `scrub`, which reads all files again and again; and, instead of serving, `fsck`, which compares tables and
-//! files, and `init`, which marks a store path's disk.
+//! of it, and what it reads from disks can be fuzzed. From the top down:
+//!
+//! - `server` puts it together; `service` knows the commands, `session` who may upload and delete.
+//! - `catalog`: one TNV file as a whole; `maintenance`: the scrub, and what is run instead of serving.
+//! - `db`, `cache`: rows; `cluster`: what is asked of trackers and ID servers.
+//! - `file`: files on volumes, without rows; `volume`: a store path with its disk.
+//! - `globals`: settings; `path`: the form of a file's path.
 
 mod cache;
 mod catalog;

@@ -25,7 +25,7 @@ pub const MEMBERS_PER_NETWORK_MAX: usize = 16 * MEMBERS_PER_HOST_MAX;
 /// And of one group: far more copies than anybody has in one room.
 pub const MEMBERS_OF_NETWORK_MAX: usize = MEMBERS_MAX / 2;
 
-/// What one host may have, as [`host`] tells it.
+/// What one host may have, see [`host`](tnv_common::net::allow::host).
 #[derive(Clone, Copy, Debug)]
 pub struct HostLimits {
     /// Storages over all groups.
