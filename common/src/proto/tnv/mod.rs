@@ -3,17 +3,17 @@
 //! | command | from → to | name | request body | reply | reply body |
 //! |---|---|---|---|---|---|
 //! | 10 | storage → tracker | join | [`Join`](tracker::Join), 171 | 100 | empty |
-//! | 11 | storage → tracker | heartbeat | [`Heartbeat`](tracker::Beat), 146 | 100 | empty |
-//! | 12 | client → tracker | storage addresses | [`FileKey`](file_key::Triple), 400 | 100 | [`Route`](tracker::Route) |
+//! | 11 | storage → tracker | heartbeat | [`Heartbeat`](tracker::Heartbeat), 146 | 100 | empty |
+//! | 12 | client → tracker | storage addresses | [`FileKey`](file_key::FileKey), 400 | 100 | [`Route`](tracker::Route) |
 //! | 13 | client → tracker | group list | empty | 100 | text and its NUL |
 //! | 40 | storage → ID server | get ID | key and its NUL, ≤ 65 | 101 | value, 8 |
 //! | 70 | client → storage | upload | [`Upload`](storage::Upload), 408, then the content | 102 | empty |
-//! | 71 | client → storage | file size | [`FileKey`](file_key::Triple), 400 | 102 | size, 8 |
+//! | 71 | client → storage | file size | [`FileKey`](file_key::FileKey), 400 | 102 | size, 8 |
 //! | 72 | client → storage | download | [`Download`](storage::Download), 416 | 102 | content |
-//! | 73 | client → storage | delete | [`FileKey`](file_key::Triple), 400 | 102 | empty |
-//! | 120 | client → storage | stat (added) | [`FileKey`](file_key::Triple), 400 | 102 | [`Stat`](storage::Stat), 41 |
+//! | 73 | client → storage | delete | [`FileKey`](file_key::FileKey), 400 | 102 | empty |
+//! | 120 | client → storage | stat (added) | [`FileKey`](file_key::FileKey), 400 | 102 | [`Stat`](storage::Stat), 41 |
 //! | 121 | client → storage | read (added) | [`Read`](storage::Read), 432 | 102 | content |
-//! | 122 | client → tracker | storage addresses of a known user (added) | [`FileKey`](file_key::Triple), 400 | 100 | [`Route`](tracker::Route) |
+//! | 122 | client → tracker | storage addresses of a known user (added) | [`FileKey`](file_key::FileKey), 400 | 100 | [`Route`](tracker::Route) |
 //! | 123 | client → storage | upload with its checksum (added) | [`CheckedUpload`](storage::CheckedUpload), 416, then the content; or empty | 102 | empty |
 //! | 124 | client → storage | challenge (added) | appid, 16 | 102 | nonce, 32; empty where no key is needed |
 //! | 125 | client → storage | proof (added) | [`Proof`](auth::Proof), 80 | 102 | empty |
