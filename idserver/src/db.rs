@@ -30,7 +30,7 @@ use tnv_common::fail;
 use tnv_common::net::stop::Stop;
 use tnv_common::proto::IdKey;
 
-use crate::globals::{Segment, Source};
+use crate::globals::{BlockSource, IdBlock};
 use crate::marks::Marks;
 
 /// The first number of the upper half. A path is made of a number's lowest 36 bits, so this is as far from 0 as
@@ -237,9 +237,9 @@ impl IdDb {
     }
 }
 
-impl Source for IdDb {
-    /// The table has a segment's end before its numbers are used, and so has the mark.
-    fn fetch(&self, key: &IdKey) -> Result<Segment> {
+impl BlockSource for IdDb {
+    /// The table has a block's end before its numbers are used, and so has the mark.
+    fn fetch(&self, key: &IdKey) -> Result<IdBlock> {
         let before = self.before(key);
         let mut made_room = false;
         for tries in 0..TRIES_MAX {
@@ -287,7 +287,7 @@ enum Before {
 /// The numbers of a step, and the row after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Step {
-    numbers: Segment,
+    numbers: IdBlock,
     value: i64,
     own: Option<i64>,
     upper: Option<i64>,
@@ -324,7 +324,7 @@ fn next_step(key: &IdKey, row: Option<&Row>, before: Before, mark: i64, step: u3
         false => mark.max(own.unwrap_or(0)),
     };
     let end = counted.max(used).checked_add(jump).and_then(|start| start.checked_add(i64::from(step)));
-    let Some((end, numbers)) = end.and_then(|end| Some((end, Segment::before(end, step)?))) else {
+    let Some((end, numbers)) = end.and_then(|end| Some((end, IdBlock::before(end, step)?))) else {
         return bad_value(key, counted.max(used), step);
     };
     let lost_below = Some(used).filter(|used| *used > counted);
@@ -407,7 +407,7 @@ mod tests {
             self.db.database.write(&ROW, vec![id.into(), value]).unwrap();
         }
 
-        fn fetch(&self, id: &str) -> Result<Segment> {
+        fn fetch(&self, id: &str) -> Result<IdBlock> {
             self.db.fetch(&key(id))
         }
     }
@@ -449,10 +449,10 @@ mod tests {
     #[test]
     fn a_new_key_starts_at_zero_and_the_row_is_ahead_of_what_is_used() {
         let bench = Bench::new("new");
-        assert_eq!(bench.fetch("../data"), Ok(Segment::before(100, 100).unwrap()));
+        assert_eq!(bench.fetch("../data"), Ok(IdBlock::before(100, 100).unwrap()));
         assert_eq!(value(&bench, "../data"), Some(Some("100".into())));
-        assert_eq!(bench.fetch("../data"), Ok(Segment::before(200, 100).unwrap()));
-        assert_eq!(bench.fetch("o'brien' OR '1'='1"), Ok(Segment::before(100, 100).unwrap()));
+        assert_eq!(bench.fetch("../data"), Ok(IdBlock::before(200, 100).unwrap()));
+        assert_eq!(bench.fetch("o'brien' OR '1'='1"), Ok(IdBlock::before(100, 100).unwrap()));
         assert_eq!(value(&bench, "../data"), Some(Some("200".into())));
     }
 
@@ -460,7 +460,7 @@ mod tests {
     fn an_existing_row_is_gone_on_from() {
         let bench = Bench::new("existing");
         bench.insert("../data", 12_345.into());
-        assert_eq!(bench.fetch("../data"), Ok(Segment::before(12_445, 100).unwrap()));
+        assert_eq!(bench.fetch("../data"), Ok(IdBlock::before(12_445, 100).unwrap()));
     }
 
     /// A replica that lagged was promoted: its table had lost the last steps, and their numbers were
@@ -471,17 +471,17 @@ mod tests {
         static DROP: Sql = Sql::both("DELETE FROM t_id_gen WHERE id = ?");
         let bench = Bench::new("fell-back");
         bench.insert("a", 1000.into());
-        assert_eq!(bench.fetch("a"), Ok(Segment::before(1100, 100).unwrap()));
+        assert_eq!(bench.fetch("a"), Ok(IdBlock::before(1100, 100).unwrap()));
         bench.db.database.write(&SET, vec![300.into(), "a".into()]).unwrap();
-        assert_eq!(bench.fetch("a"), Ok(Segment::before(1200, 100).unwrap()));
+        assert_eq!(bench.fetch("a"), Ok(IdBlock::before(1200, 100).unwrap()));
         bench.db.database.write(&DROP, vec!["a".into()]).unwrap();
-        assert_eq!(bench.fetch("a"), Ok(Segment::before(1300, 100).unwrap()));
+        assert_eq!(bench.fetch("a"), Ok(IdBlock::before(1300, 100).unwrap()));
         // One that is only a little behind is noticed too.
         bench.db.database.write(&SET, vec![1250.into(), "a".into()]).unwrap();
-        assert_eq!(bench.fetch("a"), Ok(Segment::before(1400, 100).unwrap()));
+        assert_eq!(bench.fetch("a"), Ok(IdBlock::before(1400, 100).unwrap()));
         // Others go on from there.
         let other = open(&bench.directory, 100);
-        assert_eq!(other.fetch(&key("a")), Ok(Segment::before(1500, 100).unwrap()));
+        assert_eq!(other.fetch(&key("a")), Ok(IdBlock::before(1500, 100).unwrap()));
     }
 
     /// Each server knew its own numbers only: what its neighbour had handed out came again.
@@ -492,12 +492,12 @@ mod tests {
         for fall_back in [&SET, &DROP] {
             let bench = Bench::new("neighbour");
             let neighbour = open(&bench.directory, 100);
-            assert_eq!(bench.fetch("a"), Ok(Segment::before(100, 100).unwrap()));
+            assert_eq!(bench.fetch("a"), Ok(IdBlock::before(100, 100).unwrap()));
             for end in [200, 300, 400] {
-                assert_eq!(neighbour.fetch(&key("a")), Ok(Segment::before(end, 100).unwrap()));
+                assert_eq!(neighbour.fetch(&key("a")), Ok(IdBlock::before(end, 100).unwrap()));
             }
             bench.db.database.write(fall_back, Vec::new()).unwrap();
-            assert_eq!(bench.fetch("a"), Ok(Segment::before(500, 100).unwrap()));
+            assert_eq!(bench.fetch("a"), Ok(IdBlock::before(500, 100).unwrap()));
         }
     }
 
@@ -644,7 +644,7 @@ mod tests {
             assert_eq!(value(&bench, id), Some(shown.map(str::to_owned)));
         }
         bench.insert("last", (i64::MAX - 100).into());
-        assert_eq!(bench.fetch("last"), Ok(Segment::before(i64::MAX, 100).unwrap()));
+        assert_eq!(bench.fetch("last"), Ok(IdBlock::before(i64::MAX, 100).unwrap()));
         assert!(bench.fetch("last").is_err());
     }
 
@@ -658,7 +658,7 @@ mod tests {
             })
             .collect();
         let segments = steppers.into_iter().flat_map(|stepper| stepper.join().unwrap());
-        let numbers: Vec<i64> = segments.flat_map(Segment::numbers).collect();
+        let numbers: Vec<i64> = segments.flat_map(IdBlock::numbers).collect();
         assert_eq!(numbers.len(), 500);
         assert_eq!(numbers.into_iter().collect::<HashSet<_>>(), (0..500).collect());
     }

@@ -1,9 +1,9 @@
 //! What every room of the ID server shares: the settings, and the numbers that are in memory.
 //!
-//! The database steps, memory counts. For each key a piece of the numbers, a [`Segment`], is taken
+//! The database steps, memory counts. For each key a piece of the numbers, a [`IdBlock`], is taken
 //! from the database, which knows of it before the first of its numbers is used; so a number is
-//! never handed out twice, whatever is killed when, and at worst the rest of two segments is never
-//! used. When half of a segment is used the next one is fetched in the background, so that nobody
+//! never handed out twice, whatever is killed when, and at worst the rest of two blocks is never
+//! used. When half of a block is used the next one is fetched in the background, so that nobody
 //! waits for the database as long as it keeps up. When it does not, one caller fetches and the
 //! others wait for it. A background fetch that no thread has begun holds up nobody: a caller who needs
 //! the numbers takes it over.
@@ -53,21 +53,21 @@ pub struct Settings {
 
 /// Numbers that the database has given to this process: `next..end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
+pub struct IdBlock {
     next: i64,
     end: i64,
-    /// From here on the next segment should be fetched.
+    /// From here on the next block should be fetched.
     half: i64,
 }
 
-impl Segment {
+impl IdBlock {
     /// No numbers.
-    const EMPTY: Segment = Segment { next: 0, end: 0, half: 0 };
+    const EMPTY: IdBlock = IdBlock { next: 0, end: 0, half: 0 };
 
     /// The `step` numbers before `end`, where there are such, all of them 0 or more.
-    pub fn before(end: i64, step: u32) -> Option<Segment> {
+    pub fn before(end: i64, step: u32) -> Option<IdBlock> {
         let next = end.checked_sub(i64::from(step)).filter(|next| *next >= 0)?;
-        Some(Segment { next, end, half: next + i64::from(step.div_ceil(2)) })
+        Some(IdBlock { next, end, half: next + i64::from(step.div_ceil(2)) })
     }
 
     /// The first of them, before any was taken.
@@ -99,10 +99,10 @@ impl Segment {
     }
 }
 
-/// Where segments come from.
-pub trait Source: Send + Sync + 'static {
-    /// A fresh segment of a key, which nobody else gets; durable before it is returned.
-    fn fetch(&self, key: &IdKey) -> Result<Segment>;
+/// Where blocks come from.
+pub trait BlockSource: Send + Sync + 'static {
+    /// A fresh block of a key, which nobody else gets; durable before it is returned.
+    fn fetch(&self, key: &IdKey) -> Result<IdBlock>;
 }
 
 /// The numbers of all keys.
@@ -125,8 +125,8 @@ struct Counter {
 
 /// Invariant: `spare` was fetched after `present`, and at most one fetch is running.
 struct CounterState {
-    present: Segment,
-    spare: Option<Segment>,
+    present: IdBlock,
+    spare: Option<IdBlock>,
     fetch: Fetch,
     /// Counts fetches that ended, and how the last one failed, for those who waited for it.
     fetches: u64,
@@ -135,13 +135,13 @@ struct CounterState {
     paused_until: Option<Instant>,
 }
 
-/// How far the fetch of the next segment is.
+/// How far the fetch of the next block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fetch {
     None,
     /// Asked of the background. It may be long until a thread is there for it, so nobody waits for it.
     Queued,
-    /// Under way in one thread, which ends it whatever happens (see [`Turn`]).
+    /// Under way in one thread, which ends it whatever happens (see [`FetchGuard`]).
     Running,
 }
 
@@ -160,7 +160,7 @@ impl CounterState {
     }
 }
 
-impl<S: Source> Numbers<S> {
+impl<S: BlockSource> Numbers<S> {
     /// No numbers yet: the first request of each key fetches some.
     pub fn new(source: S) -> Result<Numbers<S>> {
         let shared = Shared { source, keys: Mutex::new(LruCache::new(KEYS_MAX)) };
@@ -204,7 +204,7 @@ impl<S> Shared<S> {
 impl Counter {
     fn new(key: IdKey) -> Counter {
         let state = CounterState {
-            present: Segment::EMPTY,
+            present: IdBlock::EMPTY,
             spare: None,
             fetch: Fetch::None,
             fetches: 0,
@@ -218,7 +218,7 @@ impl Counter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self, source: &impl Source, count: u32) -> Result<Ids> {
+    fn next(&self, source: &impl BlockSource, count: u32) -> Result<Ids> {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         let mut state = self.lock();
         loop {
@@ -253,18 +253,18 @@ impl Counter {
         }
     }
 
-    /// Fetches a segment and wakes whoever waits for it. No fetch is running.
-    fn fetch(&self, source: &impl Source, mut state: MutexGuard<'_, CounterState>) -> Result<()> {
+    /// Fetches a block and wakes whoever waits for it. No fetch is running.
+    fn fetch(&self, source: &impl BlockSource, mut state: MutexGuard<'_, CounterState>) -> Result<()> {
         state.fetch = Fetch::Running;
         drop(state);
         // Unless it is told otherwise, whatever unwinds from here has failed.
         let mut turn =
-            Turn { counter: self, outcome: fail!(Internal, "fetching numbers failed; see the log") };
+            FetchGuard { counter: self, outcome: fail!(Internal, "fetching numbers failed; see the log") };
         turn.outcome = source.fetch(&self.key);
         turn.outcome.as_ref().map(drop).map_err(Error::clone)
     }
 
-    fn prefetch(&self, source: &impl Source) {
+    fn prefetch(&self, source: &impl BlockSource) {
         let state = self.lock();
         if state.fetch != Fetch::Queued {
             return; // Somebody needed the numbers sooner and fetched them.
@@ -277,12 +277,12 @@ impl Counter {
 }
 
 /// The turn to fetch: it ends with its outcome known to everyone, also when the fetch panics.
-struct Turn<'a> {
+struct FetchGuard<'a> {
     counter: &'a Counter,
-    outcome: Result<Segment>,
+    outcome: Result<IdBlock>,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for FetchGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.counter.lock();
         state.failure = match &self.outcome {
@@ -317,19 +317,19 @@ mod tests {
 
     const STEP: u32 = 100;
 
-    impl Source for Arc<Row> {
-        fn fetch(&self, _: &IdKey) -> Result<Segment> {
+    impl BlockSource for Arc<Row> {
+        fn fetch(&self, _: &IdKey) -> Result<IdBlock> {
             self.fetches.fetch_add(1, Ordering::SeqCst);
             thread::sleep(self.delay);
             if self.failing.load(Ordering::SeqCst) {
                 return fail!(Unavailable, "the database is away");
             }
             let end = self.value.fetch_add(STEP.into(), Ordering::SeqCst) + i64::from(STEP);
-            Ok(Segment::before(end, STEP).unwrap())
+            Ok(IdBlock::before(end, STEP).unwrap())
         }
     }
 
-    fn one<S: Source>(numbers: &Numbers<S>, name: &str) -> Result<i64> {
+    fn one<S: BlockSource>(numbers: &Numbers<S>, name: &str) -> Result<i64> {
         numbers.next(&key(name), 1).map(|ids| ids.first)
     }
 
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_segment_is_the_numbers_before_its_end() {
-        let mut segment = Segment::before(103, 3).unwrap();
+        let mut segment = IdBlock::before(103, 3).unwrap();
         let ids = |first, count| Some(Ids { first, count });
         assert!(!segment.is_half_used());
         assert_eq!(segment.take(1), ids(100, 1));
@@ -355,9 +355,9 @@ mod tests {
         assert_eq!(segment.take(1), ids(101, 1));
         assert!(segment.is_half_used());
         assert_eq!((segment.take(9), segment.take(9)), (ids(102, 1), None));
-        assert_eq!(Segment::before(2, 3), None);
-        assert_eq!(Segment::before(i64::MIN, 3), None);
-        assert!(Segment::EMPTY.is_half_used());
+        assert_eq!(IdBlock::before(2, 3), None);
+        assert_eq!(IdBlock::before(i64::MIN, 3), None);
+        assert!(IdBlock::EMPTY.is_half_used());
     }
 
     #[test]
@@ -455,8 +455,8 @@ mod tests {
     #[test]
     fn a_fetch_that_panics_holds_nobody_up() {
         struct Panics;
-        impl Source for Panics {
-            fn fetch(&self, _: &IdKey) -> Result<Segment> {
+        impl BlockSource for Panics {
+            fn fetch(&self, _: &IdKey) -> Result<IdBlock> {
                 panic!("as asked")
             }
         }

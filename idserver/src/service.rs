@@ -7,14 +7,14 @@ use tnv_common::proto::tnv::{REPLY_ID, command};
 use tnv_common::rpc::dialect::Tnv;
 use tnv_common::rpc::server::{Handler, Request};
 
-use crate::globals::{Numbers, Source};
+use crate::globals::{BlockSource, Numbers};
 
 /// The commands.
 pub struct Service<S> {
     numbers: Numbers<S>,
 }
 
-impl<S: Source> Service<S> {
+impl<S: BlockSource> Service<S> {
     /// The commands on the numbers.
     pub fn new(numbers: Numbers<S>) -> Service<S> {
         Service { numbers }
@@ -42,7 +42,7 @@ pub fn dialect(host: String) -> Tnv {
     Tnv::new(REPLY_ID, host)
 }
 
-impl<S: Source> Handler for Service<S> {
+impl<S: BlockSource> Handler for Service<S> {
     type Conn = ();
 
     fn handle(&self, request: &mut Request<'_, ()>) -> Result<()> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use shuttle::thread;
 use tnv_model::error::{ErrorKind, Result};
 use tnv_model::fail;
-use tnv_model::globals::{Numbers, Segment, Source};
+use tnv_model::globals::{BlockSource, IdBlock, Numbers};
 use tnv_model::proto::IdKey;
 use tnv_model::scenario::check;
 use tnv_model::sync::{self, Arc, Mutex, chance};
@@ -38,8 +38,8 @@ impl Drop for Fetching<'_> {
     }
 }
 
-impl Source for Row {
-    fn fetch(&self, _: &IdKey) -> Result<Segment> {
+impl BlockSource for Row {
+    fn fetch(&self, _: &IdKey) -> Result<IdBlock> {
         let _fetching = Fetching::begin(self);
         thread::yield_now();
         if self.is_failing && chance(4) {
@@ -47,7 +47,7 @@ impl Source for Row {
         }
         let mut value = self.value.lock().unwrap();
         *value += i64::from(STEP);
-        match Segment::before(*value, STEP) {
+        match IdBlock::before(*value, STEP) {
             Some(segment) => Ok(segment),
             None => fail!(Internal, "no segment"),
         }

@@ -109,7 +109,7 @@ impl Shared {
         }
         state.phase = Phase::Running;
         drop(state);
-        let _turn = Turn(self);
+        let _turn = RunGuard(self);
         // Kept before it is idle: whoever waits for that then sees it.
         let _ = self.keep(self.fsync.data(&self.file));
     }
@@ -161,9 +161,9 @@ fn fault(error: io::Error) -> DiskError {
 }
 
 /// A flush that is running, which ends whatever happens.
-struct Turn<'a>(&'a Shared);
+struct RunGuard<'a>(&'a Shared);
 
-impl Drop for Turn<'_> {
+impl Drop for RunGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         if std::thread::panicking() {
