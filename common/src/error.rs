@@ -79,7 +79,7 @@ impl ErrorKind {
     }
 }
 
-/// A failure: what sort, and a sentence for whoever reads it.
+/// A failure: its kind, and a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,
@@ -105,7 +105,7 @@ impl Error {
         &self.message
     }
 
-    /// The same failure, told with what was being done: `what: message`.
+    /// The same failure with what was being done: `what: message`.
     pub fn context(self, what: impl fmt::Display) -> Error {
         Error { kind: self.kind, message: format!("{what}: {}", self.message) }
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-/// A head or any small message must be whole within this: nobody honest needs longer, and a slow
+/// A head or any small message must be whole within this: an honest peer needs less, and a slow
 /// drip must not hold a worker.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -54,7 +54,7 @@ pub const STACK_BYTES: usize = 512 << 10;
 /// A worker with nothing to do for this long ends.
 pub const WORKER_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections over `tnv_max_conns` that are told so at the same time; more are just closed.
+/// Connections over `tnv_max_conns` that are refused with a reply at the same time; more are just closed.
 pub const REFUSED_CONNS_MAX: usize = 64;
 
 /// Descriptors kept for files, databases and the log when the connection limit is taken from the

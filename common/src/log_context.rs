@@ -7,7 +7,7 @@ thread_local! {
     static PEER: Cell<Option<SocketAddr>> = const { Cell::new(None) };
 }
 
-/// Sets the peer of this thread's work; `None` when it works for nobody.
+/// Sets the peer of this thread's work; `None` when it works for none.
 pub fn set_peer(peer: Option<SocketAddr>) {
     PEER.set(peer);
 }

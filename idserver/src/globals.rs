@@ -3,9 +3,9 @@
 //! The database steps, memory counts. For each key a piece of the numbers, a [`IdBlock`], is taken
 //! from the database, which knows of it before the first of its numbers is used; so a number is
 //! never handed out twice, whatever is killed when, and at worst the rest of two blocks is never
-//! used. When half of a block is used the next one is fetched in the background, so that nobody
+//! used. When half of a block is used the next one is fetched in the background, so that no caller
 //! waits for the database as long as it keeps up. When it does not, one caller fetches and the
-//! others wait for it. A background fetch that no thread has begun holds up nobody: a caller who needs
+//! others wait for it. A background fetch that no thread has begun holds up no caller: one that needs
 //! the numbers takes it over.
 
 use std::num::NonZeroUsize;
@@ -27,7 +27,7 @@ use tnv_common::sync::{Arc, Condvar, Instant, Mutex, MutexGuard, PoisonError};
 const IDS_MAX: u32 = 64;
 
 /// Keys in memory: a key is a store path, and a deployment has some dozens. The one that was not
-/// asked for the longest time gives way, and only numbers that nobody has are lost with it.
+/// asked for the longest time gives way, and only numbers that were not handed out are lost with it.
 const KEYS_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// Segments fetched at once in the background: enough for the database to commit them in one group.
@@ -101,7 +101,7 @@ impl IdBlock {
 
 /// Where blocks come from.
 pub trait BlockSource: Send + Sync + 'static {
-    /// A fresh block of a key, which nobody else gets; durable before it is returned.
+    /// A fresh block of a key, which no other caller gets; durable before it is returned.
     fn fetch(&self, key: &IdKey) -> Result<IdBlock>;
 }
 
@@ -139,7 +139,7 @@ struct CounterState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fetch {
     None,
-    /// Asked of the background. It may be long until a thread is there for it, so nobody waits for it.
+    /// Asked of the background. It may be long until a thread is there for it, so no caller waits for it.
     Queued,
     /// Under way in one thread, which ends it whatever happens (see [`FetchGuard`]).
     Running,
@@ -253,7 +253,7 @@ impl Counter {
         }
     }
 
-    /// Fetches a block and wakes whoever waits for it. No fetch is running.
+    /// Fetches a block and wakes the callers that wait for it. No fetch is running.
     fn fetch(&self, source: &impl BlockSource, mut state: MutexGuard<'_, CounterState>) -> Result<()> {
         state.fetch = Fetch::Running;
         drop(state);

@@ -59,7 +59,7 @@ struct Statements {
     /// The last rows after a key, and the last ones between two, in the opposite order.
     last: Sql,
     last_between: Sql,
-    /// The row of this key, whoever's it is.
+    /// The row of this key, of any user.
     look: Sql,
     /// The paths of the rows after a key, up to another where there is one, waiting for transactions
     /// that are still open.

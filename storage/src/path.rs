@@ -8,7 +8,7 @@
 //!
 //! each d as three upper-case hex digits, the time as seconds since the epoch in upper-case hex.
 //!
-//! **Which paths of the database are followed.** Whoever can write the table can name any file there,
+//! **Which paths of the database are followed.** A program that can write the table can name any file there,
 //! so a path is only opened or unlinked when its last four parts have the form above: `/etc/passwd`
 //! has not. What stands before them is not held against `tnv_store_paths`, since a store path that
 //! was taken out of the list for new files still holds old ones, and a relative one has `..` in it

@@ -72,7 +72,7 @@ impl Server for Storage {
     }
 
     fn run(settings: Settings, common: CommonSettings, stop: &Stop) -> Result<()> {
-        // First of all the port: nobody else then uses what belongs to this address.
+        // First of all the port: no other process then uses what belongs to this address.
         let listener = net::listen(common.bind)?;
         let address = listener.local_addr().context(|| "ask for the address of the listening socket")?;
         let host = host_name()?;

@@ -2,7 +2,7 @@
 //!
 //! Existing trackers make two routes for a new user who asks twice at once. Ours cannot refuse what
 //! the table holds already, so the uniqueness of the rows we add is carried by a column beside them,
-//! `route_key`, which theirs leave NULL. Whoever loses the race takes the winner's row.
+//! `route_key`, which theirs leave NULL. The loser of the race takes the winner's row.
 
 use std::collections::HashSet;
 use std::sync::Mutex;

@@ -88,7 +88,7 @@ impl fmt::Display for State {
 /// Which storage of a group: two on one host differ in their port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MemberId {
-    /// The name of its host, as it tells it.
+    /// The name of its host, as the storage gives it.
     pub host: HostName,
     /// The address its joining connection came from, and the port it serves clients on.
     pub address: SocketAddr,
@@ -168,7 +168,7 @@ impl Member {
         self.since = now.instant;
     }
 
-    /// Notes a beat; tells whether the storage was not ACTIVE before.
+    /// Notes a beat; returns whether the storage was not ACTIVE before.
     fn beat(&mut self, now: Now) -> bool {
         self.intervals.beat(now.instant, self.state == State::Offline);
         self.heard = now.instant;
@@ -237,7 +237,7 @@ impl Group {
         })
     }
 
-    /// Takes the heartbeat of a storage; tells whether it was not ACTIVE before. One that does not share the files of
+    /// Takes the heartbeat of a storage; returns whether it was not ACTIVE before. One that does not share the files of
     /// those that are ACTIVE gets so by no heartbeat: of two that reported at the same moment, the first one.
     fn beat(&mut self, name: &GroupName, id: &MemberId, now: Now) -> Result<bool> {
         let Some(member) = self.members.get(id) else {
@@ -615,7 +615,7 @@ impl Table {
         Ok(())
     }
 
-    /// Forgets groups that the database no longer has and that serve nobody.
+    /// Forgets groups that the database no longer has and that have no members.
     fn drop_unlisted(&mut self) {
         let alive = |group: &Group| group.members.values().any(|member| member.state != State::Offline);
         let routed = &self.routed;
@@ -625,7 +625,7 @@ impl Table {
     }
 }
 
-/// One line, however many there are: hundreds at the start would crowd out of the log what else is told then.
+/// One line, however many there are: hundreds at the start would crowd other lines out of the log.
 fn log_listed(what: &str, names: &[GroupName]) {
     match names {
         [] => {}

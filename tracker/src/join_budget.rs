@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Storages of one group, dead ones included. A group is a set of copies: nobody has 64 of them,
+/// Storages of one group, dead ones included. A group is a set of copies: no deployment has 64 of them,
 /// and the list of all groups stays within what clients accept.
 pub const MEMBERS_MAX: usize = 64;
 
@@ -19,7 +19,7 @@ const JOINS_INTERVAL: Duration = Duration::from_millis(3200);
 pub const MEMBERS_PER_HOST_MAX: usize = 64;
 
 /// The same of a /64 network of IPv6. It may be one host that takes as many addresses as it likes, or all hosts of a
-/// room: these are told apart by nothing, so it has more than one address, and never a whole group.
+/// room: these cannot be distinguished, so it has more than one address, and never a whole group.
 pub const MEMBERS_PER_NETWORK_MAX: usize = 16 * MEMBERS_PER_HOST_MAX;
 
 /// And of one group: far more copies than anybody has in one room.

@@ -141,7 +141,7 @@ impl Service {
         *last_miss = Some(Instant::now());
     }
 
-    /// Clients send what they have to whoever has joined: not every host may.
+    /// Clients send their files to storages that have joined, so not every host may join.
     fn check_may_join(&self, request: &Request<'_, Option<Membership>>) -> Result<()> {
         let ip = request.peer().ip().to_canonical();
         match self.globals.settings.allow_join.allows(ip) {
@@ -182,7 +182,7 @@ impl Service {
         Ok(())
     }
 
-    /// Command 122. Whoever may look at files names users as they please: nothing is made of that.
+    /// Command 122. A client that may read files can name any user: nothing is recorded.
     fn find_addresses(&self, request: &mut Request<'_, Option<Membership>>) -> Result<()> {
         let user = self.user(request)?;
         let route = self.route(user, NewUser::Refuse)?;

@@ -1,9 +1,9 @@
-//! Keys of applications: whoever uploads files of an application that has a key, or deletes them, proves
+//! Keys of applications: a client that uploads files of an application that has a key, or deletes them, proves
 //! first that he knows it. Both ends of the proof are here; what stands on the wire is in `wire::tnv`.
 //!
 //! The storage sends a nonce of its own, and the client answers with an HMAC-SHA-256 over this nonce,
 //! another one of the client's, and the application. The key itself is never sent. The storage's nonce is
-//! good for one answer on the one connection that asked for it, so whoever listens in can use neither.
+//! good for one answer on the one connection that asked for it, so an eavesdropper can use neither.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -75,7 +75,7 @@ impl AppKeys {
         self.0.get(appid).map_or(&[], Vec::as_slice)
     }
 
-    /// The key that a proof shows knowledge of. All are tried, so that the time does not tell which.
+    /// The key that a proof shows knowledge of. All are tried, so that the time does not show which.
     pub fn proven(&self, appid: &AppId, ours: &Nonce, theirs: &Nonce, mac: &[u8]) -> Option<&Secret> {
         with_parts(appid, ours, theirs, |parts| {
             self.of(appid).iter().fold(None, |found, key| match key.verifies(LABEL, parts, mac) {

@@ -16,7 +16,7 @@ use crate::fail;
 use crate::proto::tnv::auth::MAC_BYTES;
 use crate::text;
 
-/// Whoever listens in can try out secrets at leisure: shorter ones are guessed.
+/// An eavesdropper can try out secrets offline: shorter ones are guessed.
 const SECRET_BYTES_MIN: usize = 16;
 
 /// Longer ones add nothing, and are another file by mistake.
@@ -72,15 +72,15 @@ impl fmt::Debug for Secret {
 /// The lines of a file of secrets with their numbers, without comments and empty ones; or what is wrong
 /// with the file. One that everybody may read is refused: what is in it is no secret.
 pub fn read_lines(file: &Path, bytes_max: usize) -> std::result::Result<Vec<(usize, String)>, String> {
-    let told = |error: std::io::Error| format!("{}: {error}", file.display());
-    let opened = File::open(file).map_err(told)?;
-    let found = opened.metadata().map_err(told)?;
+    let in_file = |error: std::io::Error| format!("{}: {error}", file.display());
+    let opened = File::open(file).map_err(in_file)?;
+    let found = opened.metadata().map_err(in_file)?;
     let mode = found.permissions().mode() & 0o777;
     if found.is_file() && mode & 0o007 != 0 {
         return Err(format!("{} has mode {mode:03o}, everybody may use it; chmod 640 it", file.display()));
     }
     let mut bytes = Vec::new();
-    opened.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(told)?;
+    opened.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(in_file)?;
     if bytes.len() > bytes_max {
         return Err(format!("{} has over {bytes_max} bytes", file.display()));
     }

@@ -1,6 +1,6 @@
 //! Signed HTTP links: `/files/APPID/USERID/FILEID?expires=SECONDS&sig=SIGNATURE`. The signature is the
 //! HMAC-SHA-256 of owner, file and expiry, in base64url without padding. Both ends are here: the HTTP
-//! server checks, and whoever knows the secret signs.
+//! server checks, and every program that knows the secret can sign.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -64,7 +64,7 @@ impl LinkSecrets {
         format!("a file of 1 to {SECRETS_MAX} secrets, one a line, that not everybody may read")
     }
 
-    /// Path and query of a file for whoever gets them, until then (seconds since the epoch).
+    /// Path and query of a file, valid until then (seconds since the epoch).
     pub fn sign(&self, file: &FileKey, expires: u64) -> String {
         let mut link = path(file);
         let mac = said(file, expires, |parts| self.0[0].mac(LABEL, parts));
@@ -94,7 +94,7 @@ impl LinkSecrets {
         let Some(mac) = decoded.filter(|&bytes| bytes == MAC_BYTES).map(|bytes| &mac[..bytes]) else {
             return forged("sig is no signature");
         };
-        // Each is tried, so that the time does not tell which.
+        // Each is tried, so that the time does not show which.
         let known = said(file, expires, |parts| {
             self.0.iter().fold(false, |known, secret| known | secret.verifies(LABEL, parts, mac))
         });
@@ -106,7 +106,7 @@ impl LinkSecrets {
     }
 }
 
-/// The path of a file for whoever gets it.
+/// The path of a file.
 pub fn path(file: &FileKey) -> String {
     let FileKey { appid, userid, fileid } = file;
     let escaped = |text| utf8_percent_encode(text, ESCAPED);
@@ -138,7 +138,7 @@ fn only<'a>(query: &'a str, name: &str) -> Result<Option<&'a str>, ()> {
     }
 }
 
-/// A target for the log: without its signature, since whoever reads the log is not to have the link.
+/// A target for the log: without its signature, so that the log gives no links away.
 pub fn without_signature(target: &str) -> String {
     let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
     let item = |item: &str| match item.starts_with("sig=") {

@@ -24,7 +24,7 @@ use parse::{ERRORS_MAX, Entry, FILE_BYTES_MAX, parse};
 pub use part::Part;
 pub use settings::CommonSettings;
 
-/// Where a server looks for its file when it is told none.
+/// Where a server looks for its file when none is named.
 pub const DIRECTORIES: [&str; 3] = ["./etc", "../etc", "/etc/tnv"];
 
 /// A server's file, read and found to be in order. It has no `Debug`: a password may be in it.

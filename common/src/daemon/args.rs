@@ -142,9 +142,9 @@ Usage: {part} [-c FILE] [--pid-file FILE] [--check] [--version] [--help]
   --pid-file FILE
               hold FILE locked (flock) as long as it runs, so that no second one does with the same FILE, and
               write the process number into it as soon as it can be reached
-  --check     read the configuration, open what it refers to, tell every fault, and exit
-  --version   tell the version and exit
-  --help      tell this and exit
+  --check     read the configuration, open what it refers to, report every error, and exit
+  --version   print the version and exit
+  --help      print this and exit
 
 {jobs}It runs in the foreground and logs to standard error, or to the file that tnv_log_file names;
 RUST_LOG sets how much (error, warn, info, debug, trace; info by default).

@@ -26,10 +26,10 @@ use crate::limits::STACK_BYTES;
 use crate::log_context;
 use crate::text::is_harmful;
 
-/// A message is cut after so many bytes: whoever says more says it to a file of its own.
+/// A message is cut after so many bytes.
 const MESSAGE_BYTES_MAX: usize = 8 << 10;
 
-/// Lines of INFO and WARN that are written in one second: whoever is refused costs one. It is more
+/// Lines of INFO and WARN that are written in one second: a refused client costs one. It is more
 /// than anyone reads, and 2 GB a day at the most where they are of usual length.
 const LINES_A_SECOND_MAX: u32 = 100;
 
@@ -110,7 +110,7 @@ fn open(path: &Path) -> Result<File> {
     opened.context(|| format!("cannot open the log file {}", path.display()))
 }
 
-/// How many lines were written in this second, and how many were left out since that was last told.
+/// How many lines were written in this second, and how many were left out since the last line about it.
 struct Bound {
     since: Option<Instant>,
     lines: u32,
@@ -121,7 +121,7 @@ struct Bound {
 /// What becomes of a line.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It is written, after a line that tells how many were left out where any were.
+    /// It is written, after a line with the number of those that were left out, if any were.
     Write { left_out: u64 },
     /// It is left out.
     LeaveOut,
@@ -136,7 +136,7 @@ impl Bound {
         if self.since.is_none_or(|since| now.saturating_duration_since(since) >= SECOND) {
             *self = Bound { since: Some(now), left_out: self.left_out, ..Bound::new() };
         }
-        // What was left out is told once a second, by whatever line comes first in it.
+        // The number of lines left out is written once a second, before the first line in it.
         let is_first = self.lines + self.errors == 0;
         let (count, max) = match level {
             Level::Error => (&mut self.errors, ERRORS_A_SECOND_MAX),
@@ -400,7 +400,7 @@ mod tests {
         bounded(&record, bound, now).lines().map(str::to_owned).collect()
     }
 
-    /// The story: each refused connection was a line, and whoever opened connections for a night filled
+    /// The story: each refused connection was a line, and a client that opened connections for a night filled
     /// the disk.
     #[test]
     fn a_flood_is_cut_and_told_of_once_a_second() {

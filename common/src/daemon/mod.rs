@@ -35,7 +35,7 @@ pub trait Server {
     /// What else the binary does.
     const JOBS: &'static [&'static Job] = &[];
 
-    /// Makes the settings of a configuration, or tells everything that is wrong with it.
+    /// Makes the settings of a configuration, or returns all errors in it.
     fn settings(config: &Config) -> Result<Self::Settings, Vec<ConfigError>>;
 
     /// Opens what the settings refer to, as `--check` wants it, and leaves no trace of it.
@@ -175,7 +175,7 @@ fn serve<S: Server>(file: Option<&Path>, pid_file: Option<&Path>) -> ExitCode {
     }
     info!("{} starts with {}", args::version(S::PART), config.file().display());
     notices(&config, &common).for_each(|notice| warn!("{notice}"));
-    drop(config); // Nobody needs the password of its text any more.
+    drop(config); // Its text, with the password, is not needed any more.
 
     let outcome = pid_file.map_or(Ok(()), pid_file::take).and_then(|()| run::<S>(settings, common));
     pid_file::release();
@@ -251,7 +251,7 @@ fn print(line: impl Display) -> ExitCode {
     }
 }
 
-/// A line to standard error. There is nowhere to tell that it failed.
+/// A line to standard error. Its failure cannot be reported anywhere.
 fn complain(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }

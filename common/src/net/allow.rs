@@ -57,12 +57,12 @@ impl fmt::Display for Network {
 pub struct AllowList(Option<Vec<Network>>);
 
 impl AllowList {
-    /// These networks and nobody else.
+    /// These networks and no others.
     pub fn only(networks: Vec<Network>) -> AllowList {
         AllowList(Some(networks))
     }
 
-    /// Everybody, since nobody said otherwise.
+    /// Everybody: nothing is configured.
     pub fn everybody() -> AllowList {
         AllowList(None)
     }
@@ -78,7 +78,7 @@ impl AllowList {
         self.0.as_ref().is_none_or(|networks| networks.iter().any(|Network(net)| net.contains(&ip)))
     }
 
-    /// Whether nobody may but this host itself, by its loopback addresses.
+    /// Whether only this host may, by its loopback addresses.
     pub fn is_loopback_only(&self) -> bool {
         let is_loopback =
             |Network(net): &Network| net.network().is_loopback() && net.broadcast().is_loopback();
@@ -96,7 +96,7 @@ pub fn host(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Strangers are told of in one line at most this often: whoever knocks without end must neither fill
+/// The log has a line of rejected peers at most this often: a peer that connects without end must neither fill
 /// the log nor take the place of other lines in it.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -212,7 +212,7 @@ mod tests {
         assert!(!AllowList::everybody().is_loopback_only());
     }
 
-    /// Whoever knocks without end would fill the disk, or push other lines over the log's bound.
+    /// A peer that connects without end would fill the disk, or push other lines over the log's bound.
     #[test]
     fn a_flood_of_strangers_is_a_line_a_second() {
         let mut strangers = RejectedPeers::default();

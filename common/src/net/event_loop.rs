@@ -22,7 +22,7 @@ use crate::net::allow::{AllowList, RejectedPeers};
 use crate::net::stop::Stop;
 use crate::net::worker_pool::Workers;
 
-/// What the loop is told by the configuration.
+/// What the configuration sets of the loop.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
     /// Names the worker threads.
@@ -128,7 +128,7 @@ pub fn run<S: Service>(
     run_announced(listener, settings, service, stop, || ())
 }
 
-/// The same; calls `ready` when all is there that serving needs: whoever reads that line can be served.
+/// The same; calls `ready` when all is there that serving needs: a client that reads that line can be served.
 pub fn run_announced<S: Service>(
     listener: TcpListener,
     settings: &ServerSettings,
@@ -236,7 +236,7 @@ impl<S: Service> Shared<S> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for events once and deals with them; tells whether the stop signal is set.
+    /// Waits for events once and deals with them; returns whether the stop signal is set.
     fn turn(self: &Arc<Self>, mut acceptor: Option<&mut Acceptor>) -> Result<bool> {
         self.workers.retry();
         let mut events = Vec::with_capacity(256);
@@ -262,7 +262,7 @@ impl<S: Service> Shared<S> {
     }
 
     /// A new connection waits for its first request as it will for the others. One over the limit
-    /// is told so; where too many are being told already it is given back.
+    /// is refused with a reply; where too many are being refused already it is closed without one.
     fn admit(self: &Arc<Self>, stream: Stream, max_conns: usize) -> std::result::Result<(), Stream> {
         let mut table = self.table();
         let refused = table.count() >= max_conns;
@@ -390,7 +390,7 @@ impl<S: Service> Shared<S> {
         self.dismiss(stream, conn);
     }
 
-    /// Closes the socket and tells the service, which can do the loop no harm.
+    /// Closes the socket and reports that to the service, whose panic does not harm the loop.
     fn dismiss(&self, stream: Arc<Stream>, conn: S::Conn) {
         drop(stream);
         let _ = catch_unwind(AssertUnwindSafe(|| self.service.closed(conn)));
@@ -440,14 +440,14 @@ impl<S: Service> Shared<S> {
         }
         let table = self.table();
         log::warn!("cutting {} connections that did not finish within {stop_timeout:?}", table.count());
-        // Whoever waits on them, a worker or epoll, wakes and finds them closed.
+        // A worker or epoll that waits on them wakes and finds them closed.
         let idle = table.idle.values().map(|idle| &idle.stream);
         table.busy.values().chain(idle).for_each(|stream| stream.shutdown());
         drop(table);
         self.turn_until_done(CUT_TIMEOUT).map(drop)
     }
 
-    /// Goes on until nothing is under way, at most so long; tells whether that came.
+    /// Goes on until nothing is under way, at most so long; returns whether that came.
     fn turn_until_done(self: &Arc<Self>, timeout: Duration) -> Result<bool> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -464,7 +464,7 @@ impl<S: Service> Shared<S> {
     }
 }
 
-/// What epoll is to tell, once, of a connection that waits.
+/// What epoll is to report, once, of a connection that waits.
 fn flags(until: Until) -> epoll::EventFlags {
     let wanted = match until {
         Until::Readable => epoll::EventFlags::IN | epoll::EventFlags::RDHUP,

@@ -1,4 +1,4 @@
-//! What a peer still sends and nobody wants: it is read and dropped within bounds, so that the peer
+//! What a peer still sends of a refused request: it is read and dropped within bounds, so that the peer
 //! reads its answer. Closing with unread data resets the connection, and takes the answer with it.
 
 use std::io;
@@ -20,7 +20,7 @@ const DRAIN_BYTES: usize = 64 << 10;
 pub struct LingeringClose {
     left: u64,
     keep: bool,
-    /// It was told that nothing more will come.
+    /// The peer knows that nothing more will come.
     closing: bool,
     until: Instant,
     progress: Instant,

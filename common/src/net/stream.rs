@@ -26,7 +26,7 @@ const SEND_FILE_BYTES: u64 = 1 << 20;
 /// each slow reader, and a thousand of them would use up the memory that all of TCP shares.
 const UNSENT_BYTES_MAX: u32 = 256 << 10;
 
-/// The same of a reader who keeps up: whoever sends to him need not wake so often.
+/// The same of a reader that keeps up: its sender need not wake so often.
 const AMPLE_UNSENT_BYTES_MAX: u32 = 1 << 20;
 
 /// Readers that may have so much at the same time. A large file at full speed is for a few.
@@ -255,7 +255,7 @@ impl Stream {
         let _ = rustix::net::shutdown(&self.fd, Shutdown::Write);
     }
 
-    /// Ends both directions: whoever waits on this stream wakes.
+    /// Ends both directions: a thread that waits on this stream wakes.
     pub fn shutdown(&self) {
         let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
     }
@@ -395,7 +395,7 @@ mod tests {
             stream.set_keeps_up(true).unwrap();
         }
         assert_eq!(ample(), AMPLE_MAX);
-        // Whoever does not keep up any more makes room for another.
+        // A reader that does not keep up any more makes room for another.
         streams[0].set_keeps_up(false).unwrap();
         assert_eq!((ample(), unsent(&streams[0])), (AMPLE_MAX - 1, UNSENT_BYTES_MAX));
         streams[AMPLE_MAX].set_keeps_up(true).unwrap();

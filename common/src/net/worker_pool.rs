@@ -38,7 +38,7 @@ struct Shared {
     threads_max: usize,
     jobs: Receiver<Job>,
     /// Workers that wait for a job, or were started and have not looked for one yet. Each takes a job if there is
-    /// one. So whoever queues a job, and whoever stops being idle, starts a worker where more jobs are queued than
+    /// one. So a caller that queues a job, and a worker that stops being idle, start a worker where more jobs are queued than
     /// workers are idle.
     idle: AtomicUsize,
     threads: Mutex<Threads>,

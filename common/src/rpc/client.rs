@@ -92,7 +92,7 @@ impl Conn {
         self.unread
     }
 
-    /// Whether an idle connection has been closed by the server, or has bytes nobody asked for.
+    /// Whether an idle connection has been closed by the server, or has bytes that were not asked for.
     pub fn is_stale(&self) -> bool {
         self.is_broken() || self.stream.readable_now()
     }

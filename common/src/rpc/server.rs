@@ -155,7 +155,7 @@ impl<H: Handler, D: Dialect> RpcServer<H, D> {
     }
 
     /// The failure reply, and what may become of the connection after it. The reply comes first:
-    /// whoever reads while sending learns of it early.
+    /// a client that reads while it sends learns of it early.
     fn failure(&self, header: Header, unread: u64, error: &Error) -> Phase {
         match error.kind() {
             ErrorKind::Internal | ErrorKind::OutcomeUnknown => {
@@ -216,7 +216,7 @@ impl<H: Handler, D: Dialect> RpcServer<H, D> {
                     conn.phase = Phase::Sending(failure, std::mem::replace(drain, LingeringClose::nothing()));
                     Step::Again
                 }
-                // The length that was announced tells the peer that this is not all.
+                // By the length that was announced the peer knows that this is not all.
                 Err(SendError::File(error)) => {
                     log::warn!("{error}; closing after a part of the content");
                     Step::Wait(Next::Close)
@@ -248,7 +248,7 @@ impl<H: Handler, D: Dialect> RpcServer<H, D> {
             Collected::Part => return Step::Wait(Next::Wait),
             Collected::Gone => None,
             Collected::Bad(error) => {
-                // What follows a bad length cannot be told apart from the next message.
+                // What follows a bad length cannot be distinguished from the next message.
                 log::warn!("{error}");
                 Some(Phase::Sending(self.refusal(&error), LingeringClose::close()))
             }

@@ -109,7 +109,7 @@ impl Catalog {
         let mut waits = None;
         for pause in LOOK_PAUSES {
             if !pause.is_zero() {
-                // Whoever finds too many waiting does not: another member may have the file in sight.
+                // Where too many wait already this one does not: another member may see the file.
                 if waits.get_or_insert_with(|| self.waiters.join()).is_none() {
                     break;
                 }

@@ -97,7 +97,7 @@ fn is_absent(db: &Db) -> IsAbsent {
     })
 }
 
-/// The failure of whoever asks for a file that is not there, or is not his.
+/// The failure of a request for a file that does not exist, or is another user's.
 pub fn no_such_file(file: &FileKey) -> Error {
     Error::new(ErrorKind::NotFound, format!("no such file, fileid: {}", file.fileid))
 }

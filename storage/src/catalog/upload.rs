@@ -9,14 +9,14 @@
 //! 2. **A store path is chosen** by its free space, and its next number asked of an ID server. The
 //!    number makes the name unique among all members and for ever.
 //! 3. **A journal slot is taken**, which names the file to be. It comes before the file: were it the
-//!    other way round, a kill in between would leave a file that nobody knows of.
+//!    other way round, a kill in between would leave an unknown file.
 //! 4. **The directories are made and synced** where they are not known, **the file is created** with
 //!    O_EXCL. Should it be there it is somebody else's: the slot is released, nothing is removed, and
 //!    the next number is tried. **The journal is looked at again**: where it is not in its place, the
 //!    mount has gone and the file is on the disk below. Up to here another store path can still
 //!    take the file.
 //! 5. **The content is received**, with its checksum, which must be the expected one if there is one. The file is under its final name, but no row
-//!    names it, so nobody can see it half done.
+//!    names it, so it cannot be seen half done.
 //! 6. **The file is synced**, and at the same time **the directory** that has its name, once for all who have
 //!    new names there (see `file::directory_sync`). Both come before the row: a row that survives a power loss must find its
 //!    file whole, under its name.
@@ -30,7 +30,7 @@
 //!
 //! Steps 4 and 6 sync as far as `tnv_fsync` says. A sync that fails is not repeated: the file is given
 //! up, and so is whatever was on its way to the same store path at that moment: each upload keeps from step 2 how
-//! often the store path has failed, whoever meets a failure has it counted before anyone is answered, and
+//! the error epoch of the volume, a thread that meets a failure reports it before any upload is answered, and
 //! at the end of step 6 the number must be the same.
 //!
 //! Whatever fails before step 7 removes the file, then releases the slot; a kill leaves the slot,

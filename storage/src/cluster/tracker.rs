@@ -89,7 +89,7 @@ struct Member {
     refusals: u32,
     /// How often in a row it closed the connection instead of an answer to the report.
     lost: u32,
-    /// What the log was last told: joined, or the kind of failure. Only changes are told.
+    /// What was logged last: joined, or the kind of failure. Only changes are logged.
     shown: Option<std::result::Result<(), ErrorKind>>,
 }
 

@@ -76,7 +76,7 @@ impl Directories {
             let synced = self.syncs.begin(WHAT, &pair[0], volume).wait();
             if let Err(fault) = synced.and_then(|()| is_sound(&**volume, error_epoch)) {
                 if made {
-                    // Whoever needs it next then makes it anew, which is something to be synced; of one
+                    // The next caller then makes it anew, which is something to be synced; of one
                     // that is there a second sync might succeed without having written anything.
                     let _ = fs::remove_dir(&pair[1]);
                 }

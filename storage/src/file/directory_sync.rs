@@ -74,7 +74,7 @@ struct Asked {
 }
 
 /// The rounds of one directory, of which one is under way. Dropped, it ends them, also where a panic dropped it or
-/// its job is never run: nobody waits for a round that will not come, and the next upload begins anew.
+/// its job is never run: no upload waits for a round that will not come, and the next one begins anew.
 struct Rounds {
     running: Arc<Running>,
     directory: String,
@@ -156,7 +156,7 @@ impl Rounds {
             }
             self.present.end(outcome);
             let mut running = self.running.lock();
-            // Taken before its sync begins: whoever comes from here on waits for another one.
+            // Taken before its sync begins: later callers wait for another one.
             match running.get_mut(&self.directory).and_then(Option::take) {
                 Some(next) => self.present = next,
                 None => {
@@ -208,7 +208,7 @@ impl DirectorySync {
         loop {
             match &*outcome {
                 Some(Ok(())) => return Ok(()),
-                Some(Err(fault)) => return Err(fault.told_again()),
+                Some(Err(fault)) => return Err(fault.for_another_caller()),
                 None => {}
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -298,7 +298,7 @@ mod tests {
             }
         };
         let error_epoch = volume.error_epoch();
-        // Nobody waits for this one yet: its upload still syncs its file.
+        // No caller waits for this one yet: its upload still syncs its file.
         let first = syncs.begin_with(WHAT, "d", &volume, sync);
         entered.wait();
         let others: Vec<_> = (0..4).map(|_| syncs.begin_with(WHAT, "d", &volume, |_| Ok(()))).collect();

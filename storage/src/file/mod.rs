@@ -1,5 +1,5 @@
 //! Files on volumes: created, written, read, synced and removed, with their journal. Nothing here knows a row, a number
-//! or a protocol: a file has a path, and an owner and a name that only whoever refers to it understands.
+//! or a protocol: a file has a path, and an owner and a name that only the layer above understands.
 //!
 //! - [`create`]: files on their way in, and removals that are noted.
 //! - [`read`]: a file that is there as it is known; [`verify`]: holding one against what is known of it.

@@ -159,7 +159,7 @@ impl Recovery {
     }
 }
 
-/// A case whose file could not be removed now. The first time is told.
+/// A case whose file could not be removed now. The first time is logged as an error.
 fn put_off(mut case: Case, error: &io::Error) -> Case {
     let level = if case.pause == PAUSE { log::Level::Error } else { log::Level::Debug };
     log::log!(level, "remove {}: {error}; trying again", case.open.entry.path);

@@ -42,7 +42,7 @@ impl Defect {
     }
 
     /// In words, beside the row.
-    pub fn told<'a>(&'a self, row: &'a StoredFile) -> impl fmt::Display + 'a {
+    pub fn describe<'a>(&'a self, row: &'a StoredFile) -> impl fmt::Display + 'a {
         fmt::from_fn(move |out| match self {
             Defect::Path => write!(out, "its path is not of the form STORE/000/000/000/TIME_000"),
             Defect::Missing => write!(out, "there is no file"),
@@ -102,7 +102,7 @@ fn open_fitting(row: &StoredFile) -> Result<File, Defect> {
         return Err(Defect::Path);
     }
     let file = match open(&row.path) {
-        // What a link in its place is to whoever does not follow it.
+        // A link in its place, which is not followed.
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
             return Err(Defect::NotAFile);
         }
@@ -138,7 +138,7 @@ pub fn read_whole(row: &StoredFile, anew: bool, mut pace: impl FnMut(u64) -> boo
         }
     }
     if anew {
-        // What nobody has asked for need not stay in memory.
+        // No client has asked for it, so it need not stay in memory.
         let _ = fadvise(&file, 0, None, Advice::DontNeed);
     }
     match (hasher.finalize(), row.crc32) {

@@ -2,7 +2,7 @@
 //! gigabytes pile up, and the one sync at the end would outlast the client's patience.
 //!
 //! A flush that failed fails the file for good, however often it is asked for afterwards: the kernel
-//! tells of a failed write once, and a later fsync would succeed without it. The volume knows of it at once,
+//! reports a failed write once, and a later fsync would succeed without it. The volume knows of it at once,
 //! however long its upload still takes.
 
 use std::fs::File;
@@ -59,7 +59,7 @@ enum Phase {
 }
 
 impl Writeback {
-    /// For a file that nobody else writes to.
+    /// For a file with no other writer.
     pub fn new(file: File, fsync: Fsync, workers: &Workers, volume: Arc<dyn DiskHealth>) -> Writeback {
         let shared = Shared { file, fsync, volume, state: Mutex::default(), idle: Condvar::new() };
         Writeback { workers: workers.clone(), shared: Arc::new(shared), unflushed: 0 }
@@ -110,11 +110,11 @@ impl Shared {
         state.phase = Phase::Running;
         drop(state);
         let _turn = RunGuard(self);
-        // Kept before it is idle: whoever waits for that then sees it.
+        // Kept before it is idle, so that a waiting caller sees it.
         let _ = self.keep(self.fsync.data(&self.file));
     }
 
-    /// Calls off a flush that has not begun, waits for one that has, for so long as for any sync, and tells of any
+    /// Calls off a flush that has not begun, waits for one that has, for so long as for any sync, and returns any
     /// that failed.
     fn settle(&self) -> DiskResult<()> {
         let deadline = Instant::now() + SYNC_TIMEOUT;
@@ -133,7 +133,7 @@ impl Shared {
         state.failed()
     }
 
-    /// Remembers a sync that failed. The volume is told of the first one, before its upload is.
+    /// Remembers a sync that failed. The first one is reported to the volume before the upload learns of it.
     fn keep(&self, synced: io::Result<()>) -> DiskResult<()> {
         if let Err(error) = synced {
             self.volume.failed(&fault(copy(&error)));

@@ -40,7 +40,7 @@ const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 /// The pause after the database failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(10);
 
-/// What tells that a file was changed.
+/// What shows that a file was changed.
 type Stamp = (u64, u64, i64, i64, i64, i64);
 
 /// Starts the thread, which goes on at a row.
@@ -197,14 +197,14 @@ impl Scrub {
                 return;
             }
         }
-        let told = fault.told(&entry.file);
+        let defect = fault.describe(&entry.file);
         let (path, fileid, userid) = (&entry.file.path, self.db.name(&entry.id), self.db.name(&entry.userid));
         match fault {
             // It cannot be served anyway, and where its disk is away it is not one file's matter.
             Defect::Path | Defect::Missing | Defect::NotAFile => {
                 self.round.missing += 1;
                 if self.volumes.is_mounted(path) {
-                    log::error!("LOST here: {path}: {told}, fileid: {fileid}, userid: {userid}");
+                    log::error!("LOST here: {path}: {defect}, fileid: {fileid}, userid: {userid}");
                 }
             }
             Defect::Size(_) | Defect::Checksum(_) | Defect::Unreadable(_) => {
@@ -216,7 +216,7 @@ impl Scrub {
                 // Kept before it is logged.
                 self.save();
                 let what = if kept { "out of service here" } else { "still served, too many are damaged" };
-                log::error!("DAMAGED, {what}: {path}: {told}, fileid: {fileid}, userid: {userid}");
+                log::error!("DAMAGED, {what}: {path}: {defect}, fileid: {fileid}, userid: {userid}");
             }
         }
     }

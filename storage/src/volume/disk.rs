@@ -83,7 +83,7 @@ impl DiskError {
     }
 
     /// The same failure for one more who waited for it.
-    pub fn told_again(&self) -> DiskError {
+    pub fn for_another_caller(&self) -> DiskError {
         let DiskError { what, error, lost_writes, reported } = self;
         DiskError { what, error: copy(error), lost_writes: *lost_writes, reported: *reported }
     }
@@ -97,8 +97,8 @@ pub fn copy(error: &io::Error) -> io::Error {
     }
 }
 
-/// Opened anew for each sync: an error of writing it that nobody was told of is then told to this caller, and
-/// one that somebody was told of is not taken for his.
+/// Opened anew for each sync: an error of writing it that no caller has seen is then returned to this one, and
+/// one that another caller has seen is not returned again.
 fn open_directory(path: &Path) -> io::Result<File> {
     File::open(path)
 }

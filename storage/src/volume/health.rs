@@ -6,7 +6,7 @@
 //! back, [`PROOFS`] times in a row, each time after a longer pause; a proof that fails begins the row
 //! anew. A disk that fails again soon after it was trusted has to prove itself for longer each time, so
 //! that one which comes and goes costs ever fewer uploads. The proofs are made by the thread that asks
-//! the disk, which nobody waits for.
+//! the disk, which no request waits for.
 //!
 //! A restart forgets all of this: what was given up is gone by then, and a disk that still fails shows
 //! it at the first upload.
@@ -74,7 +74,7 @@ impl Health {
     }
 
     /// Whether there are no new files.
-    pub fn is_lost(&self) -> bool {
+    pub fn is_bad(&self) -> bool {
         self.lost.as_ref().is_some_and(|lost| !lost.reads_only)
     }
 
@@ -89,12 +89,12 @@ impl Health {
     }
 
     /// Something failed; returns whether it was healthy until now.
-    pub fn lose(&mut self, now: Instant) -> bool {
+    pub fn fail(&mut self, now: Instant) -> bool {
         self.error_epoch += 1;
         self.doubt(now, false)
     }
 
-    /// Something could not be read; tells whether nothing was in doubt until now. New files go elsewhere first.
+    /// Something could not be read; returns whether nothing was in doubt until now. New files go elsewhere first.
     pub fn suspect(&mut self, now: Instant) -> bool {
         self.doubt(now, true)
     }
@@ -168,13 +168,13 @@ mod tests {
     use crate::scratch::Scratch;
 
     /// Tries proofs at their times until it is healthy; returns when that was.
-    fn prove_until_trusted(trust: &mut Health, start: Instant, outcomes: &[bool]) -> Duration {
+    fn prove_until_trusted(health: &mut Health, start: Instant, outcomes: &[bool]) -> Duration {
         let mut outcomes = outcomes.iter().chain(std::iter::repeat(&true));
         let mut now = start;
-        while trust.is_lost() {
+        while health.is_bad() {
             now += Duration::from_millis(250);
-            if trust.is_due(now) {
-                trust.tried(now, *outcomes.next().unwrap(), trust.error_epoch());
+            if health.is_due(now) {
+                health.tried(now, *outcomes.next().unwrap(), health.error_epoch());
             }
         }
         now - start
@@ -183,47 +183,47 @@ mod tests {
     #[test]
     fn trust_comes_back_after_proofs_in_a_row_with_growing_pauses() {
         let now = Instant::now();
-        let mut trust = Health::new();
-        assert!(!trust.is_lost() && !trust.is_due(now));
-        assert!(trust.lose(now));
-        assert!(!trust.lose(now), "it is told once");
-        assert_eq!(prove_until_trusted(&mut trust, now, &[]), PAUSE * (1 + 2 + 4));
-        assert_eq!(trust.tried(now, true, trust.error_epoch()), None);
-        trust = Health::new();
-        trust.lose(now);
-        let took = prove_until_trusted(&mut trust, now, &[true, true, false]);
+        let mut health = Health::new();
+        assert!(!health.is_bad() && !health.is_due(now));
+        assert!(health.fail(now));
+        assert!(!health.fail(now), "it is reported once");
+        assert_eq!(prove_until_trusted(&mut health, now, &[]), PAUSE * (1 + 2 + 4));
+        assert_eq!(health.tried(now, true, health.error_epoch()), None);
+        health = Health::new();
+        health.fail(now);
+        let took = prove_until_trusted(&mut health, now, &[true, true, false]);
         assert_eq!(took, PAUSE * (1 + 2 + 4 + 8 + 16 + 32), "a proof that fails begins the row anew");
     }
 
     #[test]
     fn a_disk_that_fails_again_has_to_prove_itself_for_longer() {
         let mut now = Instant::now();
-        let mut trust = Health::new();
+        let mut health = Health::new();
         let mut last = Duration::ZERO;
         for _ in 0..20 {
-            trust.lose(now);
-            let took = prove_until_trusted(&mut trust, now, &[]);
+            health.fail(now);
+            let took = prove_until_trusted(&mut health, now, &[]);
             assert!(took >= last && took <= PAUSE_MAX * PROOFS, "{took:?} after {last:?}");
             last = took;
             now += took;
         }
         assert_eq!(last, PAUSE_MAX * PROOFS);
         now += RELAPSE_TIMEOUT;
-        trust.lose(now);
-        assert_eq!(prove_until_trusted(&mut trust, now, &[]), PAUSE * 7, "long ago counts no more");
+        health.fail(now);
+        assert_eq!(prove_until_trusted(&mut health, now, &[]), PAUSE * 7, "long ago counts no more");
     }
 
     #[test]
     fn a_failure_during_a_proof_spoils_it() {
         let now = Instant::now();
-        let mut trust = Health::new();
-        trust.lose(now);
+        let mut health = Health::new();
+        health.fail(now);
         for _ in 0..PROOFS {
-            let error_epoch = trust.error_epoch();
-            trust.lose(now);
-            trust.tried(now, true, error_epoch);
+            let error_epoch = health.error_epoch();
+            health.fail(now);
+            health.tried(now, true, error_epoch);
         }
-        assert!(trust.is_lost());
+        assert!(health.is_bad());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The store paths: which of them work and have room, and in what order to try them for a new file.
 //!
-//! Nobody who has work to do asks a disk himself (see `probe`): a network file system whose cable is cut answers after a
+//! No worker asks a disk itself (see `probe`): a network file system whose cable is cut answers after a
 //! minute, and all workers would wait for it. A store path without a fresh and good answer is passed over; what it holds
 //! is served as far as the disk allows. Only where there is no other with an answer is it waited for, and for
 //! some seconds.
@@ -32,7 +32,7 @@ use crate::path;
 /// twice the ping time-out (docs/glusterfs.md).
 const LAST_SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// How often whoever waits looks, and how long he waits in any case: rather than the disks it may be this
+/// How often a waiting caller looks, and how long it waits in any case: rather than the disks it may be this
 /// process that was stopped for a while, and the threads are about to ask.
 pub(super) const GRACE: Duration = Duration::from_millis(100);
 

@@ -61,7 +61,7 @@ impl Volume {
             let works = asked.is_ok();
             self.note(asked);
             left.into_iter().for_each(add);
-            if works && self.state().trust.is_due(Instant::now()) {
+            if works && self.state().health.is_due(Instant::now()) {
                 self.prove();
             }
         }
@@ -69,9 +69,9 @@ impl Volume {
 
     /// Lets a bad volume make a proof, and logs what came of it.
     pub(super) fn prove(&self) {
-        let error_epoch = self.state().trust.error_epoch();
+        let error_epoch = self.state().health.error_epoch();
         let proven = prove(&self.proof());
-        let now = self.state().trust.tried(Instant::now(), proven.is_ok(), error_epoch);
+        let now = self.state().health.tried(Instant::now(), proven.is_ok(), error_epoch);
         match (now, proven) {
             (Some(Proof::Regained(took)), _) => log::warn!(
                 "store path '{}' has proven itself {PROOFS} times and is trusted again after {} s; it takes \
@@ -88,7 +88,7 @@ impl Volume {
         }
     }
 
-    /// The file that proofs are made with, told apart among the members as their journals are.
+    /// The file that proofs are made with, named after the member as its journal is.
     pub(super) fn proof(&self) -> PathBuf {
         self.opening.member.file_in(&self.path, ".proof-").into()
     }
@@ -300,7 +300,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Keeps the answer, and tells what has changed.
+    /// Keeps the answer, and logs what has changed.
     pub(super) fn note(&self, asked: Asked) {
         let mut state = self.state();
         state.asked_at = Instant::now();

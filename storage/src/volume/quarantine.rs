@@ -39,7 +39,7 @@ const NEW: &str = ".new";
 const BAD: &str = ".bad";
 
 /// Most damaged files that are known at a time, some MiB of them: with more it is the disk that is to be
-/// replaced, and they are told and served as they are, for readers to check.
+/// replaced, and they are logged and served as they are, for readers to check.
 const DAMAGED_MAX: usize = 10_000;
 
 /// The longest such file: more than all of its texts at their longest.

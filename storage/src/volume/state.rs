@@ -66,7 +66,7 @@ pub(super) struct State {
     /// What was wrong when the disk was last asked.
     pub(super) fault: Option<String>,
     pub(super) asked_at: Instant,
-    /// Whether the log was told that it hangs.
+    /// Whether the log has a line about its silence.
     pub(super) silent: bool,
     /// Bytes for the likes of us, and of the whole, less what was written since.
     pub(super) free: u64,
@@ -74,7 +74,7 @@ pub(super) struct State {
     /// Bytes of uploads under way that are not on the disk yet.
     pub(super) reserved: u64,
     pub(super) failed_at: Option<Instant>,
-    pub(super) trust: Health,
+    pub(super) health: Health,
 }
 
 /// What a store path has for a new file.
@@ -117,7 +117,7 @@ impl Volume {
             total: 0,
             reserved: 0,
             failed_at: None,
-            trust: Health::new(),
+            health: Health::new(),
         };
         Volume {
             key: key.clone(),
@@ -171,12 +171,12 @@ impl Volume {
         let DiskError { what, error, lost_writes, .. } = failure;
         let mut state = self.state();
         let now = Instant::now();
-        let bad = state.trust.is_lost();
-        let told = if *lost_writes { !state.trust.lose(now) } else { bad || state.has_failed() };
+        let bad = state.health.is_bad();
+        let is_known = if *lost_writes { !state.health.fail(now) } else { bad || state.has_failed() };
         state.failed_at = Some(now);
         drop(state);
         // While it fails on, each upload would say so again.
-        let level = if told { log::Level::Debug } else { log::Level::Error };
+        let level = if is_known { log::Level::Debug } else { log::Level::Error };
         let path = &self.path;
         match lost_writes {
             true => log::log!(
@@ -196,7 +196,7 @@ impl Volume {
     /// must not stop all uploads of a group.
     pub(super) fn read_failed(&self, error: &io::Error) {
         let mut state = self.state();
-        let is_new = state.trust.suspect(Instant::now());
+        let is_new = state.health.suspect(Instant::now());
         state.failed_at = Some(Instant::now());
         drop(state);
         if is_new {
@@ -208,14 +208,14 @@ impl Volume {
         }
     }
 
-    /// What a new file may have. Whoever finds first that the disk hangs says so, since its thread cannot.
+    /// What a new file may have. The first caller that finds the disk unresponsive logs it, since its thread cannot.
     pub(super) fn room(&self) -> Room {
         let mut state = self.state();
         if state.hangs() {
-            let told = std::mem::replace(&mut state.silent, true);
+            let is_known = std::mem::replace(&mut state.silent, true);
             let seconds = state.silence().as_secs();
             drop(state);
-            if !told {
+            if !is_known {
                 let path = &self.path;
                 log::error!(
                     "store path '{path}' has not answered for {seconds} s; no new files there until it does"
@@ -225,7 +225,7 @@ impl Volume {
         }
         match (&state.fault, state.room(self.opening.reserve)) {
             (Some(_), _) => Room::VolumeError,
-            _ if state.trust.is_lost() => Room::VolumeError,
+            _ if state.health.is_bad() => Room::VolumeError,
             (None, Some(room)) => Room::Bytes(room),
             (None, None) => Room::Full,
         }
@@ -238,7 +238,7 @@ impl Volume {
 
 impl State {
     pub(super) fn error_epoch(&self) -> u64 {
-        self.trust.error_epoch() + self.reopened
+        self.health.error_epoch() + self.reopened
     }
 
     pub(super) fn silence(&self) -> Duration {
@@ -255,7 +255,7 @@ impl State {
 
     /// Whether others are tried first.
     pub(super) fn is_last_resort(&self) -> bool {
-        self.has_failed() || self.trust.is_suspected()
+        self.has_failed() || self.health.is_suspected()
     }
 
     pub(super) fn room(&self, reserve: Space) -> Option<u64> {

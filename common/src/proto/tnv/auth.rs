@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::proto::field::{Reader, put_text};
 use crate::proto::names::{APPID_BYTES, AppId};
 
-/// Bytes of a nonce: nobody guesses one, and none comes twice.
+/// Bytes of a nonce: it cannot be guessed, and none comes twice.
 pub const NONCE_BYTES: usize = 32;
 /// Bytes of a proof: those of HMAC-SHA-256.
 pub const MAC_BYTES: usize = 32;

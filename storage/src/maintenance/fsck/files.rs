@@ -89,12 +89,12 @@ impl Fsck<'_> {
                 None => {} // A delete has come to its end.
                 Some(age) if age < self.min_age_secs => {
                     self.counts.young += 1;
-                    self.tell(&["young", &candidate.path])?;
+                    self.report(&["young", &candidate.path])?;
                 }
                 Some(age) => {
                     self.counts.orphan += 1;
                     let remark = format!("unchanged for {age} s");
-                    self.tell(&["orphan", &candidate.path, "", "", "", &remark])?;
+                    self.report(&["orphan", &candidate.path, "", "", "", &remark])?;
                     orphans.push(candidate);
                 }
             }
@@ -118,7 +118,7 @@ impl Fsck<'_> {
                 if self.left.insert(journal.clone()) {
                     self.counts.left += 1;
                     let remark = format!("no storage holds it, {slots} slots are taken");
-                    self.tell(&["journal", &journal, "", "", "", &remark])?;
+                    self.report(&["journal", &journal, "", "", "", &remark])?;
                 }
             }
             let doubtful = names(&all.doubtful);
@@ -178,7 +178,7 @@ impl Fsck<'_> {
             let path = &orphan.path;
             if orphan.doubtful {
                 self.counts.failed += 1;
-                self.tell(&[
+                self.report(&[
                     "kept",
                     path,
                     "",
@@ -194,11 +194,11 @@ impl Fsck<'_> {
             match fs::remove_file(path) {
                 Ok(()) => {
                     self.counts.removed += 1;
-                    self.tell(&["removed", path])?;
+                    self.report(&["removed", path])?;
                 }
                 Err(error) => {
                     self.counts.failed += 1;
-                    self.tell(&["kept", path, "", "", "", &error.to_string()])?;
+                    self.report(&["kept", path, "", "", "", &error.to_string()])?;
                 }
             }
         }

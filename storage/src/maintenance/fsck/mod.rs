@@ -27,7 +27,7 @@
 //!
 //! Rows of this group, and those of no group (existing storages write such) whose file is there. What
 //! other rows of no group mean cannot be told. But for the question whether a file has a row every row
-//! counts, whoever's it is and whatever its status, also one that names the file by another text for
+//! counts, of any user and any status, also one that names the file by another text for
 //! the same directory.
 //!
 //! # Memory
@@ -133,7 +133,7 @@ pub fn run(settings: &Settings, given: &Given, out: &mut dyn Write, stop: &Stop)
     if !given.has("quick") {
         fsck.compare_contents()?;
     }
-    fsck.tell_counts()
+    fsck.report_counts()
 }
 
 /// One and the same directory under two texts would have each file twice, one time without a row.
@@ -206,13 +206,13 @@ impl Fsck<'_> {
         }
     }
 
-    pub(super) fn tell(&mut self, fields: &[&str]) -> Result<()> {
+    pub(super) fn report(&mut self, fields: &[&str]) -> Result<()> {
         let line = fields.iter().map(escaped).collect::<Vec<_>>().join("\t");
         writeln!(self.out, "{line}").context(|| "write to standard output")
     }
 
     /// The end; says whether all agrees.
-    pub(super) fn tell_counts(&mut self) -> Result<bool> {
+    pub(super) fn report_counts(&mut self) -> Result<bool> {
         let Counts { missing, size, checksum, unreadable, path, orphan, failed, .. } = self.counts;
         let counts = &self.counts;
         let lines = [
@@ -239,7 +239,7 @@ impl Fsck<'_> {
             ("kept", failed),
         ];
         for (name, count) in lines {
-            self.tell(&["count", name, &count.to_string()])?;
+            self.report(&["count", name, &count.to_string()])?;
         }
         self.out.flush().context(|| "write to standard output")?;
         Ok(missing + size + checksum + unreadable + path + orphan + failed == 0)

@@ -84,9 +84,9 @@ impl Fsck<'_> {
         };
         *count += 1;
         let Entry { id, appid, userid, file, .. } = entry;
-        let remark = fault.told(file).to_string();
+        let remark = fault.describe(file).to_string();
         let (userid, id) = (self.db.name(userid), self.db.name(id));
-        self.tell(&[fault.kind(), &file.path, appid, &userid, &id, &remark])
+        self.report(&[fault.kind(), &file.path, appid, &userid, &id, &remark])
     }
 
     /// Reads what has a checksum.
@@ -97,7 +97,7 @@ impl Fsck<'_> {
                     Some(group) => group == fsck.group,
                     None => fsck.is_here(&entry.file.path),
                 };
-                // What else is wrong was told before.
+                // What else is wrong was reported before.
                 if !own || !entry.live || verify::look(&entry.file).is_err() {
                     continue;
                 }

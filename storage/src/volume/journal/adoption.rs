@@ -53,7 +53,7 @@ impl Journal {
         let retired = RwLock::new(false);
         let journal = Arc::new(Journal { file, path, identity, is_local, free, pulse, retired });
         journal.beat().context(|| format!("write the heartbeat in {}", journal.path))?;
-        tell(&journal.path, entries.len());
+        log_left(&journal.path, entries.len());
         let left = entries.into_iter().map(|(index, entry)| {
             let slot = Slot { journal: Arc::clone(&journal), index };
             PendingOp { slot: Some(slot), entry }
@@ -89,7 +89,7 @@ impl Journal {
 
     /// First the journal gets a heartbeat of this one's holder: a former holder that lives after all finds it before
     /// it acknowledges anything (see [`Journal::verify`]), and only then is it asked which rows there are. The copies
-    /// come next, so that a kill in between leaves a slot twice, which is harmless, and never not at all. Whoever
+    /// come next, so that a kill in between leaves a slot twice, which is harmless, and never loses one. A process that
     /// opens the file in the meantime finds it locked or gone, and opens it anew.
     ///
     /// The file itself stays where another host may come back to it, and with it that storage's list of damaged files;
@@ -141,7 +141,7 @@ impl Journal {
             file.sync_data()?;
         }
         if is_removed || !entries.is_empty() {
-            tell(path, entries.len());
+            log_left(path, entries.len());
         }
         let mut left = Vec::new();
         for (_, entry) in &entries {
@@ -196,7 +196,7 @@ fn wait_for_holder(path: &str, file: &File, watch: &mut Watch) -> Result<()> {
     }
 }
 
-fn tell(path: &str, entries: usize) {
+fn log_left(path: &str, entries: usize) {
     if entries > 0 {
         log::warn!("{path}: {entries} uploads or deletes were cut off");
     }
