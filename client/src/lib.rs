@@ -6,14 +6,14 @@
 //!
 //! ```no_run
 //! use std::path::Path;
-//! use tnv_client::{AppId, Client, Options, Result, Triple, UserId};
+//! use tnv_client::{AppId, Client, Options, Result, FileKey, UserId};
 //!
 //! fn main() -> Result<()> {
 //!     let client = Client::new(&["127.0.0.1:21000".to_owned()], Options::default())?;
 //!     let appid = AppId::new("tnvideo")?;
 //!     let userid = UserId::new("tnv001")?;
 //!     let fileid = client.upload_file(&appid, &userid, Path::new("holiday.mp4"))?;
-//!     let file = Triple { appid, userid, fileid };
+//!     let file = FileKey { appid, userid, fileid };
 //!     println!("{} has {} bytes", file.fileid, client.file_size(&file)?);
 //!     client.download_file(&file, 0, 0, Path::new("copy.mp4"))?;
 //!     client.delete(&file)
