@@ -16,7 +16,7 @@ pub struct Cache<K: Hash + Eq, V> {
 }
 
 impl<K: Hash + Eq, V> Cache<K, V> {
-    /// A cache of at most so many entries, each of which lives so long. With a lifetime of 0 it keeps none.
+    /// A cache of at most `entries_max` entries that live for `lifetime`. With a lifetime of 0 it keeps none.
     pub fn new(lifetime: Duration, entries_max: usize) -> Cache<K, V> {
         Cache { entries: LruCache::unbounded(), lifetime, entries_max }
     }
@@ -26,7 +26,7 @@ impl<K: Hash + Eq, V> Cache<K, V> {
     where
         K: Borrow<Q>,
     {
-        // Not used counts, but put: so the oldest one is also the first to end.
+        // A read does not make an entry younger, so the oldest entry is also the first to end.
         let (value, until) = self.entries.peek(key)?;
         (now < *until).then_some(value)
     }

@@ -1,21 +1,18 @@
 //! The message layer knows no protocol: one handler, served in two dialects. The second one is FastDFS's: every
 //! reply has command 100, a failure is an errno value as the status, without a body.
 
+mod running;
+
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::net::TcpStream;
 
 use tnv_common::error::{Error, ErrorKind, Result};
 use tnv_common::fail;
-use tnv_common::net::allow::AllowList;
-use tnv_common::net::event_loop::{self, ServerSettings};
-use tnv_common::net::listen;
-use tnv_common::net::stop::Stop;
 use tnv_common::rpc::dialect::{Dialect, Tnv};
 use tnv_common::rpc::receive::Receiver;
 use tnv_common::rpc::server::{Handler, Request, RpcServer};
+
+use running::Running;
 
 const STORE: u8 = 11;
 const FIND: u8 = 12;
@@ -82,34 +79,8 @@ impl Handler for Files {
     }
 }
 
-struct Running {
-    address: SocketAddr,
-    stop: Stop,
-    thread: Option<JoinHandle<()>>,
-}
-
 fn start(dialect: impl Dialect) -> Running {
-    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = listener.local_addr().unwrap();
-    let stop = Stop::new().unwrap();
-    let settings = ServerSettings {
-        name: "test",
-        threads: 2,
-        max_conns: 10,
-        allow_hosts: AllowList::everybody(),
-        stop_timeout: Duration::from_secs(5),
-    };
-    let (service, signal) = (Arc::new(RpcServer::new(Files, dialect, 10)), stop.clone());
-    let thread = std::thread::spawn(move || event_loop::run(listener, &settings, service, &signal).unwrap());
-    Running { address, stop, thread: Some(thread) }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop.set();
-        let ended = self.thread.take().map(JoinHandle::join);
-        assert!(std::thread::panicking() || matches!(ended, Some(Ok(()))), "the event loop failed");
-    }
+    Running::serve(RpcServer::new(Files, dialect, 10), 2, 10)
 }
 
 /// Sends a request and reads the whole reply: command, status, body.
@@ -124,12 +95,6 @@ fn exchange(stream: &mut TcpStream, command: u8, body: &[u8]) -> (u8, i8, Vec<u8
     (command, status.cast_signed(), body)
 }
 
-fn connect(server: &Running) -> TcpStream {
-    let stream = TcpStream::connect(server.address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream
-}
-
 /// A content that is longer than what is collected of a message.
 fn upload() -> (Vec<u8>, Vec<u8>) {
     let content = vec![1; 1 << 20];
@@ -140,7 +105,7 @@ fn upload() -> (Vec<u8>, Vec<u8>) {
 #[test]
 fn a_service_speaks_the_dialect_that_it_brings_along() {
     let (tnv, fdfs) = (start(Tnv::new(102, "host").with_heads(HEADS)), start(Errno));
-    let (mut tnv, mut fdfs) = (connect(&tnv), connect(&fdfs));
+    let (mut tnv, mut fdfs) = (tnv.raw(), fdfs.raw());
     let (body, reply) = upload();
     for _ in 0..2 {
         assert_eq!(exchange(&mut tnv, STORE, &body), (102, 0, reply.clone()));
@@ -156,7 +121,7 @@ fn a_service_speaks_the_dialect_that_it_brings_along() {
 fn a_refused_connection_is_closed_in_every_dialect() {
     for (command, status) in [(REFUSE, 13), (99, 22)] {
         let server = start(Errno);
-        let mut stream = connect(&server);
+        let mut stream = server.raw();
         assert_eq!(exchange(&mut stream, command, b""), (100, status, Vec::new()));
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "it is closed");
     }

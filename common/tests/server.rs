@@ -1,22 +1,20 @@
 //! The server loop and the framing on it, with real sockets: who waits holds no worker, who
 //! misbehaves loses only his own connection, and the end is graceful.
 
+mod running;
+
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tnv_common::error::{ErrorKind, Result};
-use tnv_common::net::allow::AllowList;
-use tnv_common::net::event_loop::{self, ServerSettings};
-use tnv_common::net::listen;
-use tnv_common::net::stop::Stop;
 use tnv_common::rpc::client::Conn;
 use tnv_common::rpc::dialect::Tnv;
 use tnv_common::rpc::server::{Handler, Request, RpcServer};
 use tnv_common::{fail, limits};
+
+use running::Running;
 
 const ECHO: u8 = 1;
 const SLOW: u8 = 2;
@@ -114,48 +112,12 @@ impl Handler for Sample {
     }
 }
 
-struct Running {
-    address: SocketAddr,
-    stop: Stop,
-    thread: Option<JoinHandle<()>>,
+fn start(threads: usize, max_conns: usize) -> Running {
+    Running::serve(RpcServer::new(Sample, Tnv::new(REPLY, "host"), max_conns), threads, max_conns)
 }
 
-impl Running {
-    fn start(threads: usize, max_conns: usize) -> Running {
-        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let stop = Stop::new().unwrap();
-        let settings = ServerSettings {
-            name: "test",
-            threads,
-            max_conns,
-            allow_hosts: AllowList::everybody(),
-            stop_timeout: Duration::from_secs(5),
-        };
-        let service = Arc::new(RpcServer::new(Sample, Tnv::new(REPLY, "host"), max_conns));
-        let told = stop.clone();
-        let thread =
-            std::thread::spawn(move || event_loop::run(listener, &settings, service, &told).unwrap());
-        Running { address, stop, thread: Some(thread) }
-    }
-
-    fn connect(&self) -> Conn {
-        Conn::connect(self.address, None).unwrap()
-    }
-
-    fn raw(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop.set();
-        let ended = self.thread.take().map(JoinHandle::join);
-        assert!(std::thread::panicking() || matches!(ended, Some(Ok(()))), "the server loop ended badly");
-    }
+fn connect(server: &Running) -> Conn {
+    Conn::connect(server.address, None).unwrap()
 }
 
 fn echo(conn: &mut Conn) {
@@ -164,17 +126,17 @@ fn echo(conn: &mut Conn) {
 
 #[test]
 fn more_connections_than_workers_do_not_stall_the_busy_one() {
-    let server = Running::start(2, 1000);
-    let mut idle: Vec<Conn> = (0..200).map(|_| server.connect()).collect();
-    let mut busy = server.connect();
+    let server = start(2, 1000);
+    let mut idle: Vec<Conn> = (0..200).map(|_| connect(&server)).collect();
+    let mut busy = connect(&server);
     (0..100).for_each(|_| echo(&mut busy));
     idle.iter_mut().for_each(echo);
 }
 
 #[test]
 fn what_is_done_at_once_waits_for_no_worker() {
-    let server = Running::start(1, 10);
-    let (mut held, mut prompt) = (server.connect(), server.connect());
+    let server = start(1, 10);
+    let (mut held, mut prompt) = (connect(&server), connect(&server));
     held.send(HOLD, &[]).unwrap();
     // It has the only worker until one of these is answered.
     while !held.early_reply() {
@@ -186,7 +148,7 @@ fn what_is_done_at_once_waits_for_no_worker() {
 
 #[test]
 fn prompt_and_other_requests_in_one_piece_are_answered_in_their_order() {
-    let server = Running::start(2, 10);
+    let server = start(2, 10);
     let mut stream = server.raw();
     let request = |command: u8| [&[0; 8][..], &[command, 0]].concat();
     let commands = [PROMPT, PROMPT, SLOW, PROMPT, ECHO, PROMPT];
@@ -210,16 +172,16 @@ fn prompt_and_other_requests_in_one_piece_are_answered_in_their_order() {
 
 #[test]
 fn a_panic_in_what_is_done_at_once_costs_its_connection() {
-    let server = Running::start(1, 10);
-    let mut other = server.connect();
-    assert!(server.connect().call(PROMPT_PANIC, &[], REPLY, 100).is_err());
+    let server = start(1, 10);
+    let mut other = connect(&server);
+    assert!(connect(&server).call(PROMPT_PANIC, &[], REPLY, 100).is_err());
     echo(&mut other);
     assert_eq!(other.call(PROMPT, &[], REPLY, 100).unwrap(), b"prompt");
 }
 
 #[test]
 fn a_request_in_single_bytes_is_served() {
-    let server = Running::start(2, 10);
+    let server = start(2, 10);
     let mut stream = server.raw();
     for byte in b"\0\0\0\0\0\0\0\x02\x01\0hi" {
         stream.write_all(&[*byte]).unwrap();
@@ -231,7 +193,7 @@ fn a_request_in_single_bytes_is_served() {
 
 #[test]
 fn requests_sent_in_one_go_are_answered_in_order() {
-    let server = Running::start(2, 10);
+    let server = start(2, 10);
     let mut stream = server.raw();
     stream.write_all(&b"\0\0\0\0\0\0\0\x01\x01\0a".repeat(50)).unwrap();
     let mut replies = [0; 550];
@@ -245,12 +207,12 @@ fn requests_sent_in_one_go_are_answered_in_order() {
 fn connections_that_send_many_requests_at_once_leave_turns_to_others() {
     const REQUESTS: usize = 200;
     for command in [STEP, PROMPT_STEP] {
-        let server = Running::start(1, 10);
+        let server = start(1, 10);
         let before = STEPS.load(Ordering::Relaxed);
         let requests = [&[0; 8][..], &[command, 0]].concat().repeat(REQUESTS);
         let mut eager: Vec<TcpStream> = (0..3).map(|_| server.raw()).collect();
         eager.iter_mut().for_each(|stream| stream.write_all(&requests).unwrap());
-        let mut other = server.connect();
+        let mut other = connect(&server);
         (0..3).for_each(|_| echo(&mut other));
         let steps = STEPS.load(Ordering::Relaxed) - before;
         assert!(steps < REQUESTS, "{steps} requests of others were answered before");
@@ -266,7 +228,7 @@ fn connections_that_send_many_requests_at_once_leave_turns_to_others() {
 /// A reader who takes each piece before the next one is sent never made its worker wait.
 #[test]
 fn readers_as_fast_as_the_server_leave_turns_to_others() {
-    let server = Running::start(1, 10);
+    let server = start(1, 10);
     let readers: Vec<TcpStream> = (0..2).map(|_| server.raw()).collect();
     std::thread::scope(|scope| {
         for mut stream in &readers {
@@ -276,7 +238,7 @@ fn readers_as_fast_as_the_server_leave_turns_to_others() {
                 while stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
             });
         }
-        let answered = scope.spawn(|| (0..5).for_each(|_| echo(&mut server.connect()))).join();
+        let answered = scope.spawn(|| (0..5).for_each(|_| echo(&mut connect(&server)))).join();
         readers.iter().for_each(|stream| drop(stream.shutdown(std::net::Shutdown::Both)));
         answered.unwrap();
     });
@@ -284,18 +246,18 @@ fn readers_as_fast_as_the_server_leave_turns_to_others() {
 
 #[test]
 fn a_panic_costs_only_its_own_connection() {
-    let server = Running::start(1, 10);
+    let server = start(1, 10);
     for _ in 0..3 {
-        let mut conn = server.connect();
+        let mut conn = connect(&server);
         assert!(conn.call(PANIC, b"", REPLY, 0).is_err());
         assert!(!conn.replied());
     }
-    echo(&mut server.connect());
+    echo(&mut connect(&server));
 }
 
 #[test]
 fn a_refused_request_is_drained_and_its_sender_reads_why() {
-    let server = Running::start(2, 10);
+    let server = start(2, 10);
     let mut stream = server.raw();
     let size: u64 = 64 << 20;
     stream.write_all(&size.to_be_bytes()).unwrap();
@@ -315,7 +277,7 @@ fn a_refused_request_is_drained_and_its_sender_reads_why() {
 
 #[test]
 fn an_endless_refused_request_is_cut() {
-    let server = Running::start(2, 10);
+    let server = start(2, 10);
     let mut stream = server.raw();
     stream.write_all(&i64::MAX.to_be_bytes()).unwrap();
     stream.write_all(&[REFUSE, 0]).unwrap();
@@ -326,7 +288,7 @@ fn an_endless_refused_request_is_cut() {
 
 #[test]
 fn bad_framing_is_answered_and_closed() {
-    let server = Running::start(2, 10);
+    let server = start(2, 10);
     for message in [&[0xFF; 10][..], b"\0\0\0\0\0\0\0\0\x63\0", b"\0\0\0\0\x7F\0\0\0\x01\0"] {
         let mut stream = server.raw();
         stream.write_all(message).unwrap();
@@ -338,30 +300,30 @@ fn bad_framing_is_answered_and_closed() {
 
 #[test]
 fn a_handler_that_forgets_to_reply_is_found_out() {
-    let server = Running::start(2, 10);
-    let error = server.connect().call(SILENT, b"", REPLY, 0).unwrap_err();
+    let server = start(2, 10);
+    let error = connect(&server).call(SILENT, b"", REPLY, 0).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal);
 }
 
 #[test]
 fn a_connection_over_the_limit_is_told_so() {
-    let server = Running::start(2, 3);
-    let mut conns: Vec<Conn> = (0..3).map(|_| server.connect()).collect();
+    let server = start(2, 3);
+    let mut conns: Vec<Conn> = (0..3).map(|_| connect(&server)).collect();
     conns.iter_mut().for_each(echo);
-    let mut over = server.connect();
+    let mut over = connect(&server);
     let error = over.call(ECHO, b"", REPLY, 0).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
     conns.pop();
     let deadline = Instant::now() + Duration::from_secs(10);
-    while server.connect().call(ECHO, b"", REPLY, 0).is_err() {
+    while connect(&server).call(ECHO, b"", REPLY, 0).is_err() {
         assert!(Instant::now() < deadline, "the freed place was never given");
     }
 }
 
 #[test]
 fn what_is_under_way_is_finished_at_the_stop() {
-    let server = Running::start(2, 10);
-    let mut conn = server.connect();
+    let server = start(2, 10);
+    let mut conn = connect(&server);
     conn.send(SLOW, b"").unwrap();
     std::thread::sleep(Duration::from_millis(100));
     server.stop.set();
@@ -387,10 +349,10 @@ fn read_long(mut stream: TcpStream) {
 
 #[test]
 fn who_pauses_in_a_reply_holds_no_worker_and_gets_the_rest_later() {
-    let server = Running::start(1, 100);
+    let server = start(1, 100);
     let paused: Vec<TcpStream> = (0..20).map(|_| pause(&server)).collect();
     let begun = Instant::now();
-    (0..100).for_each(|_| echo(&mut server.connect()));
+    (0..100).for_each(|_| echo(&mut connect(&server)));
     assert!(begun.elapsed() < limits::MESSAGE_TIMEOUT, "twenty pauses held the one worker");
     paused.into_iter().for_each(read_long);
 }
@@ -398,7 +360,7 @@ fn who_pauses_in_a_reply_holds_no_worker_and_gets_the_rest_later() {
 #[test]
 fn who_asks_and_does_not_read_holds_no_worker() {
     // Group lists asked for without end, and never read, once took a whole tracker offline.
-    let server = Running::start(1, 100);
+    let server = start(1, 100);
     let mut deaf: Vec<TcpStream> = (0..10).map(|_| server.raw()).collect();
     let question = [&b"\0\0\0\0\0\0\x0F\x00\x01\0"[..], &[b'x'; 0xF00]].concat();
     for stream in &mut deaf {
@@ -406,23 +368,23 @@ fn who_asks_and_does_not_read_holds_no_worker() {
         while stream.write(&question).is_ok() {}
     }
     let begun = Instant::now();
-    (0..100).for_each(|_| echo(&mut server.connect()));
+    (0..100).for_each(|_| echo(&mut connect(&server)));
     assert!(begun.elapsed() < limits::MESSAGE_TIMEOUT);
 }
 
 #[test]
 fn who_announces_much_and_sends_nothing_holds_no_worker() {
-    let server = Running::start(1, 100);
+    let server = start(1, 100);
     let mut liars: Vec<TcpStream> = (0..20).map(|_| server.raw()).collect();
     liars.iter_mut().for_each(|stream| stream.write_all(b"\0\0\x01\0\0\0\0\0\x04\0").unwrap());
     let begun = Instant::now();
-    (0..100).for_each(|_| echo(&mut server.connect()));
+    (0..100).for_each(|_| echo(&mut connect(&server)));
     assert!(begun.elapsed() < limits::MESSAGE_TIMEOUT);
 }
 
 #[test]
 fn a_paused_reply_is_under_way_and_finished_at_the_stop() {
-    let server = Running::start(1, 100);
+    let server = start(1, 100);
     let paused = pause(&server);
     std::thread::sleep(Duration::from_millis(100));
     server.stop.set();
@@ -433,18 +395,18 @@ fn a_paused_reply_is_under_way_and_finished_at_the_stop() {
 #[test]
 fn who_drips_a_message_holds_no_worker_and_is_given_up_after_the_deadline() {
     // The only test that waits for a deadline; it is the one that keeps drips from holding workers.
-    let server = Running::start(1, 100);
+    let server = start(1, 100);
     let mut half_heads: Vec<TcpStream> = (0..20).map(|_| server.raw()).collect();
     let mut half_bodies: Vec<TcpStream> = (0..20).map(|_| server.raw()).collect();
     half_heads.iter_mut().for_each(|stream| stream.write_all(&[0; 5]).unwrap());
     half_bodies.iter_mut().for_each(|stream| stream.write_all(b"\0\0\0\0\0\0\0\x09\x01\0half").unwrap());
     let begun = Instant::now();
-    (0..100).for_each(|_| echo(&mut server.connect()));
+    (0..100).for_each(|_| echo(&mut connect(&server)));
     assert!(begun.elapsed() < limits::MESSAGE_TIMEOUT, "forty drips held the one worker");
     for stream in half_heads.iter_mut().chain(&mut half_bodies) {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).unwrap();
         assert!(rest.is_empty());
     }
-    echo(&mut server.connect());
+    echo(&mut connect(&server));
 }

@@ -388,7 +388,7 @@ mod tests {
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU16, Ordering};
-    use tnv_common::db::{Charset, Password, Tls, Value};
+    use tnv_common::db::Value;
 
     /// The embedded database in a directory of its own, removed at the end.
     struct Bench {
@@ -419,16 +419,7 @@ mod tests {
     }
 
     fn open(directory: &Path, step: u32) -> IdDb {
-        let settings = DbSettings {
-            addresses: Vec::new(),
-            user: "root".into(),
-            password: Password::default(),
-            rw_timeout: Duration::from_secs(30),
-            tls: Tls::Off,
-            charset: Charset::Utf8mb4,
-            directory: directory.to_owned(),
-            durable: true,
-        };
+        let settings = DbSettings::embedded(directory.to_owned());
         // Servers of one database, each with marks of its own.
         static PORT: AtomicU16 = AtomicU16::new(1);
         let address = SocketAddr::from(([127, 0, 0, 1], PORT.fetch_add(1, Ordering::Relaxed)));

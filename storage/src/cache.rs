@@ -1,6 +1,6 @@
 //! What the database said a short while ago. The cache is bounded, its entries live for
 //! `redis_key_timeout`, and a hit is only a hint: another member may have deleted or replaced the
-//! file since, so its user compares it with the file first (see `file::send`).
+//! file since, so its user compares it with the file first (see `catalog::find`).
 //!
 //! A row is read from the database and put here a moment later. A delete on this member may come in
 //! between: it removes the row, then the entry, which is not there yet. So a reader takes an [`Epoch`]
@@ -24,7 +24,7 @@ const ENTRIES_MAX: usize = 32_768;
 /// cache only where both are in one shard and the removal comes while that row is read: once in a thousand.
 const SHARDS: usize = 1024;
 
-/// Rows by the triple that was asked for. Misses are not kept: an upload elsewhere would stay hidden.
+/// Rows by the key that was asked for. Misses are not kept: an upload elsewhere would stay hidden.
 pub struct Cache {
     rows: Mutex<Rows>,
     removals: Removals,

@@ -334,7 +334,7 @@ pub fn table_of(userid: &UserId) -> usize {
     usize::from(file_table(userid) - 1)
 }
 
-/// Whether a row is that of a live file of this very triple, or one of an existing storage that takes it for
+/// Whether a row is that of a live file of exactly this key, or one of an existing storage that takes it for
 /// this one.
 fn is_of(row: &Row, file: &FileKey) -> Result<bool> {
     let exact = row.opt_bytes(0)? == Some(file.fileid.as_str().as_bytes())
@@ -366,25 +366,15 @@ fn signed(size: u64) -> Result<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
-    use tnv_common::db::{Charset, DbSettings, Password, Tls};
+    use tnv_common::db::DbSettings;
     use tnv_common::net::stop::Stop;
     use tnv_common::proto::AppId;
 
     use crate::scratch::Scratch;
 
     fn open(scratch: &Scratch) -> Db {
-        let settings = DbSettings {
-            addresses: Vec::new(),
-            user: String::new(),
-            password: Password::default(),
-            rw_timeout: Duration::from_secs(5),
-            tls: Tls::Off,
-            charset: Charset::Utf8mb4,
-            directory: scratch.path().join("db"),
-            durable: true,
-        };
+        let settings = DbSettings::embedded(scratch.path().join("db"));
         let database = Database::open(&settings, &SCHEMA, &Stop::new().unwrap()).unwrap();
         Db::new(database, &GroupName::new("group001").unwrap(), 8)
     }

@@ -258,8 +258,7 @@ mod tests {
     use super::*;
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
-    use std::time::Duration;
-    use tnv_common::db::{Charset, Password, Tls, Value};
+    use tnv_common::db::Value;
     use tnv_common::proto::{AppId, UserId};
 
     /// The embedded database in a directory of its own, removed at the end.
@@ -298,16 +297,7 @@ mod tests {
     }
 
     fn settings(directory: &Path) -> DbSettings {
-        DbSettings {
-            addresses: Vec::new(),
-            user: "root".into(),
-            password: Password::default(),
-            rw_timeout: Duration::from_secs(30),
-            tls: Tls::Off,
-            charset: Charset::Utf8mb4,
-            directory: directory.to_owned(),
-            durable: true,
-        }
+        DbSettings::embedded(directory.to_owned())
     }
 
     fn user(appid: &str, userid: &str) -> Addresses {

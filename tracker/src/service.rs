@@ -309,22 +309,13 @@ mod tests {
 
     use super::*;
     use crate::globals::{AddGroups, Settings};
-    use tnv_common::db::{Charset, DbSettings, Password, Tls};
+    use tnv_common::db::DbSettings;
     use tnv_common::net::allow::AllowList;
     use tnv_common::proto::{AppId, HostName, UserId};
 
     /// The commands on an embedded database, with one group of one active storage.
     fn service(directory: &Path) -> Service {
-        let database = DbSettings {
-            addresses: Vec::new(),
-            user: "root".into(),
-            password: Password::default(),
-            rw_timeout: Duration::from_secs(30),
-            tls: Tls::Off,
-            charset: Charset::Utf8mb4,
-            directory: directory.to_owned(),
-            durable: true,
-        };
+        let database = DbSettings::embedded(directory.to_owned());
         let stop = Stop::new().unwrap();
         let db = Arc::new(TrackerDb::open(&database, &stop).unwrap());
         let group = GroupName::new("group001").unwrap();

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 fn load(part: Part, settings: &str) -> Result<Config, Vec<String>> {
     let text = format!("service x {{\n{settings}\n}}\n");
-    Config::from_text(part, Path::new("t.cfg"), text.as_bytes()).map_err(told)
+    Config::from_text(part, Path::new("t.cfg"), text.as_bytes()).map_err(texts)
 }
 
-fn told(errors: Vec<ConfigError>) -> Vec<String> {
+fn texts(errors: Vec<ConfigError>) -> Vec<String> {
     errors.iter().map(ConfigError::to_string).collect()
 }
 
@@ -166,7 +166,7 @@ fn no_more_connections_are_promised_than_descriptors_allow() {
 
 #[test]
 fn the_password_comes_from_the_file_or_from_its_own_file_and_is_never_shown() {
-    let database = |settings: &str| good(Part::IdServer, settings).database().map_err(told);
+    let database = |settings: &str| good(Part::IdServer, settings).database().map_err(texts);
     let settings = database("mysql_addrs = db1;db2:3307\nmysql_user = tnv\nmysql_pass = a#b = c").unwrap();
     assert_eq!(settings.addresses, ["db1", "db2:3307"]);
     assert_eq!((settings.user.as_str(), settings.password.expose()), ("tnv", "a#b = c"));
@@ -190,7 +190,7 @@ fn the_password_comes_from_the_file_or_from_its_own_file_and_is_never_shown() {
 
 #[test]
 fn tls_to_mysql_is_off_unless_it_is_asked_for_and_what_would_not_be_checked_is_refused() {
-    let database = |settings: &str| good(Part::Storage, settings).database().map_err(told);
+    let database = |settings: &str| good(Part::Storage, settings).database().map_err(texts);
     let tls = |settings: &str| database(settings).map(|settings| settings.tls);
     assert_eq!(tls(""), Ok(Tls::Off));
     assert_eq!(tls("mysql_tls = required"), Ok(Tls::Required));
@@ -214,14 +214,14 @@ fn tls_to_mysql_is_off_unless_it_is_asked_for_and_what_would_not_be_checked_is_r
 
 #[test]
 fn a_file_that_is_not_there_is_told_with_the_places() {
-    let error = told(Config::load(Part::Tracker, Some(Path::new("/nonexistent/x.cfg"))).err().unwrap());
+    let error = texts(Config::load(Part::Tracker, Some(Path::new("/nonexistent/x.cfg"))).err().unwrap());
     assert!(
         error[0].starts_with("/nonexistent/x.cfg: cannot read the configuration, got No such file"),
         "{error:?}"
     );
     assert!(Config::load(Part::Tracker, Some(Path::new("/"))).is_err(), "a directory");
     // The tests run in common/: it has no etc/, and ../etc/ is where the shipped files are.
-    let config = Config::load(Part::Tracker, None).map_err(told).unwrap();
+    let config = Config::load(Part::Tracker, None).map_err(texts).unwrap();
     assert!(config.file().ends_with("etc/tracker.cfg"));
 }
 

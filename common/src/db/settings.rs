@@ -31,6 +31,20 @@ pub struct DbSettings {
 }
 
 impl DbSettings {
+    /// The embedded database of this directory, whose commits are durable.
+    pub fn embedded(directory: impl Into<PathBuf>) -> DbSettings {
+        DbSettings {
+            addresses: Vec::new(),
+            user: String::new(),
+            password: Password::default(),
+            rw_timeout: Duration::from_secs(30),
+            tls: Tls::Off,
+            charset: Charset::Utf8mb4,
+            directory: directory.into(),
+            durable: true,
+        }
+    }
+
     /// Whether the embedded database is meant.
     pub fn is_embedded(&self) -> bool {
         self.addresses.is_empty()

@@ -180,9 +180,9 @@ struct Table<C> {
     idle: HashMap<u64, Idle<C>>,
     /// Those that a worker has, or that wait for one.
     busy: HashMap<u64, Arc<Stream>>,
-    /// The deadlines of the parked ones, soonest first.
+    /// The deadlines of the idle ones, soonest first.
     deadlines: BTreeSet<(Instant, u64)>,
-    /// How many parked ones are in the middle of a request.
+    /// How many idle ones are in the middle of a request.
     under_way: usize,
     next_id: u64,
     stopping: bool,
@@ -215,7 +215,7 @@ impl<C> Table<C> {
         Some(idle)
     }
 
-    fn idle(&mut self, id: u64, idle: Idle<C>) {
+    fn add_idle(&mut self, id: u64, idle: Idle<C>) {
         if let Some(deadline) = idle.deadline {
             self.deadlines.insert((deadline, id));
         }
@@ -287,7 +287,7 @@ impl<S: Service> Shared<S> {
         }
         let since = Instant::now();
         let deadline = self.service.idle_timeout(&conn).map(|timeout| since + timeout);
-        table.idle(id, Idle { stream, conn, deadline, under_way: false, since });
+        table.add_idle(id, Idle { stream, conn, deadline, under_way: false, since });
         Ok(())
     }
 
@@ -300,8 +300,8 @@ impl<S: Service> Shared<S> {
         log_context::set_peer(stream.peer());
         let served = catch_unwind(AssertUnwindSafe(|| self.service.serve_inline(&stream, &mut conn)));
         match served.unwrap_or(Some(Next::Close)) {
-            Some(Next::Wait) => self.idle(id, stream, conn, Until::Readable, false),
-            Some(Next::Resume(until)) => self.idle(id, stream, conn, until, true),
+            Some(Next::Wait) => self.make_idle(id, stream, conn, Until::Readable, false),
+            Some(Next::Resume(until)) => self.make_idle(id, stream, conn, until, true),
             Some(Next::Turn) => self.work(id, stream, conn, S::serve, true),
             Some(Next::Close) => self.close(id, stream, conn),
             None => {
@@ -324,8 +324,8 @@ impl<S: Service> Shared<S> {
         self.workers.run(move || shared.serve(id, stream, conn, first, is_quick));
     }
 
-    /// On a worker: goes on with the connection as long as there is something to do at once and nobody waits for the
-    /// worker. `is_quick` is whether its peer did not let it wait for long.
+    /// On a worker: serves the connection while it has something to do and no other connection needs the worker.
+    /// `is_quick`: the peer sent its request soon after the last reply.
     fn serve(
         self: &Arc<Self>,
         id: u64,
@@ -347,12 +347,12 @@ impl<S: Service> Shared<S> {
                 Next::Close => return self.close(id, stream, conn),
             };
             if !(is_quick || under_way) || !self.busy_polls(&stream, until, under_way) {
-                return self.idle(id, stream, conn, until, under_way);
+                return self.make_idle(id, stream, conn, until, under_way);
             }
         }
     }
 
-    /// Whether what the connection waits for comes so soon that parking it is not worth it.
+    /// Whether what the connection waits for comes so soon that making it idle is not worth it.
     fn busy_polls(&self, stream: &Stream, until: Until, under_way: bool) -> bool {
         if self.workers.is_pressed() || (!under_way && self.table().stopping) {
             return false;
@@ -365,7 +365,7 @@ impl<S: Service> Shared<S> {
     }
 
     /// Lets the connection wait in epoll.
-    fn idle(&self, id: u64, stream: Arc<Stream>, conn: S::Conn, until: Until, under_way: bool) {
+    fn make_idle(&self, id: u64, stream: Arc<Stream>, conn: S::Conn, until: Until, under_way: bool) {
         let mut table = self.table();
         if table.stopping && !under_way {
             drop(table);
@@ -376,7 +376,7 @@ impl<S: Service> Shared<S> {
         let deadline = self.service.idle_timeout(&conn).map(|timeout| since + timeout);
         // Under the lock: the event may come before the connection is in the table again.
         match epoll::modify(&self.epoll, &stream, epoll::EventData::new_u64(id), flags(until)) {
-            Ok(()) => table.idle(id, Idle { stream, conn, deadline, under_way, since }),
+            Ok(()) => table.add_idle(id, Idle { stream, conn, deadline, under_way, since }),
             Err(error) => {
                 drop(table);
                 log::error!("watch a connection: {error}");

@@ -1,4 +1,4 @@
-//! The client's end of a framed connection: one request at a time, every wait bounded. It knows
+//! The client's end of a TNV connection: one request at a time, every wait bounded. It knows
 //! the framing and no command.
 
 use std::net::{IpAddr, SocketAddr};

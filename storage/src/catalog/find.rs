@@ -35,7 +35,7 @@ const LOOK_PAUSES: [Duration; 7] = [
 ];
 
 /// Most workers that wait for a file to show, so that rows whose files are lost cannot hold all of them.
-const LOOKERS_MAX: usize = 64;
+const WAITERS_MAX: usize = 64;
 
 /// How many workers wait for a file to show.
 #[derive(Default)]
@@ -50,8 +50,8 @@ impl Waiters {
     /// One more, where there is room.
     fn join(&self) -> Option<Waiter<'_>> {
         // Made first: it takes back its count where there was no room.
-        let (before, looker) = (self.count.fetch_add(1, Ordering::Relaxed), Waiter(self));
-        (before < LOOKERS_MAX).then_some(looker)
+        let (before, waiter) = (self.count.fetch_add(1, Ordering::Relaxed), Waiter(self));
+        (before < WAITERS_MAX).then_some(waiter)
     }
 }
 
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn only_so_many_wait_for_files_to_show() {
         let waiters = Waiters::default();
-        let waiting: Vec<_> = (0..LOOKERS_MAX).map(|_| waiters.join().unwrap()).collect();
+        let waiting: Vec<_> = (0..WAITERS_MAX).map(|_| waiters.join().unwrap()).collect();
         assert!(waiters.join().is_none() && waiters.join().is_none());
         drop(waiting);
         assert!(waiters.join().is_some());

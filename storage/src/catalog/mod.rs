@@ -53,14 +53,14 @@ impl Catalog {
         let paths = settings.store_paths.iter().map(|path| path.as_str());
         let quarantine = Arc::new(Quarantine::new(paths, &globals.member, TABLES));
         let pages = evidence::pages(&db, settings.group.as_str());
-        let opening = VolumeOptions {
+        let options = VolumeOptions {
             reserve: settings.reserve,
             member: globals.member.clone(),
             group: settings.group.to_string(),
             evidence: Arc::new(move || Box::new(RowSearch::new(Arc::clone(&pages)))),
-            damaged: Arc::clone(&quarantine),
+            quarantine: Arc::clone(&quarantine),
         };
-        let files = Files::open(&settings.store_paths, &opening, fsync, is_absent(&db), stop)?;
+        let files = Files::open(&settings.store_paths, &options, fsync, is_absent(&db), stop)?;
         Ok(Catalog {
             db,
             cache: Cache::new(settings.cache_lifetime),

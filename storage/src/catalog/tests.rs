@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tnv_common::config::kinds::Space;
-use tnv_common::db::{Charset, Database, DbSettings, Password, Tls};
+use tnv_common::db::{Database, DbSettings};
 use tnv_common::proto::tnv::{REPLY_ID, command};
 use tnv_common::proto::{AppId, FileId, GroupName, HostName, IdKey, UserId};
 use tnv_common::rpc::dialect::{Dialect, Tnv};
@@ -68,16 +68,7 @@ impl Group {
 
     /// A storage of the group.
     fn member(&self, port: u16) -> Arc<Catalog> {
-        let database = DbSettings {
-            addresses: Vec::new(),
-            user: String::new(),
-            password: Password::default(),
-            rw_timeout: Duration::from_secs(5),
-            tls: Tls::Off,
-            charset: Charset::Utf8mb4,
-            directory: self.scratch.path().join("db"),
-            durable: true,
-        };
+        let database = DbSettings::embedded(self.scratch.path().join("db"));
         let id_servers = vec![self.id_server.to_string()];
         let globals = Globals {
             settings: Settings {
@@ -382,14 +373,14 @@ fn a_disk_that_hangs_takes_no_worker() {
     // One whose threads do not ask the disk behind the test's back.
     let path = IdKey::new(group.data().to_str().unwrap()).unwrap();
     let pages = evidence::pages(&files.db, "group001");
-    let opening = VolumeOptions {
+    let options = VolumeOptions {
         reserve: Space::Bytes(0),
         member: member_name(2),
         group: "group001".to_owned(),
         evidence: Arc::new(move || Box::new(RowSearch::new(Arc::clone(&pages)))),
-        damaged: files.quarantine(),
+        quarantine: files.quarantine(),
     };
-    let (volumes, _) = Volumes::open(&[path], &opening).unwrap();
+    let (volumes, _) = Volumes::open(&[path], &options).unwrap();
     let engine = Files::new(Arc::new(volumes), Fsync::Yes, is_absent(&files.db)).unwrap();
     files.files = Arc::new(engine);
     let files = Arc::new(files);

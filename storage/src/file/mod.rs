@@ -74,12 +74,12 @@ impl Files {
     /// Opens the store paths, and undoes what a predecessor that was killed left half done.
     pub fn open(
         store_paths: &[IdKey],
-        opening: &VolumeOptions,
+        options: &VolumeOptions,
         fsync: Fsync,
         is_absent: IsAbsent,
         stop: &Stop,
     ) -> Result<Files> {
-        let (volumes, left) = Volumes::open(store_paths, opening)?;
+        let (volumes, left) = Volumes::open(store_paths, options)?;
         let files = Files::new(Arc::new(volumes), fsync, is_absent)?;
         let Files { volumes, recovery, .. } = &files;
         left.into_iter().for_each(|op| recovery.add(op));

@@ -52,12 +52,12 @@ impl Volumes {
     /// Opens each store path, and collects what a predecessor left undone. One that cannot be opened is tried
     /// again later, unless none can, or another storage has it. One whose disk is not there or is not the
     /// right one is no failure: it may be mounted later.
-    pub fn open(store_paths: &[IdKey], opening: &VolumeOptions) -> Result<(Volumes, Vec<PendingOp>)> {
+    pub fn open(store_paths: &[IdKey], options: &VolumeOptions) -> Result<(Volumes, Vec<PendingOp>)> {
         let mut answers = Vec::new();
         let mut left = Vec::new();
         let deadline = Instant::now() + START_SEARCH_TIMEOUT;
         for path in store_paths {
-            let store = Volume::new(path, opening);
+            let store = Volume::new(path, options);
             let asked = store.ask(&mut left, deadline).map_err(|fault| store.named(fault));
             if let Err(VolumeError { error, .. }) = &asked
                 && error.kind() == ErrorKind::Busy

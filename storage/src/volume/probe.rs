@@ -89,8 +89,8 @@ impl Volume {
     }
 
     /// The file that proofs are made with, named after the member as its journal is.
-    pub(super) fn proof(&self) -> PathBuf {
-        self.opening.member.file_in(&self.path, ".proof-").into()
+    fn proof(&self) -> PathBuf {
+        self.options.member.file_in(&self.path, ".proof-").into()
     }
 
     /// Asks the disk for the free bytes and for all; opens the journal where it is not open yet. Not
@@ -138,11 +138,11 @@ impl Volume {
         deadline: Instant,
     ) -> std::result::Result<(), VolumeError> {
         self.identify(deadline)?;
-        self.opening
-            .damaged
+        self.options
+            .quarantine
             .open(&self.path)
             .context(|| "read the list of damaged files; move it away to go on without it")?;
-        let opened = Journal::open(&self.path, &self.opening.member, &mut self.lock(&self.watch));
+        let opened = Journal::open(&self.path, &self.options.member, &mut self.lock(&self.watch));
         let (journal, mut found) = opened.map_err(|error| match error.kind() {
             // Another host's storage with this ID may hold it, or another storage takes it over.
             ErrorKind::Timeout => not_yet(error),
@@ -156,16 +156,16 @@ impl Volume {
     }
 
     /// Takes over what storages left that have ended, every few seconds.
-    pub(super) fn adopt(&self, journal: &Arc<Journal>, left: &mut Vec<PendingOp>) {
+    fn adopt(&self, journal: &Arc<Journal>, left: &mut Vec<PendingOp>) {
         if self.state().adopted_at.is_some_and(|at| at.elapsed() < ADOPT_INTERVAL) {
             return;
         }
-        left.append(&mut journal.adopt(&self.path, &self.opening.member, &mut self.lock(&self.watch)));
+        left.append(&mut journal.adopt(&self.path, &self.options.member, &mut self.lock(&self.watch)));
         match journal::holders(&self.path) {
             Ok(holders) => self.state().holders = holders,
             Err(error) => log::debug!("look for journals in '{}': {error}", self.path),
         }
-        if let Err(error) = self.opening.damaged.adopt(&self.path) {
+        if let Err(error) = self.options.quarantine.adopt(&self.path) {
             log::debug!("take over lists of damaged files in '{}': {error}", self.path);
         }
         self.state().adopted_at = Some(Instant::now());
@@ -216,7 +216,7 @@ impl Volume {
     }
 
     /// Finds whether this is the right disk (see `volume`), and marks it where it is and has no marker.
-    pub(super) fn identify(&self, deadline: Instant) -> std::result::Result<(), VolumeError> {
+    fn identify(&self, deadline: Instant) -> std::result::Result<(), VolumeError> {
         let path = self.path.as_str();
         let is_there = match fs::metadata(path) {
             Ok(found) if !found.is_dir() => {
@@ -228,7 +228,7 @@ impl Volume {
         };
         let found = if is_there { identity::read(path).context(|| "read its marker")? } else { None };
         let known = self.state().marker.as_ref().map(|(marker, _)| marker.id.clone());
-        let group = &self.opening.group;
+        let group = &self.options.group;
         let fault = |what: String| Err(not_yet(Error::new(ErrorKind::Unavailable, what)));
         match (&known, found) {
             (Some(known), Some(found)) if found.id != *known => fault(format!(
@@ -250,11 +250,7 @@ impl Volume {
     }
 
     /// A disk that does not say that it is this store path: its rows decide.
-    pub(super) fn judge(
-        &self,
-        found: Option<Marker>,
-        finding: Finding,
-    ) -> std::result::Result<(), VolumeError> {
+    fn judge(&self, found: Option<Marker>, finding: Finding) -> std::result::Result<(), VolumeError> {
         let path = self.path.as_str();
         let says = match &found {
             Some(Marker { id, store_path, group, .. }) => {
@@ -273,7 +269,7 @@ impl Volume {
                  wrote these rows, and they do not say of which group they are: if group {} is new, they are other \
                  groups', and this disk is right; then run tnv-storage --init --store-path {path}. Otherwise its \
                  disk is not mounted, or another one is: mount it. Nothing is stored there until then",
-                self.opening.group
+                self.options.group
             )),
             (Finding::Wrong { rows, .. }, _) => fault(format!(
                 "{says}, and of {rows} rows that name files under it none has its file here: its disk is not \
@@ -286,7 +282,7 @@ impl Volume {
             }
             (Finding::NoRows | Finding::Right, None) => {
                 make_durably(Path::new(path)).context(|| "make the directory")?;
-                let marker = identity::create(path, &Marker::new(path, &self.opening.group));
+                let marker = identity::create(path, &Marker::new(path, &self.options.group));
                 let marker = marker.context(|| format!("make {path}/{}", identity::NAME))?;
                 log::info!("store path '{path}' is volume {} from now on", marker.id);
                 self.keep(marker)
@@ -294,7 +290,7 @@ impl Volume {
         }
     }
 
-    pub(super) fn keep(&self, marker: Marker) -> std::result::Result<(), VolumeError> {
+    fn keep(&self, marker: Marker) -> std::result::Result<(), VolumeError> {
         let stamp = identity::stamp(&self.path).context(|| "look at its marker")?;
         self.state().marker = Some((marker, stamp));
         Ok(())

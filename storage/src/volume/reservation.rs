@@ -17,7 +17,7 @@ impl Volume {
     /// Sets bytes aside for an upload, unless others have taken the room meanwhile.
     pub fn reserve(self: &Arc<Volume>, bytes: u64) -> Option<SpaceReservation> {
         let mut state = self.state();
-        if state.health.is_bad() || state.room(self.opening.reserve).is_none_or(|room| room < bytes) {
+        if state.health.is_bad() || state.room(self.options.reserve).is_none_or(|room| room < bytes) {
             return None;
         }
         state.reserved += bytes;

@@ -36,7 +36,7 @@ pub struct VolumeOptions {
     /// Makes what shows whether a disk without a marker is the right one.
     pub evidence: Arc<dyn Fn() -> Box<dyn Evidence> + Send + Sync>,
     /// Where the lists of damaged files are kept.
-    pub damaged: Arc<Quarantine>,
+    pub quarantine: Arc<Quarantine>,
 }
 
 /// One of them.
@@ -45,7 +45,7 @@ pub struct Volume {
     pub(super) key: IdKey,
     /// Its plain text, which is what its files' paths begin with.
     pub(super) path: String,
-    pub(super) opening: VolumeOptions,
+    pub(super) options: VolumeOptions,
     pub(super) state: Mutex<State>,
     /// What its thread knows; no other thread waits for it.
     pub(super) evidence: Mutex<Box<dyn Evidence>>,
@@ -102,7 +102,7 @@ impl From<Error> for VolumeError {
 
 impl Volume {
     /// One that has not been opened yet.
-    pub(super) fn new(key: &IdKey, opening: &VolumeOptions) -> Volume {
+    pub(super) fn new(key: &IdKey, options: &VolumeOptions) -> Volume {
         let state = State {
             journal: None,
             marker: None,
@@ -122,9 +122,9 @@ impl Volume {
         Volume {
             key: key.clone(),
             path: path::plain(key.as_str()).to_owned(),
-            opening: opening.clone(),
+            options: options.clone(),
             state: Mutex::new(state),
-            evidence: Mutex::new((opening.evidence)()),
+            evidence: Mutex::new((options.evidence)()),
             watch: Mutex::new(Watch::new()),
         }
     }
@@ -223,7 +223,7 @@ impl Volume {
             }
             return Room::VolumeError;
         }
-        match (&state.fault, state.room(self.opening.reserve)) {
+        match (&state.fault, state.room(self.options.reserve)) {
             (Some(_), _) => Room::VolumeError,
             _ if state.health.is_bad() => Room::VolumeError,
             (None, Some(room)) => Room::Bytes(room),
@@ -249,7 +249,7 @@ impl State {
         self.silence() > SILENCE_MAX
     }
 
-    pub(super) fn has_failed(&self) -> bool {
+    fn has_failed(&self) -> bool {
         self.failed_at.is_some_and(|at| at.elapsed() < FAILED_TIMEOUT)
     }
 

@@ -36,7 +36,7 @@ fn key(scratch: &Scratch, name: &str) -> IdKey {
 fn opening(keys: &[IdKey], rows: &Arc<Mutex<Vec<StoredFile>>>) -> VolumeOptions {
     let address = SocketAddr::from(([127, 0, 0, 1], 23000));
     let member = MemberName::new(None, &HostName::new("host").unwrap(), address);
-    let damaged = Arc::new(Quarantine::new(keys.iter().map(IdKey::as_str), &member, 3));
+    let quarantine = Arc::new(Quarantine::new(keys.iter().map(IdKey::as_str), &member, 3));
     let rows = Arc::clone(rows);
     let pages = Arc::new(move |table: usize, next: Next<'_>| {
         let is_first = table == 0 && next == Next::First;
@@ -46,7 +46,7 @@ fn opening(keys: &[IdKey], rows: &Arc<Mutex<Vec<StoredFile>>>) -> VolumeOptions 
     });
     let evidence =
         Arc::new(move || -> Box<dyn Evidence> { Box::new(RowSearch::new(Arc::clone(&pages) as _)) });
-    VolumeOptions { reserve: Space::Bytes(1000), member, group: "group001".to_owned(), evidence, damaged }
+    VolumeOptions { reserve: Space::Bytes(1000), member, group: "group001".to_owned(), evidence, quarantine }
 }
 
 fn try_open(scratch: &Scratch, names: &[&str], rows: &Arc<Mutex<Vec<StoredFile>>>) -> Result<Volumes> {

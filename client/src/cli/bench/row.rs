@@ -21,7 +21,7 @@ use super::progress::Progress;
 /// After so many errors a row ends, since it no longer measures anything.
 pub(super) const ERRORS_MAX: u64 = 1000;
 
-/// Most kinds of errors of which the first one is kept.
+/// The first error of each kind is kept, of at most so many kinds.
 const ERROR_KINDS_MAX: usize = 16;
 
 /// The stack of a thread. Nothing recurses.

@@ -7,7 +7,7 @@ use crate::proto::names::{APPID_BYTES, AppId, FILEID_BYTES, FileId, USERID_BYTES
 /// Room for the longest fixed body that begins with the three.
 const BODY_BYTES: usize = FILE_KEY_BYTES + 32;
 
-/// Bytes of the id triple.
+/// Bytes of a file key.
 pub const FILE_KEY_BYTES: usize = APPID_BYTES + USERID_BYTES + FILEID_BYTES;
 
 /// Which file is meant, and whose it is.
@@ -22,7 +22,7 @@ pub struct FileKey {
 }
 
 impl FileKey {
-    /// Reads the triple that opens a body.
+    /// Reads the key that opens a body.
     pub(super) fn take(reader: &mut Reader<'_>) -> Result<FileKey> {
         let (appid, userid) = take_owner(reader)?;
         Ok(FileKey { appid, userid, fileid: FileId::new(reader.text("fileid", FILEID_BYTES)?)? })
@@ -33,7 +33,7 @@ impl FileKey {
         FileKey::take(&mut Reader::new(body))
     }
 
-    /// The triple's bytes, zero filled.
+    /// The key's bytes, zero filled.
     pub fn encode(&self) -> Vec<u8> {
         encode_file_key(&self.appid, &self.userid, Some(&self.fileid))
     }
@@ -46,7 +46,7 @@ pub(super) fn take_owner(reader: &mut Reader<'_>) -> Result<(AppId, UserId)> {
     Ok((appid, userid))
 }
 
-/// The triple's bytes; `ADDRESSES` and `FIND_ADDRESSES` alone may leave the fileid empty.
+/// The key's bytes; `ADDRESSES` and `FIND_ADDRESSES` alone may leave the fileid empty.
 pub(super) fn encode_file_key(appid: &AppId, userid: &UserId, fileid: Option<&FileId>) -> Vec<u8> {
     let mut body = Vec::with_capacity(BODY_BYTES);
     put_text(&mut body, appid.as_str().as_bytes(), APPID_BYTES);

@@ -27,7 +27,7 @@ const CANDIDATES_MAX: usize = 100_000;
 const LEVELS: usize = 3;
 
 /// A file that had no row at a first look.
-pub(super) struct Candidate {
+struct Candidate {
     path: String,
     /// A row has its number under a directory that cannot be seen from here.
     doubtful: bool,
@@ -43,12 +43,7 @@ impl Fsck<'_> {
         self.judge(std::mem::take(&mut candidates))
     }
 
-    pub(super) fn walk(
-        &mut self,
-        directory: &str,
-        levels: usize,
-        candidates: &mut Vec<Candidate>,
-    ) -> Result<()> {
+    fn walk(&mut self, directory: &str, levels: usize, candidates: &mut Vec<Candidate>) -> Result<()> {
         self.go_on()?;
         for entry in fs::read_dir(directory).context(|| format!("list {}", escaped(directory)))? {
             let entry = entry.context(|| format!("list {}", escaped(directory)))?;
@@ -76,7 +71,7 @@ impl Fsck<'_> {
     }
 
     /// Files that had no row at a first look, in the order that makes it certain.
-    pub(super) fn judge(&mut self, candidates: Vec<Candidate>) -> Result<()> {
+    fn judge(&mut self, candidates: Vec<Candidate>) -> Result<()> {
         if candidates.is_empty() {
             return Ok(());
         }
@@ -103,7 +98,7 @@ impl Fsck<'_> {
     }
 
     /// Those that no held journal names.
-    pub(super) fn without_open(&mut self, mut candidates: Vec<Candidate>) -> Result<Vec<Candidate>> {
+    fn without_open(&mut self, mut candidates: Vec<Candidate>) -> Result<Vec<Candidate>> {
         let open = loop {
             let mut all = Journals::default();
             for store in &self.volumes {
@@ -140,11 +135,7 @@ impl Fsck<'_> {
     }
 
     /// Those that no row names.
-    pub(super) fn without_rows(
-        &mut self,
-        mut candidates: Vec<Candidate>,
-        certain: bool,
-    ) -> Result<Vec<Candidate>> {
+    fn without_rows(&mut self, mut candidates: Vec<Candidate>, certain: bool) -> Result<Vec<Candidate>> {
         let mut by_tail: HashMap<String, Vec<usize>> = HashMap::new();
         for (index, candidate) in candidates.iter().enumerate() {
             by_tail.entry(tail(&candidate.path).to_owned()).or_default().push(index);
@@ -163,7 +154,7 @@ impl Fsck<'_> {
         Ok(candidates)
     }
 
-    pub(super) fn remove(&mut self, orphans: Vec<Candidate>) -> Result<()> {
+    fn remove(&mut self, orphans: Vec<Candidate>) -> Result<()> {
         if orphans.is_empty() {
             return Ok(());
         }
@@ -206,7 +197,7 @@ impl Fsck<'_> {
     }
 
     /// How long ago a file last changed in any way; none where it has gone.
-    pub(super) fn age_secs(&self, path: &str) -> Result<Option<u64>> {
+    fn age_secs(&self, path: &str) -> Result<Option<u64>> {
         let metadata = match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             found => found.context(|| format!("look at {}", escaped(path)))?,

@@ -4,7 +4,7 @@
 //! # What may change meanwhile
 //!
 //! Nothing is reported, and still less removed, on one look, since uploads and deletes go on. What
-//! makes a second look certain is the order in which servers do things (see `file::write`):
+//! makes a second look certain is the order in which servers do things (see `catalog::upload`):
 //!
 //! - *A row without its file.* A row comes after its file and goes before it. So where the file is not
 //!   as it should be, and **then** the row is still there, they disagree.
@@ -212,7 +212,7 @@ impl Fsck<'_> {
     }
 
     /// The end; says whether all agrees.
-    pub(super) fn report_counts(&mut self) -> Result<bool> {
+    fn report_counts(&mut self) -> Result<bool> {
         let Counts { missing, size, checksum, unreadable, path, orphan, failed, .. } = self.counts;
         let counts = &self.counts;
         let lines = [

@@ -35,7 +35,7 @@ impl Fsck<'_> {
     }
 
     /// Whether a row is this group's.
-    pub(super) fn count_owner(&mut self, entry: &Entry) -> bool {
+    fn count_owner(&mut self, entry: &Entry) -> bool {
         match &entry.group {
             Some(group) if group == self.group => {}
             Some(_) => {
@@ -53,12 +53,12 @@ impl Fsck<'_> {
     }
 
     /// Whether a path is one under the store paths.
-    pub(super) fn is_here(&self, path: &str) -> bool {
+    fn is_here(&self, path: &str) -> bool {
         self.volumes.iter().any(|store| path::is_below(store, path)) && path::check(path).is_ok()
     }
 
     /// Rows whose files were not as they should be: once more the file, then the row.
-    pub(super) fn look_again(&mut self, table: usize, suspects: Vec<Entry>) -> Result<()> {
+    fn look_again(&mut self, table: usize, suspects: Vec<Entry>) -> Result<()> {
         if suspects.is_empty() {
             return Ok(());
         }
@@ -71,7 +71,7 @@ impl Fsck<'_> {
         Ok(())
     }
 
-    pub(super) fn report_if_there(&mut self, table: usize, entry: &Entry, fault: &Defect) -> Result<()> {
+    fn report_if_there(&mut self, table: usize, entry: &Entry, fault: &Defect) -> Result<()> {
         if self.db.look(table, &entry.id)?.as_ref() != Some(entry) {
             return Ok(()); // Deleted, or deleted and uploaded anew, which has a row of its own to come.
         }
@@ -114,7 +114,7 @@ impl Fsck<'_> {
         })
     }
 
-    pub(super) fn compare_content(&mut self, table: usize, entry: &Entry) -> Result<()> {
+    fn compare_content(&mut self, table: usize, entry: &Entry) -> Result<()> {
         let read = |anew| match verify::read(&entry.file, anew, |_| !self.stop.is_set()) {
             Err(fault @ (Defect::Checksum(_) | Defect::Unreadable(_))) => Some(fault),
             _ => None,
@@ -128,10 +128,7 @@ impl Fsck<'_> {
         }
     }
 
-    pub(super) fn each_page(
-        &mut self,
-        mut visit: impl FnMut(&mut Self, usize, Vec<Entry>) -> Result<()>,
-    ) -> Result<()> {
+    fn each_page(&mut self, mut visit: impl FnMut(&mut Self, usize, Vec<Entry>) -> Result<()>) -> Result<()> {
         for table in 0..TABLES {
             let mut last: Option<String> = None;
             loop {

@@ -23,7 +23,7 @@ pub(super) const ALLOCATED_SLOTS: u32 = 1024;
 
 /// A journal without a holder stays for so long where another host may come back to it, in case the storage is only
 /// being repaired or its host upgraded.
-pub(super) const REMOVE_AFTER: Duration = Duration::from_secs(7 * 86_400);
+const REMOVE_AFTER: Duration = Duration::from_secs(7 * 86_400);
 
 impl Journal {
     /// Opens the journal of this storage in a store path, and returns what a predecessor left.
@@ -169,7 +169,7 @@ impl Journal {
 
 /// Whether a journal without a holder is of no use to any other host: its holder ran under this kernel, or a previous
 /// version left it here, or it has not changed for long.
-pub(super) fn is_only_ours(file: &File, judged: Option<&Heartbeat>) -> io::Result<bool> {
+fn is_only_ours(file: &File, judged: Option<&Heartbeat>) -> io::Result<bool> {
     let age = file.metadata()?.modified()?.elapsed().unwrap_or_default();
     Ok(age >= REMOVE_AFTER
         || judged.map_or_else(|| heartbeat::is_local(file), |found| heartbeat::is_here(found, file)))

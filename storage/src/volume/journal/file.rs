@@ -26,7 +26,7 @@ pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long it is waited for a heartbeat of the one who holds the lock, which shows that it is a storage of the same
 /// name. Without one it may be another storage that takes much over; each entry is written and read.
-pub(super) const HOLDER_PATIENCE: Duration = Duration::from_secs(4);
+const HOLDER_PATIENCE: Duration = Duration::from_secs(4);
 
 /// Which file it is, whatever its name: device and inode.
 pub(super) type Identity = (u64, u64);

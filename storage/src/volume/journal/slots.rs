@@ -197,7 +197,7 @@ impl Journal {
         self.pulse().holder
     }
 
-    pub(super) fn is_retired(&self) -> bool {
+    fn is_retired(&self) -> bool {
         *self.retired.read().unwrap_or_else(PoisonError::into_inner)
     }
 
